@@ -1,0 +1,31 @@
+"""Reach into a model: read attention, edit the residual stream, and put everything back.
+
+Knows modules and tensors; knows no method and no benchmark.
+"""
+
+from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
+from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
+from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
+from .residual import edit_tokens, hidden_of, with_hidden
+from .stack import HookStack
+
+__all__ = [
+    "FAMILIES",
+    "Diagnosis",
+    "HookStack",
+    "ImagePatches",
+    "ModelFamily",
+    "PatchGrid",
+    "PrefillDispatcher",
+    "PrefillMethod",
+    "PrefillSession",
+    "PromptLayoutError",
+    "SCRError",
+    "UnsupportedGenerationError",
+    "UnsupportedModelError",
+    "dispatcher",
+    "edit_tokens",
+    "find_family",
+    "hidden_of",
+    "with_hidden",
+]

@@ -1,0 +1,70 @@
+"""A throw-away fork of a KV cache, for passes that must leave no trace."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+
+class _ThrowAwayUpdates:
+    """Mixed in before a cache class: `update` returns what the real one would return, and keeps nothing."""
+
+    layers: list[Any]
+    layer_class_to_replicate: type | None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if layer_idx < len(self.layers):
+            layer = copy.copy(self.layers[layer_idx])
+            # Static layers write into their tensors, the counter of seen tokens included; dynamic ones rebind.
+            for name, value in vars(layer).items():
+                if layer.is_compileable and isinstance(value, Tensor):
+                    setattr(layer, name, value.clone())
+            layer.prefetch()
+        else:  # a dynamic cache that appends its layers as they come
+            assert self.layer_class_to_replicate is not None
+            layer = self.layer_class_to_replicate()
+        return layer.update(key_states, value_states, *args, **kwargs)
+
+
+@functools.cache
+def _forked_class(cache_class: type[Cache]) -> type[Cache]:
+    return type(f"Forked{cache_class.__name__}", (_ThrowAwayUpdates, cache_class), {})
+
+
+@torch.no_grad()
+def fork(cache: Cache | None) -> Cache | None:
+    """A view of `cache` that a forward pass can use and that leaves the original as it is.
+
+    Reading (lengths, mask sizes, past keys) goes to the original; each `update` works on a copy of one layer, which is
+    dropped as soon as the layer has its keys and values: the pass holds one layer's copy at a time.
+
+    Args:
+        cache: any transformers cache made of attention layers; `None` stays `None`.
+    """
+    if cache is None:
+        return None
+    forked = copy.copy(cache)
+    forked.__class__ = _forked_class(type(cache))
+    return forked
+
+
+def past_length(cache: Cache | None) -> int:
+    """Number of tokens that the cache has seen (static caches count in a tensor)."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def first_key_column(cache: Cache | None, layer: int, new_tokens: int) -> int:
+    """Column of the first *new* token among a layer's keys.
+
+    Not "the last N": static caches pad their keys to the maximal length, and sliding ones drop the oldest.
+    """
+    if cache is None or layer >= len(cache.layers):
+        return past_length(cache)
+    return past_length(cache) - int(cache.get_mask_sizes(new_tokens, layer)[1])

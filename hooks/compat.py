@@ -1,0 +1,80 @@
+"""The private seams of transformers that we need, in one place, checked once at the first patch.
+
+Everything else in `hooks` uses what torch and transformers promise. A release that moves one of these names breaks here,
+with a sentence, and not somewhere inside a forward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import AttentionInterface, PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .errors import UnsupportedModelError
+
+# No part of this name may read "flash", "sdpa", "flex" or "paged": transformers matches on those.
+COLLECTOR = "scr_collect"
+_ORIGINAL = "_scr_original_implementation"
+
+
+@functools.cache
+def check_transformers() -> None:
+    """Check that this transformers has the seams used here.
+
+    Raises:
+        UnsupportedModelError: with the installed version and what is missing.
+    """
+    missing = [
+        name
+        for name, found in {
+            "AttentionInterface.register": hasattr(AttentionInterface, "register"),
+            "AttentionInterface.get_interface": hasattr(AttentionInterface, "get_interface"),
+            "PreTrainedConfig._attn_implementation": hasattr(PreTrainedConfig, "_attn_implementation"),
+        }.items()
+        if not found
+    ]
+    if missing:
+        raise UnsupportedModelError(
+            f"transformers lacks {', '.join(missing)}: got version {transformers.__version__}; expected 5.18 or later. "
+            "Install the versions of constraints.txt."
+        )
+
+
+def register_collector(collect: Callable[..., Any]) -> None:
+    """Make `collect` known to transformers' attention dispatch under our own name (idempotent)."""
+    if COLLECTOR not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(COLLECTOR, collect)
+
+
+def collecting_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A shallow copy of an attention module's config that dispatches to the collector, and remembers where from."""
+    swapped = copy.copy(config)
+    setattr(swapped, _ORIGINAL, config._attn_implementation)
+    # The public setter would also rewrite the sub-configurations, which the shallow copy shares with the model.
+    swapped._attn_implementation_internal = COLLECTOR
+    return swapped
+
+
+def original_attention(module: nn.Module) -> Callable[..., Any]:
+    """The attention function that `module` would have called had its config not been swapped."""
+    implementation = getattr(module.config, _ORIGINAL)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention(type(module)))
+
+
+@functools.cache
+def _eager_attention(attention_class: type) -> Callable[..., Any]:
+    for owner in attention_class.__mro__:
+        eager = getattr(sys.modules[owner.__module__], "eager_attention_forward", None)
+        if eager is not None:
+            return eager
+    raise UnsupportedModelError(
+        f"no eager attention beside the attention class: got {attention_class.__module__}.{attention_class.__name__}; "
+        "expected a transformers model with `eager_attention_forward` in its module."
+    )

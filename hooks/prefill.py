@@ -1,0 +1,306 @@
+"""Run a diagnostic pass once per image prefill, and let methods edit the prefill that follows.
+
+Inside the real forward of a prompt with images, just before the text decoder starts, the decoder is run once more on the
+same merged embeddings and on a fork of the cache, stops at the last attention layer that anybody wants, and leaves no
+trace; the vision tower has run once. What it read goes to the methods, which edit the blocks' outputs of the real pass.
+
+One dispatcher per model serves all methods on it, so that they can be removed in any order: its hooks go on with the
+first method and come off with the last. Hooks stay on between calls and act on thread-local state alone, because adding
+and removing hooks while another thread runs the model is not safe.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from . import compat
+from .attention import AttentionReader, reading
+from .cache import first_key_column, fork, past_length
+from .errors import SCRError, UnsupportedGenerationError
+from .families import ImagePatches, find_family
+from .queries import has_visual_input, real_tokens, text_queries, visual_tokens
+from .residual import hidden_of
+from .stack import HookStack
+
+
+@dataclass
+class Diagnosis:
+    """What the diagnostic pass read.
+
+    Attributes:
+        maps: layer → attention of the text to every token, per row and image, averaged over heads and text tokens.
+        milliseconds: wall time of the pass, for the whole batch.
+    """
+
+    maps: dict[int, Float[Tensor, "batch images seq"]]
+    milliseconds: float
+
+    def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, "patches"]]:
+        """Mean over `layers` of each image's own map, on the CPU, in the order of `images`."""
+        mean = torch.stack([self.maps[layer] for layer in layers]).mean(dim=0).cpu()
+        return [mean[image.row, image.index, image.positions] for image in images]
+
+
+class PrefillSession(Protocol):
+    """A method's part in one prefill."""
+
+    def observe(self, layer: int, hidden: Float[Tensor, "batch seq dim"]) -> None:
+        """See the unedited output of a block, during the diagnostic pass."""
+
+    def plan(self, diagnosis: Diagnosis) -> None:
+        """Decide what to edit, after the diagnostic pass."""
+
+    def edit(self, layer: int, output: Any) -> Any:
+        """Return the block's output, edited or as it is, during the real pass."""
+
+    def close(self) -> None:
+        """The prefill is complete."""
+
+
+class PrefillMethod(Protocol):
+    """A method that edits image prefills."""
+
+    attention_layers: range
+
+    def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> PrefillSession:
+        """Start one prefill, given its images and the decoder's merged input embeddings."""
+
+
+@dataclass
+class _GenerateCall:
+    """What a forward cannot know about the `generate` that it is part of."""
+
+    prompt_end: int | None
+    chunked: bool
+    visual: Bool[Tensor, "batch prompt"] | None = None
+    sessions: list[PrefillSession] | None = None
+
+
+@dataclass
+class _Frame:
+    """One forward of a prompt with images, on one thread."""
+
+    visual: Bool[Tensor, "batch seq"]
+    text: Bool[Tensor, "batch seq"]
+    call: _GenerateCall | None
+    sessions: list[PrefillSession] | None = None
+    diagnosing: bool = False
+    decoded: bool = False
+    fresh: bool = True
+
+
+class _Local(threading.local):
+    frame: _Frame | None = None
+    call: _GenerateCall | None = None
+
+
+class PrefillDispatcher:
+    """All that is installed on one model, and the methods it serves. Get it by `dispatcher(model)`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        # Weak, because the table of dispatchers is keyed by the model: a strong one would keep it alive for ever.
+        self._model = weakref.ref(model)
+        self._family = find_family(model)
+        self._methods: list[PrefillMethod] = []
+        self._installed: HookStack | None = None
+        self._local = _Local()
+        self._lock = threading.RLock()
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model; it cannot be gone while one of its forwards runs."""
+        model = self._model()
+        assert model is not None
+        return model
+
+    def attach(self, method: PrefillMethod) -> None:
+        """Serve `method` from the next forward on."""
+        with self._lock:
+            if self._installed is None:
+                self._installed = self._install()
+            self._methods = [*self._methods, method]
+
+    def detach(self, method: PrefillMethod) -> None:
+        """Stop serving `method`; the model is as it was when the last one goes."""
+        with self._lock:
+            self._methods = [other for other in self._methods if other is not method]
+            if not self._methods and self._installed is not None:
+                self._installed.close()
+                self._installed = None
+
+    def _install(self) -> HookStack:
+        compat.check_transformers()
+        model = self.model
+        with HookStack() as stack:
+            stack.forward_pre_hook(model.base_model, self._before_model)
+            stack.forward_hook(model.base_model, self._after_model, always_call=True)
+            stack.forward_pre_hook(self._family.decoder(model), self._before_decoder)
+            for index, layer in enumerate(self._family.layers(model)):
+                stack.forward_hook(layer, functools.partial(self._after_layer, index))
+            if hasattr(model, "generate"):
+                stack.attribute(model, "generate", self._watched(model.generate))
+            return stack.pop_all()
+
+    def _watched(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """`generate`, which tells the forwards inside it how long the prompt is."""
+        local = self._local
+
+        @functools.wraps(generate)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            outer, local.call = local.call, _generate_call(generate, args, kwargs)
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                local.call = outer
+
+        return watched
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._local.frame is not None and self._local.frame.diagnosing:
+            return
+        self._local.frame = None
+        inputs = _named(module, args, kwargs)
+        if not has_visual_input(inputs):
+            return
+        visual = visual_tokens(self._family, self.model, inputs)
+        call = self._local.call
+        cache = inputs.get("past_key_values")
+        if call is not None:
+            if call.chunked:
+                raise UnsupportedGenerationError(
+                    "an image prompt cannot be prefilled in chunks under a patch: got prefill_chunk_size; expected "
+                    "None, since a chunk may part the image from its question. Generate without prefill_chunk_size."
+                )
+            if call.prompt_end is not None:  # candidates of assisted decoding, generated tokens without a cache
+                visual[:, max(0, call.prompt_end - past_length(cache)) :] = False
+        if not visual.any():
+            return
+        text = real_tokens(inputs, *visual.shape) & ~visual
+        if call is not None and call.prompt_end is not None:
+            text[:, max(0, call.prompt_end - past_length(cache)) :] = False
+        frame = _Frame(visual, text, call)
+        if call is not None and cache is None and call.visual is not None:
+            # Without a cache every step is a prefill: the plan of the first one holds for the whole call.
+            prompt = call.visual.shape[1]
+            if visual.shape[0] == call.visual.shape[0] and torch.equal(visual[:, :prompt], call.visual):
+                frame.sessions, frame.fresh = call.sessions, False
+        self._local.frame = frame
+
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        frame = self._local.frame
+        if frame is None or frame.diagnosing:
+            return
+        frame.decoded = True
+        if frame.sessions is None:
+            frame.sessions = self._diagnose(module, _named(module, args, kwargs), frame)
+            if frame.call is not None:
+                frame.call.visual, frame.call.sessions = frame.visual, frame.sessions
+
+    def _diagnose(self, decoder: nn.Module, inputs: dict[str, Any], frame: _Frame) -> list[PrefillSession]:
+        images = self._family.images(self.model, frame.visual, inputs)
+        queries = text_queries(frame.text, images)
+        has_text = queries.weights.any(dim=2)
+        blind = [image for image in images if not has_text[image.row, image.index]]
+        if blind:
+            warnings.warn(
+                f"{len(blind)} image(s) left as they are: no text comes after them in the prompt, so nothing attends to "
+                "them. Put the question after the image.",
+                stacklevel=2,
+            )
+        images = [image for image in images if has_text[image.row, image.index]]
+        if not images:
+            return []
+        cache, seq = inputs.get("past_key_values"), frame.visual.shape[1]
+        sessions = [method.open(images, inputs["inputs_embeds"]) for method in self._methods]
+        wanted = sorted({layer for method in self._methods for layer in method.attention_layers})
+        reader = AttentionReader(*queries, {layer: first_key_column(cache, layer, seq) for layer in wanted})
+        inputs = {**inputs, "past_key_values": fork(cache), "use_cache": cache is not None}
+        inputs.pop("output_attentions", None)
+        inputs.pop("output_hidden_states", None)
+        began = time.perf_counter()
+        frame.sessions, frame.diagnosing = sessions, True
+        try:
+            # The lock, because two threads must not swap the same configs; the modules are shared, the reader is not.
+            with self._lock, torch.no_grad(), reading(self._family.layers(self.model), reader):
+                decoder(**inputs)
+        finally:
+            frame.diagnosing = False
+        diagnosis = Diagnosis(reader.maps, 1000 * (time.perf_counter() - began))
+        for session in sessions:
+            session.plan(diagnosis)
+        return sessions
+
+    def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        frame = self._local.frame
+        if frame is None or not frame.sessions:
+            return None
+        if frame.diagnosing:
+            for session in frame.sessions:
+                session.observe(layer, hidden_of(output))
+            return None
+        for session in frame.sessions:
+            output = session.edit(layer, output)
+        return output
+
+    def _after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        frame = self._local.frame
+        if frame is None or frame.diagnosing:
+            return
+        self._local.frame = None
+        if output is None:  # the forward raised
+            return
+        if not frame.decoded:
+            raise SCRError(
+                "the text decoder never ran in a forward with images: got a model whose forward bypasses its decoder "
+                "module; expected `get_decoder()` to be called. Patch the uncompiled model."
+            )
+        if frame.fresh:
+            for session in frame.sessions or ():
+                session.close()
+
+
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a forward by name, positional ones included."""
+    return {**dict(zip(_parameters(type(module)), args, strict=False)), **kwargs}
+
+
+@functools.cache
+def _parameters(module_class: type[nn.Module]) -> tuple[str, ...]:
+    return tuple(inspect.signature(module_class.forward).parameters)[1:]
+
+
+def _generate_call(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _GenerateCall:
+    prompt = args[0] if args else kwargs.get("inputs", None)
+    for name in ("input_ids", "inputs_embeds"):
+        prompt = kwargs.get(name) if prompt is None else prompt
+    mask = kwargs.get("attention_mask")
+    # In a later turn a caller may give only the new tokens, with a mask over all of them.
+    lengths = [value.shape[1] for value in (prompt, mask) if isinstance(value, Tensor) and value.ndim >= 2]
+    config = kwargs.get("generation_config") or getattr(getattr(generate, "__self__", None), "generation_config", None)
+    chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+    return _GenerateCall(prompt_end=max(lengths, default=None), chunked=chunk is not None)
+
+
+_DISPATCHERS: weakref.WeakKeyDictionary[PreTrainedModel, PrefillDispatcher] = weakref.WeakKeyDictionary()
+_DISPATCHERS_LOCK = threading.Lock()
+
+
+def dispatcher(model: PreTrainedModel) -> PrefillDispatcher:
+    """The model's dispatcher; nothing is installed before a method is attached."""
+    with _DISPATCHERS_LOCK:
+        if model not in _DISPATCHERS:
+            _DISPATCHERS[model] = PrefillDispatcher(model)
+        return _DISPATCHERS[model]

@@ -1,0 +1,82 @@
+"""Which tokens of a prefill are text that looks back at an image, and with what weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .cache import past_length
+from .families import ImagePatches, ModelFamily
+
+
+class TextQueries(NamedTuple):
+    """Query rows of the diagnostic: `queries` (batch, queries) token indices, `weights` (batch, images, queries)."""
+
+    queries: Int[Tensor, "batch queries"]
+    weights: Float[Tensor, "batch images queries"]
+
+
+def has_visual_input(inputs: Mapping[str, Any]) -> bool:
+    """Whether a forward carries an image or a video: pixels, or features that `generate` has encoded beforehand.
+
+    Image tokens alone do not count: a model may generate one.
+    """
+    if inputs.get("pixel_values") is not None or inputs.get("pixel_values_videos") is not None:
+        return True
+    return any(output is not None for output in (inputs.get("mm_encoder_outputs") or {}).values())
+
+
+def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
+    """Which tokens of a forward are image tokens, on the CPU; by embedding where no ids are given, as transformers does."""
+    ids = torch.tensor(family.visual_token_ids(model.config))
+    tokens = inputs.get("input_ids")
+    if tokens is not None:
+        return torch.isin(tokens.cpu(), ids)
+    embeds = inputs["inputs_embeds"]
+    placeholders = model.get_input_embeddings()(ids.to(embeds.device))
+    return torch.stack([(embeds == placeholder).all(-1) for placeholder in placeholders]).any(0).cpu()
+
+
+def real_tokens(inputs: Mapping[str, Any], batch: int, seq: int) -> Bool[Tensor, "batch seq"]:
+    """Which tokens of a forward are not padding, from an attention mask in any of transformers' forms; on the CPU."""
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", next(iter(mask.values())))
+    if mask is None:
+        return torch.ones(batch, seq, dtype=torch.bool)
+    past = past_length(inputs.get("past_key_values"))
+    if mask.ndim == 2:
+        return mask[:, past : past + seq].bool().cpu()
+    # Prepared masks: padding is what the last token, which may look at everything before it, cannot see.
+    last = mask[:, 0, -1, past : past + seq].expand(batch, -1).cpu()
+    return last if last.dtype == torch.bool else last == 0
+
+
+def text_queries(text: Bool[Tensor, "batch seq"], images: Sequence[ImagePatches]) -> TextQueries:
+    """For every image the text tokens that come after it, each with weight 1 / their number.
+
+    Args:
+        text: tokens that are neither padding nor image.
+        images: the images of the batch; an image without text after it gets weights of 0.
+    """
+    batch, seq = text.shape
+    targets = 1 + max(image.index for image in images)
+    after = torch.zeros(batch, targets, seq, dtype=torch.bool)
+    for image in images:
+        end = int(image.positions.max()) + 1
+        after[image.row, image.index, end:] = text[image.row, end:]
+    used = after.any(dim=1)
+    length = max(1, int(used.sum(dim=1).max()))
+    # A stable sort puts each row's queries first, in order. What fills a short row up has weight 0, but must not be a
+    # padding token, whose attention may be NaN: the row's first query does.
+    queries = torch.argsort((~used).int(), dim=1, stable=True)[:, :length]
+    filled_up = torch.arange(length) >= used.sum(dim=1, keepdim=True)
+    filler = torch.where(used.any(dim=1), queries[:, 0], seq - 1)
+    queries = torch.where(filled_up, filler[:, None], queries)
+    picked = after.gather(2, queries[:, None].expand(-1, targets, -1)) & ~filled_up[:, None]
+    weights = picked.float() / picked.sum(dim=2, keepdim=True).clamp(min=1)
+    return TextQueries(queries, weights)

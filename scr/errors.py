@@ -1,0 +1,29 @@
+"""Every exception that this project raises on purpose. Each is also the builtin that one would expect.
+
+SCRError
+ ├─ ConfigError (ValueError)                  a value of a method, task or command is out of range
+ ├─ UnsupportedModelError (TypeError)         a model family that we do not know, or a part of it is missing
+ ├─ PromptLayoutError (ValueError)            image tokens do not fit the patch grid
+ ├─ UnsupportedGenerationError (ValueError)   a way of generating that an edited prefill cannot survive
+ └─ AlreadyPatchedError (RuntimeError)        the same method twice on one model
+"""
+
+from hooks import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
+
+
+class ConfigError(SCRError, ValueError):
+    """A configuration value is unknown or out of range."""
+
+
+class AlreadyPatchedError(SCRError, RuntimeError):
+    """The method is on this model already."""
+
+
+__all__ = [
+    "AlreadyPatchedError",
+    "ConfigError",
+    "PromptLayoutError",
+    "SCRError",
+    "UnsupportedGenerationError",
+    "UnsupportedModelError",
+]

@@ -1,0 +1,86 @@
+"""The table of methods: name → class and the fields that a preset fixes. A new method is one file and one line here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from .base import Lever, Method, MethodConfig
+from .scr import SCR, SCRConfig
+from .trace import Trace
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One row of the table.
+
+    Attributes:
+        name: what `scr.patch` and `--method` call it.
+        method: the class.
+        summary: one sentence for listings.
+        preset: configuration fields that make a control out of a method.
+    """
+
+    name: str
+    method: type[Method]
+    summary: str
+    preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def paper(self) -> str:
+        """Where the method comes from."""
+        return self.method.paper
+
+    @property
+    def requires(self) -> tuple[Lever, ...]:
+        """Which levers it pulls."""
+        return self.method.requires
+
+    @property
+    def config_class(self) -> type[MethodConfig]:
+        """Its configuration."""
+        return self.method.config_class
+
+    def configure(self, fields: Mapping[str, Any]) -> MethodConfig:
+        """The configuration with `fields` set, defaults and the preset filled in.
+
+        Raises:
+            ConfigError: for an unknown field, a value out of range, or one that contradicts the preset.
+        """
+        for name, value in self.preset.items():
+            if fields.get(name, value) != value:
+                raise ConfigError(
+                    f"{self.name} with another {name}: got {fields[name]!r}; expected {value!r}, which makes it "
+                    f"{self.name}. Use method {self.method.name!r} to set {name} freely."
+                )
+        return self.config_class.from_dict({**self.preset, **fields})
+
+
+METHODS: dict[str, MethodEntry] = {
+    entry.name: entry
+    for entry in (
+        MethodEntry("scr", SCR, "spatial credit redistribution from attended patches to their neighbours"),
+        MethodEntry("uniform_smooth", SCR, "control: SCR with sources drawn at random", {"source": "random"}),
+        MethodEntry("noise_control", SCR, "control: SCR's edits replaced by noise of the same norm", {"edit": "noise"}),
+    )
+}
+
+
+def get_method(name: str) -> MethodEntry:
+    """The table's row for `name`.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest known one.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(str(name), METHODS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown method: got {name!r}; expected one of {list(METHODS)}.{hint}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "SCR", "Method", "MethodConfig", "MethodEntry", "SCRConfig", "Trace", "get_method"]

@@ -1,0 +1,83 @@
+"""What a method is: a frozen configuration, and one class that says which of three levers it pulls."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from transformers import PreTrainedModel
+
+from hooks import HookStack
+
+from ..errors import ConfigError
+
+Lever = Literal["activations", "logits", "loop"]
+"""Where a training-free method acts: the residual stream, the logits, or the decoding loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of all configurations: frozen, keyword-only, and stored in every record."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values; a range becomes `[start, stop]`."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: [value.start, value.stop] if isinstance(value, range) else value for name, value in values.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; a field that is left out has its default.
+
+        Raises:
+            ConfigError: for an unknown field, or a value out of range.
+        """
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(
+                    f"unknown field of {cls.__name__}: got {name!r}; expected one of {list(known)}.{hint}"
+                )
+        # Annotations are strings here, so a range is told by its name.
+        ranges = {name for name, field in known.items() if "range" in str(field.type)}
+        return cls(**{name: _as_range(name, value) if name in ranges else value for name, value in values.items()})
+
+
+def _as_range(name: str, value: Any) -> range | None:
+    if value is None or isinstance(value, range):
+        return value
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(bound) is int for bound in value):
+        return range(*value)
+    raise ConfigError(f"{name} is not a range: got {value!r}; expected [start, stop]. Give two integers.")
+
+
+class Method(ABC):
+    """A method on one model. Made without touching the model; `install` changes it, the stack changes it back."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    requires: ClassVar[tuple[Lever, ...]]
+    config_class: ClassVar[type[MethodConfig]]
+
+    config: MethodConfig
+    """The effective configuration: what the model's family decides is filled in."""
+
+    @abstractmethod
+    def __init__(self, model: PreTrainedModel, config: Any) -> None:
+        """Check everything, change nothing.
+
+        Raises:
+            UnsupportedModelError: if the method cannot work on this model.
+            ConfigError: if the configuration does not fit the model.
+        """
+
+    @abstractmethod
+    def install(self, model: PreTrainedModel, stack: HookStack) -> None:
+        """Put the method on the model; whatever is put on goes on `stack`."""

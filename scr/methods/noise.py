@@ -1,0 +1,51 @@
+"""Randomness of the controls: keyed by the image itself, the same at any batch size and in any order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_PARTS = 8  # averages that make up an image's digest
+_STEP = 0.01  # of the features' root mean square
+
+
+def image_generator(seed: int, features: Float[Tensor, "patches dim"]) -> torch.Generator:
+    """A CPU generator keyed by (seed, digest of an image's own features).
+
+    The digest is coarse on purpose: averages over many values, rounded to a hundredth of their scale. Encoding an image
+    in another batch moves features by about 1e-7 of their scale in float32, which would change any exact digest; here the
+    odds of a changed key are about 1 in 10,000.
+
+    Args:
+        seed: of the method's configuration.
+        features: the image's tokens as the decoder gets them.
+    """
+    features = features.detach().double().cpu()
+    scale = features.square().mean().sqrt().clamp(min=1e-12)
+    parts = [part.mean() / scale for part in features.tensor_split(_PARTS, dim=1)]
+    halves = [part.mean() / scale for part in features.tensor_split(_PARTS, dim=0)]
+    digest = ",".join(str(round(float(value) / _STEP)) for value in (*parts, *halves))
+    key = hashlib.sha256(f"{seed}:{tuple(features.shape)}:{digest}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big"))
+
+
+def noise_like(
+    edits: Float[Tensor, "tokens dim"], shares: Sequence[Tensor], generators: Sequence[torch.Generator]
+) -> Float[Tensor, "tokens dim"]:
+    """A random direction for every edit, with that edit's own L2 norm.
+
+    Args:
+        edits: what the real method would add to each token.
+        shares: per image, the indices of its tokens among `edits`.
+        generators: per image; each draws only for its own tokens.
+    """
+    directions = torch.zeros(edits.shape, dtype=torch.float32)
+    for share, generator in zip(shares, generators, strict=True):
+        directions[share] = torch.randn(len(share), edits.shape[1], generator=generator)
+    directions = directions.to(edits.device)
+    lengths = torch.linalg.vector_norm(edits.float(), dim=-1, keepdim=True)
+    return (directions * lengths / torch.linalg.vector_norm(directions, dim=-1, keepdim=True)).to(edits.dtype)

@@ -1,0 +1,261 @@
+"""Spatial Credit Redistribution (arXiv 2602.22469): the configuration, and the method on a model."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hooks import Diagnosis, HookStack, ImagePatches, ModelFamily, dispatcher, edit_tokens, find_family, hidden_of
+
+from ..credit import attention_entropy, hidden_norms
+from ..errors import ConfigError
+from ..redistribution import (
+    RedistributionPlan,
+    Selection,
+    check_topology,
+    give,
+    plan_redistribution,
+    receive,
+)
+from .base import Lever, Method, MethodConfig
+from .noise import image_generator, noise_like
+from .trace import Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCRConfig(MethodConfig):
+    """How to redistribute. Every decision that the paper leaves open is a field.
+
+    Attributes:
+        scale: λ of the paper, ≥ 1. At 1.0 the diagnostic runs, nothing is edited, outputs are those of the unpatched model.
+        num_sources: K of the paper, sources per image; capped at the eligible patches.
+        layers: decoder blocks whose output is edited; None takes the family's published range.
+        attention_layers: blocks whose attention is averaged; None takes the family's.
+        connectivity: 8 or 4 neighbours.
+        radius: reach of a neighbourhood, in patches.
+        include_border: whether border patches may be sources.
+        selection: `"top_k"`, or `"greedy"`: pass over candidates that are neighbours already.
+        source: `"attention"`, or `"random"`: sources drawn uniformly from the eligible patches (the paper's control).
+        edit: `"redistribute"`, or `"noise"`: at the same positions, a random direction with each edit's own L2 norm.
+        seed: of `source="random"` and `edit="noise"`; the generator is keyed by (seed, the image's own features).
+        keep_traces: how many of the last traces are kept.
+    """
+
+    scale: float = 1.10
+    num_sources: int = 32
+    layers: range | None = None
+    attention_layers: range | None = None
+    connectivity: Literal[4, 8] = 8
+    radius: int = 1
+    include_border: bool = False
+    selection: Selection = "top_k"
+    source: Literal["attention", "random"] = "attention"
+    edit: Literal["redistribute", "noise"] = "redistribute"
+    seed: int = 0
+    keep_traces: int = 16
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if isinstance(self.scale, bool) or not isinstance(self.scale, (int, float)) or not 1 <= self.scale < math.inf:
+            raise ConfigError(f"scale (λ) out of range: got {self.scale!r}; expected a number ≥ 1. The paper's is 1.1.")
+        check_topology(self.num_sources, self.connectivity, self.radius, self.selection)
+        choices = {
+            "include_border": (True, False),
+            "source": ("attention", "random"),
+            "edit": ("redistribute", "noise"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"unknown {name}: got {getattr(self, name)!r}; expected one of {allowed}. Choose one."
+                )
+        for name in ("seed", "keep_traces"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ConfigError(f"{name} out of range: got {value!r}; expected an integer ≥ 0. Set it to 0 or more.")
+        for name in ("layers", "attention_layers"):
+            value = getattr(self, name)
+            if value is not None and not (
+                isinstance(value, range) and value.step == 1 and 0 <= value.start < value.stop
+            ):
+                raise ConfigError(
+                    f"{name} is not a run of blocks: got {value!r}; expected a non-empty range of step 1 from 0 up, such "
+                    "as range(0, 12). Name the first block and the one after the last."
+                )
+
+    def resolve(self, family: ModelFamily, num_layers: int) -> SCRConfig:
+        """The configuration with the family's ranges filled in, checked against a model of `num_layers` blocks.
+
+        Published ranges hold for models of 24 blocks and more; a smaller model takes their share of 32.
+        """
+        resolved = replace(
+            self,
+            layers=self.layers or _scaled(family.edit_layers, num_layers),
+            attention_layers=self.attention_layers or _scaled(family.attention_layers, num_layers),
+        )
+        for name in ("layers", "attention_layers"):
+            blocks = getattr(resolved, name)
+            if blocks.stop > num_layers:
+                raise ConfigError(
+                    f"{name} leaves the model: got {blocks}; expected blocks below {num_layers}. Leave {name} at None for "
+                    "the family's own range."
+                )
+        return resolved
+
+
+def _scaled(published: range, num_layers: int) -> range:
+    if num_layers >= 24:
+        return published
+    start = round(published.start * num_layers / 32)
+    return range(start, max(start + 1, round(published.stop * num_layers / 32)))
+
+
+class SCR(Method):
+    """Find what the text attends to in a diagnostic pass, and spread it over the neighbouring patches at prefill."""
+
+    name: ClassVar[str] = "scr"
+    paper: ClassVar[str] = "arXiv 2602.22469"
+    requires: ClassVar[tuple[Lever, ...]] = ("activations",)
+    config_class: ClassVar[type[MethodConfig]] = SCRConfig
+
+    config: SCRConfig
+
+    def __init__(self, model: PreTrainedModel, config: SCRConfig) -> None:
+        """See `Method`."""
+        family = find_family(model)
+        family.check(model)
+        self.config = config.resolve(family, len(family.layers(model)))
+        assert self.config.attention_layers is not None
+        self.attention_layers = self.config.attention_layers
+        self.traces: deque[Trace] = deque(maxlen=config.keep_traces)
+
+    def install(self, model: PreTrainedModel, stack: HookStack) -> None:
+        """See `Method`."""
+        dispatcher(model).attach(self)
+        stack.callback(dispatcher(model).detach, self)
+
+    def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> SCRSession:
+        """Start one prefill. See `hooks.PrefillMethod`."""
+        return SCRSession(self, images, embeds)
+
+
+class SCRSession:
+    """SCR in one prefill, all rows and images of the batch at once."""
+
+    def __init__(self, method: SCR, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> None:
+        """Start with the decoder's merged input embeddings, which key the random controls."""
+        self._config, self._images, self._traces = method.config, images, method.traces
+        self._generators: list[torch.Generator] = []
+        if self._config.source == "random" or self._config.edit == "noise":
+            self._generators = [
+                image_generator(self._config.seed, embeds[image.row, image.positions.to(embeds.device)])
+                for image in images
+            ]
+        self._patch_rows = torch.cat([torch.full_like(image.positions, image.row) for image in images])
+        self._patch_positions = torch.cat([image.positions for image in images])
+        self._norms_before: tuple[int, Tensor] | None = None
+        self._norms_after: Tensor | None = None
+
+    def observe(self, layer: int, hidden: Float[Tensor, "batch seq dim"]) -> None:
+        """Note the images' norms after the last edited block that the diagnostic reaches."""
+        assert self._config.layers is not None
+        if layer in self._config.layers:
+            self._norms_before = layer, self._norms(hidden)
+
+    def plan(self, diagnosis: Diagnosis) -> None:
+        """Choose sources and neighbours of every image, and lay them out over the batch."""
+        assert self._config.attention_layers is not None
+        self._milliseconds = diagnosis.milliseconds
+        self._attention = diagnosis.attention(self._images, self._config.attention_layers)
+        self._plans = [self._plan_image(index) for index in range(len(self._images))]
+        # One flat list of tokens for the whole batch: all sources first, then all neighbours.
+        sources, neighbors, owners, first = [], [], [], 0
+        for image, plan in zip(self._images, self._plans, strict=True):
+            sources.append(_tokens(image, plan.sources))
+            neighbors.append(_tokens(image, plan.neighbors))
+            owners.append(plan.owners + first)
+            first += len(plan.sources)
+        self._num_sources, self._owners = first, torch.cat(owners)
+        self._rows, self._positions = torch.cat([*sources, *neighbors], dim=1)
+
+    def _plan_image(self, index: int) -> RedistributionPlan:
+        config, grids = self._config, self._images[index].grids
+        values = self._attention[index]
+        if config.source == "random":
+            # The K highest of independent uniform numbers are K patches drawn uniformly without replacement.
+            values = torch.rand(len(values), generator=self._generators[index])
+        sizes = [grid.height * grid.width for grid in grids]
+        return plan_redistribution(
+            [part.reshape(*grid) for part, grid in zip(values.split(sizes), grids, strict=True)],
+            num_sources=config.num_sources,
+            connectivity=config.connectivity,
+            radius=config.radius,
+            include_border=config.include_border,
+            selection=config.selection,
+        )
+
+    def edit(self, layer: int, output: Any) -> Any:
+        """Redistribute after block `layer`; at λ = 1 nothing is touched."""
+        assert self._config.layers is not None
+        if layer in self._config.layers and self._config.scale != 1 and self._num_sources:
+            output = edit_tokens(output, self._rows, self._positions, self._edited)
+        if self._norms_before is not None and self._norms_before[0] == layer:
+            self._norms_after = self._norms(hidden_of(output))
+        return output
+
+    def _edited(self, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
+        sources, neighbors = hidden[: self._num_sources], hidden[self._num_sources :]
+        owners = self._owners.to(hidden.device)
+        edited = torch.cat([give(sources, self._config.scale), receive(neighbors, sources[owners], self._config.scale)])
+        if self._config.edit == "redistribute":
+            return edited
+        return hidden + noise_like(edited - hidden, self._noise_shares(), self._generators)
+
+    def _noise_shares(self) -> list[Tensor]:
+        """For each image, which of the edited tokens are its own, so that its generator alone decides their noise."""
+        of_sources = torch.cat([torch.full_like(plan.sources, i) for i, plan in enumerate(self._plans)])
+        of_edges = torch.cat([torch.full_like(plan.neighbors, i) for i, plan in enumerate(self._plans)])
+        owner = torch.cat([of_sources, of_edges])
+        return [(owner == index).nonzero().flatten() for index in range(len(self._plans))]
+
+    def _norms(self, hidden: Tensor) -> Float[Tensor, "images"]:
+        rows, positions = self._patch_rows.to(hidden.device), self._patch_positions.to(hidden.device)
+        norms = hidden_norms(hidden[rows, positions].detach())
+        return torch.stack([part.sum() for part in norms.split([len(image.positions) for image in self._images])])
+
+    def close(self) -> None:
+        """Record what was done."""
+        ratios: list[float | None] = [None] * len(self._images)
+        if self._norms_before is not None and self._norms_after is not None:
+            ratios = (self._norms_after / self._norms_before[1]).tolist()
+        # A bounded deque drops what it cannot keep; making those traces would be work for nothing.
+        first = max(0, len(self._images) - (self._traces.maxlen or 0))
+        for index in range(first, len(self._images)):
+            image, plan, attention = self._images[index], self._plans[index], self._attention[index]
+            self._traces.append(
+                Trace(
+                    row=image.row,
+                    image=image.index,
+                    grids=tuple(tuple(grid) for grid in image.grids),
+                    sources=plan.sources,
+                    neighbors=plan.neighbors,
+                    owners=plan.owners,
+                    attention=attention,
+                    entropy=float(attention_entropy(attention)),
+                    norm_ratio=ratios[index],
+                    milliseconds=self._milliseconds,
+                )
+            )
+
+
+def _tokens(image: ImagePatches, patches: Tensor) -> Tensor:
+    """(row, position) of patches, stacked: shape (2, patches)."""
+    return torch.stack([torch.full_like(patches, image.row), image.positions[patches]])

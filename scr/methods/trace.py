@@ -1,0 +1,50 @@
+"""What SCR did to one image of one prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trace:
+    """One image of one prefill; tensors on the CPU, indices as in `RedistributionPlan`.
+
+    Attributes:
+        row: row of the batch.
+        image: how many images come before it in the row.
+        grids: (height, width) of its rasters, in patches.
+        sources: chosen patches, by descending attention (of `source="random"`: in the order drawn).
+        neighbors: patches that received.
+        owners: index into `sources`, for each neighbour.
+        attention: the spatial attention map A, flat, over the patches of all grids.
+        entropy: entropy of A, in nats.
+        norm_ratio: sum of the patches' L2 norms with the edits, divided by the sum without, after the last edited block
+            that the diagnostic pass reached; None if it reached none.
+        milliseconds: wall time of the diagnostic pass, of the whole batch.
+    """
+
+    row: int
+    image: int
+    grids: tuple[tuple[int, int], ...]
+    sources: Int[Tensor, "sources"]
+    neighbors: Int[Tensor, "edges"]
+    owners: Int[Tensor, "edges"]
+    attention: Float[Tensor, "patches"]
+    entropy: float
+    norm_ratio: float | None
+    milliseconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {
+            name: value.tolist()
+            if isinstance(value, Tensor)
+            else [list(grid) for grid in value]
+            if name == "grids"
+            else value
+            for name, value in vars(self).items()
+        }

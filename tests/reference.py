@@ -1,0 +1,107 @@
+"""SCR once more, naively: eager attentions of the whole model, selection in plain Python, plain hooks. Slow and obvious."""
+
+from __future__ import annotations
+
+import torch
+
+
+def reference_plan(
+    grids: list[list[list[float]]],
+    num_sources: int = 32,
+    connectivity: int = 8,
+    radius: int = 1,
+    include_border: bool = False,
+    selection: str = "top_k",
+) -> tuple[list[int], list[int], list[int]]:
+    """(sources, neighbors, owners) by reading the description of the method aloud."""
+    patches = []  # (grid, row, column, attention), in flat order
+    for number, grid in enumerate(grids):
+        for row, values in enumerate(grid):
+            for column, value in enumerate(values):
+                patches.append((number, row, column, value))
+
+    def is_eligible(index: int) -> bool:
+        number, row, column, _ = patches[index]
+        inside = 0 < row < len(grids[number]) - 1 and 0 < column < len(grids[number][0]) - 1
+        return include_border or inside
+
+    def are_neighbors(one: int, other: int) -> bool:
+        if one == other or patches[one][0] != patches[other][0]:
+            return False
+        down, right = abs(patches[one][1] - patches[other][1]), abs(patches[one][2] - patches[other][2])
+        return max(down, right) <= radius if connectivity == 8 else down + right <= radius
+
+    everything = range(len(patches))
+    candidates = sorted((i for i in everything if is_eligible(i)), key=lambda i: (-patches[i][3], i))
+    sources: list[int] = []
+    for candidate in candidates:
+        if len(sources) == num_sources:
+            break
+        if selection == "greedy" and any(are_neighbors(candidate, source) for source in sources):
+            continue
+        sources.append(candidate)
+    neighbors, owners = [], []
+    for owner, source in enumerate(sources):
+        for index in everything:
+            if are_neighbors(source, index) and index not in sources and index not in neighbors:
+                neighbors.append(index)
+                owners.append(owner)
+    return sources, neighbors, owners
+
+
+def reference_attention(model, inputs: dict, row: int, image: int, per_image: int, layers: range) -> torch.Tensor:
+    """A of one image: mean over heads, layers and the text after it, from the whole maps of an eager model."""
+    ids = inputs["input_ids"][row]
+    visual = ids == model.config.image_token_id
+    positions = visual.nonzero().flatten()[image * per_image : (image + 1) * per_image]
+    real = inputs["attention_mask"][row].bool()
+    queries = [q for q in range(len(ids)) if real[q] and not visual[q] and q > positions[-1]]
+    with torch.no_grad():
+        attentions = model(**inputs, output_attentions=True).attentions
+    total = torch.zeros(per_image)
+    for layer in layers:
+        for head in range(attentions[layer].shape[1]):
+            for query in queries:
+                total += attentions[layer][row, head, query, positions]
+    return total / (len(layers) * attentions[0].shape[1] * len(queries))
+
+
+def reference_logits(model, inputs: dict, per_image: int, config, plans: dict | None = None) -> torch.Tensor:
+    """Logits of an eager model with plain hooks on its blocks; fills `plans` with (row, image) → plan and attention."""
+    side = round(per_image**0.5)
+    plans = {} if plans is None else plans
+    edits = []  # (row, source token, [neighbour tokens])
+    for row, ids in enumerate(inputs["input_ids"]):
+        tokens = (ids == model.config.image_token_id).nonzero().flatten().tolist()
+        for image in range(len(tokens) // per_image):
+            positions = tokens[image * per_image : (image + 1) * per_image]
+            attention = reference_attention(model, inputs, row, image, per_image, config.attention_layers)
+            plan = reference_plan(
+                [attention.reshape(side, side).tolist()],
+                config.num_sources,
+                config.connectivity,
+                config.radius,
+                config.include_border,
+                config.selection,
+            )
+            plans[row, image] = (*plan, attention)
+            sources, neighbors, owners = plan
+            for number, source in enumerate(sources):
+                mine = [positions[n] for n, owner in zip(neighbors, owners, strict=True) if owner == number]
+                edits.append((row, positions[source], mine))
+
+    def hook(module, args, output):
+        hidden, old = output.clone(), output
+        for row, source, neighbors in edits:
+            for neighbor in neighbors:
+                hidden[row, neighbor] = old[row, neighbor] + (config.scale - 1) * old[row, source]
+            hidden[row, source] = old[row, source] / config.scale
+        return hidden
+
+    handles = [model.model.language_model.layers[layer].register_forward_hook(hook) for layer in config.layers]
+    try:
+        with torch.no_grad():
+            return model(**inputs).logits
+    finally:
+        for handle in handles:
+            handle.remove()
