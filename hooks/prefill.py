@@ -48,7 +48,7 @@ class Diagnosis:
     maps: dict[int, Float[Tensor, "batch images seq"]]
     milliseconds: float
 
-    def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, "patches"]]:
+    def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, patches]]:
         """Mean over `layers` of each image's own map, on the CPU, in the order of `images`."""
         mean = torch.stack([self.maps[layer] for layer in layers]).mean(dim=0).cpu()
         return [mean[image.row, image.index, image.positions] for image in images]

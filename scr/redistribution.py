@@ -33,9 +33,9 @@ class RedistributionPlan:
         owners: for each neighbour the index, into `sources`, of the source that claimed it.
     """
 
-    sources: Int[Tensor, "sources"]
-    neighbors: Int[Tensor, "edges"]
-    owners: Int[Tensor, "edges"]
+    sources: Int[Tensor, sources]
+    neighbors: Int[Tensor, edges]
+    owners: Int[Tensor, edges]
 
 
 def plan_redistribution(

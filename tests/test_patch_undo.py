@@ -21,7 +21,12 @@ def everything_on(model) -> dict:
             sorted(vars(module)),
             *(
                 [id(hook) for hook in getattr(module, kind).values()]
-                for kind in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+                for kind in (
+                    "_forward_hooks",
+                    "_forward_pre_hooks",
+                    "_forward_hooks_with_kwargs",
+                    "_forward_hooks_always_called",
+                )
             ),
         )
         for name, module in model.named_modules()
@@ -122,7 +127,10 @@ def test_the_same_method_twice_is_refused_and_changes_nothing(warm):
 def test_nested_methods_come_off_in_any_order(warm):
     model, inputs, _, _ = warm
     with torch.no_grad():
-        outer, inner = scr.patch(model, num_sources=4), scr.patch(model, "noise_control", num_sources=2, layers=range(4, 6))
+        outer, inner = (
+            scr.patch(model, num_sources=4),
+            scr.patch(model, "noise_control", num_sources=2, layers=range(4, 6)),
+        )
         with outer:
             only_outer = model(**inputs).logits
         with inner:

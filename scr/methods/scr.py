@@ -226,7 +226,7 @@ class SCRSession:
         owner = torch.cat([of_sources, of_edges])
         return [(owner == index).nonzero().flatten() for index in range(len(self._plans))]
 
-    def _norms(self, hidden: Tensor) -> Float[Tensor, "images"]:
+    def _norms(self, hidden: Tensor) -> Float[Tensor, images]:
         rows, positions = self._patch_rows.to(hidden.device), self._patch_positions.to(hidden.device)
         norms = hidden_norms(hidden[rows, positions].detach())
         return torch.stack([part.sum() for part in norms.split([len(image.positions) for image in self._images])])

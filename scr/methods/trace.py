@@ -30,10 +30,10 @@ class Trace:
     row: int
     image: int
     grids: tuple[tuple[int, int], ...]
-    sources: Int[Tensor, "sources"]
-    neighbors: Int[Tensor, "edges"]
-    owners: Int[Tensor, "edges"]
-    attention: Float[Tensor, "patches"]
+    sources: Int[Tensor, sources]
+    neighbors: Int[Tensor, edges]
+    owners: Int[Tensor, edges]
+    attention: Float[Tensor, patches]
     entropy: float
     norm_ratio: float | None
     milliseconds: float

@@ -1,0 +1,131 @@
+"""Configurations: defaults, ranges, round trips, and errors that name the field."""
+
+import dataclasses
+import json
+
+import pytest
+from tiny import tiny_llava
+
+import scr
+from hooks import find_family
+from scr import ConfigError, MethodConfig, MethodEntry, SCRConfig
+
+
+def test_defaults_are_the_published_ones():
+    assert SCRConfig().to_dict() == {
+        "scale": 1.10,
+        "num_sources": 32,
+        "layers": None,
+        "attention_layers": None,
+        "connectivity": 8,
+        "radius": 1,
+        "include_border": False,
+        "selection": "top_k",
+        "source": "attention",
+        "edit": "redistribute",
+        "seed": 0,
+        "keep_traces": 16,
+    }
+
+
+def test_frozen_keyword_only_and_round_trip():
+    config = SCRConfig(layers=range(2, 7), scale=1.3, source="random")
+    assert isinstance(config, MethodConfig)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.scale = 2
+    with pytest.raises(TypeError):
+        SCRConfig(1.2)
+    assert SCRConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scale": 0.9},
+        {"scale": float("nan")},
+        {"scale": float("inf")},
+        {"scale": "1.1"},
+        {"num_sources": 0},
+        {"num_sources": 1.5},
+        {"num_sources": True},
+        {"layers": range(0, 0)},
+        {"layers": range(0, 8, 2)},
+        {"layers": [0, 12, 3]},
+        {"layers": range(-1, 3)},
+        {"attention_layers": "8-16"},
+        {"connectivity": 6},
+        {"radius": 0},
+        {"include_border": "no"},
+        {"selection": "best"},
+        {"source": "uniform"},
+        {"edit": "none"},
+        {"seed": -1},
+        {"keep_traces": -1},
+        {"num_source": 3},
+    ],
+)
+def test_bad_values_are_refused_by_name(fields):
+    (name,) = fields
+    with pytest.raises(ConfigError, match=name):
+        SCRConfig.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "layers", "attention"),
+    [
+        (32, range(0, 12), range(8, 17)),
+        (40, range(0, 12), range(8, 17)),
+        (24, range(0, 12), range(8, 17)),
+        (8, range(0, 3), range(2, 4)),
+        (12, range(0, 4), range(3, 6)),
+        (1, range(0, 1), range(0, 1)),
+    ],
+)
+def test_the_family_fills_in_ranges_scaled_to_the_model(blocks, layers, attention):
+    model, _ = tiny_llava()
+    resolved = SCRConfig().resolve(find_family(model), blocks)
+    assert (resolved.layers, resolved.attention_layers) == (layers, attention)
+
+
+def test_a_range_beyond_the_model_is_refused_before_anything_happens():
+    model, _ = tiny_llava()
+    with pytest.raises(ConfigError, match=r"layers leaves the model.*below 8"):
+        scr.patch(model, layers=range(0, 9))
+    with pytest.raises(ConfigError, match="attention_layers"):
+        scr.patch(model, SCRConfig(attention_layers=range(7, 9)))
+
+
+def test_methods_by_name_and_presets():
+    model, _ = tiny_llava()
+    for name in scr.list_methods():
+        entry = scr.get_method(name)
+        assert isinstance(entry, MethodEntry)
+        assert entry.name == name
+        assert entry.summary
+        assert entry.paper
+        assert set(entry.requires) <= {"activations", "logits", "loop"}
+        assert scr.patch(model, name).config == scr.patch(model, name, **dict(entry.preset)).config
+    assert scr.patch(model, "uniform_smooth").config.source == "random"
+    assert scr.patch(model, "noise_control").config.edit == "noise"
+    assert scr.patch(model, SCRConfig(num_sources=3)).name == "scr"
+    with pytest.raises(ConfigError, match="Did you mean 'uniform_smooth'"):
+        scr.patch(model, "uniform_smoth")
+    with pytest.raises(ConfigError, match="uniform_smooth with another source"):
+        scr.patch(model, "uniform_smooth", source="attention")
+    with pytest.raises(ConfigError, match="Did you mean 'scale'"):
+        scr.patch(model, scal=2)
+    with pytest.raises(ConfigError, match="got both"):
+        scr.patch(model, SCRConfig(), scale=2)
+
+
+def test_every_error_is_also_the_builtin_one_would_expect():
+    builtin = {
+        scr.ConfigError: ValueError,
+        scr.UnsupportedModelError: TypeError,
+        scr.PromptLayoutError: ValueError,
+        scr.UnsupportedGenerationError: ValueError,
+        scr.AlreadyPatchedError: RuntimeError,
+    }
+    for error, expected in builtin.items():
+        assert issubclass(error, (scr.SCRError,))
+        assert issubclass(error, expected)
