@@ -1,16 +1,16 @@
 """Read what the text attends to, under any attention kernel, without ever building a tokens × tokens map.
 
-For the length of one diagnostic pass the attention modules of chosen blocks carry a copy of their config that dispatches
-to `_collect`, through transformers' own AttentionInterface. It recomputes the attention of a few query rows from the very
-queries, keys and mask that the real kernel gets, and hands on to that kernel. In threads that run no diagnostic it only
-hands on.
+For the length of one diagnostic pass the attention modules of chosen blocks carry a copy of their config that
+dispatches to `_collect`, through transformers' own AttentionInterface. It recomputes the attention of a few query rows
+from the very queries, keys and mask that the real kernel gets, and hands on to that kernel. In threads that run no
+diagnostic it only hands on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,10 +46,8 @@ class AttentionReader:
     first_key: dict[int, int]
     maps: dict[int, Float[Tensor, "batch targets seq"]] = field(default_factory=dict)
 
-    def add(
-        self, module: nn.Module, query: Tensor, key: Tensor, mask: Any, scaling: float | None, softcap: Any
-    ) -> None:
-        """Read one layer: `query` is (batch, heads, seq, dim), `key` (batch, key heads, keys, dim), as the kernel gets."""
+    def add(self, module: Any, query: Tensor, key: Tensor, mask: Any, scaling: float | None, softcap: Any) -> None:
+        """Read one layer: `query` (batch, heads, seq, dim) and `key` (batch, key heads, keys, dim)."""
         layer, seq = module.layer_idx, query.shape[2]
         first = self.first_key[layer]
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -100,7 +98,7 @@ _LOCAL = _Local()
 
 
 def _collect(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """The attention function that transformers calls for the swapped modules."""
     reader = _LOCAL.reader
@@ -112,7 +110,7 @@ def _collect(
 
 
 @contextlib.contextmanager
-def reading(layers: Sequence[nn.Module], reader: AttentionReader) -> Iterator[None]:
+def reading(layers: nn.ModuleList, reader: AttentionReader) -> Iterator[None]:
     """Let `reader` see the layers named in `reader.first_key` inside the `with`; the forward stops after the last.
 
     Args:
@@ -122,7 +120,7 @@ def reading(layers: Sequence[nn.Module], reader: AttentionReader) -> Iterator[No
     compat.register_collector(_collect)
     with HookStack() as stack:
         for index in reader.first_key:
-            attention = layers[index].self_attn
+            attention: Any = layers[index].self_attn
             stack.attribute(attention, "config", compat.collecting_config(attention.config))
         _LOCAL.reader = reader
         stack.callback(setattr, _LOCAL, "reader", None)

@@ -50,8 +50,8 @@ def fork(cache: Cache | None) -> Cache | None:
     """
     if cache is None:
         return None
-    forked = copy.copy(cache)
-    forked.__class__ = _forked_class(type(cache))
+    forked: Any = copy.copy(cache)
+    forked.__class__ = _forked_class(forked.__class__)
     return forked
 
 

@@ -1,7 +1,7 @@
 """The private seams of transformers that we need, in one place, checked once at the first patch.
 
-Everything else in `hooks` uses what torch and transformers promise. A release that moves one of these names breaks here,
-with a sentence, and not somewhere inside a forward pass.
+Everything else in `hooks` uses what torch and transformers promise. A release that moves one of these names breaks
+here, with a sentence, and not somewhere inside a forward pass.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def collecting_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def original_attention(module: nn.Module) -> Callable[..., Any]:
     """The attention function that `module` would have called had its config not been swapped."""
-    implementation = getattr(module.config, _ORIGINAL)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention(type(module)))
+    config: Any = module.config
+    implementation = getattr(config, _ORIGINAL)
+    attention_class: Any = type(module)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention(attention_class))
 
 
 @functools.cache

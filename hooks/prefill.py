@@ -1,8 +1,9 @@
 """Run a diagnostic pass once per image prefill, and let methods edit the prefill that follows.
 
-Inside the real forward of a prompt with images, just before the text decoder starts, the decoder is run once more on the
-same merged embeddings and on a fork of the cache, stops at the last attention layer that anybody wants, and leaves no
-trace; the vision tower has run once. What it read goes to the methods, which edit the blocks' outputs of the real pass.
+Inside the real forward of a prompt with images, just before the text decoder starts, the decoder is run once more on
+the same merged embeddings and on a fork of the cache, stops at the last attention layer that anybody wants, and leaves
+no trace; the vision tower has run once. What it read goes to the methods, which edit the blocks' outputs of the real
+pass.
 
 One dispatcher per model serves all methods on it, so that they can be removed in any order: its hooks go on with the
 first method and come off with the last. Hooks stay on between calls and act on thread-local state alone, because adding
@@ -150,8 +151,9 @@ class PrefillDispatcher:
             stack.forward_pre_hook(self._family.decoder(model), self._before_decoder)
             for index, layer in enumerate(self._family.layers(model)):
                 stack.forward_hook(layer, functools.partial(self._after_layer, index))
-            if hasattr(model, "generate"):
-                stack.attribute(model, "generate", self._watched(model.generate))
+            generate: Any = getattr(model, "generate", None)
+            if generate is not None:
+                stack.attribute(model, "generate", self._watched(generate))
             return stack.pop_all()
 
     def _watched(self, generate: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,7 +201,7 @@ class PrefillDispatcher:
                 frame.sessions, frame.fresh = call.sessions, False
         self._local.frame = frame
 
-    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         frame = self._local.frame
         if frame is None or frame.diagnosing:
             return
@@ -209,15 +211,15 @@ class PrefillDispatcher:
             if frame.call is not None:
                 frame.call.visual, frame.call.sessions = frame.visual, frame.sessions
 
-    def _diagnose(self, decoder: nn.Module, inputs: dict[str, Any], frame: _Frame) -> list[PrefillSession]:
+    def _diagnose(self, decoder: Any, inputs: dict[str, Any], frame: _Frame) -> list[PrefillSession]:
         images = self._family.images(self.model, frame.visual, inputs)
         queries = text_queries(frame.text, images)
         has_text = queries.weights.any(dim=2)
         blind = [image for image in images if not has_text[image.row, image.index]]
         if blind:
             warnings.warn(
-                f"{len(blind)} image(s) left as they are: no text comes after them in the prompt, so nothing attends to "
-                "them. Put the question after the image.",
+                f"{len(blind)} image(s) left as they are: no text comes after them in the prompt, so nothing attends "
+                "to them. Put the question after the image.",
                 stacklevel=2,
             )
         images = [image for image in images if has_text[image.row, image.index]]
@@ -274,7 +276,8 @@ class PrefillDispatcher:
 
 def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a forward by name, positional ones included."""
-    return {**dict(zip(_parameters(type(module)), args, strict=False)), **kwargs}
+    module_class: Any = type(module)
+    return {**dict(zip(_parameters(module_class), args, strict=False)), **kwargs}
 
 
 @functools.cache

@@ -31,7 +31,7 @@ def has_visual_input(inputs: Mapping[str, Any]) -> bool:
 
 
 def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
-    """Which tokens of a forward are image tokens, on the CPU; by embedding where no ids are given, as transformers does."""
+    """Which tokens of a forward are image tokens; on the CPU. Told by their embedding where no ids are given."""
     ids = torch.tensor(family.visual_token_ids(model.config))
     tokens = inputs.get("input_ids")
     if tokens is not None:

@@ -12,7 +12,7 @@ Edit = Callable[[Float[Tensor, "tokens dim"]], Float[Tensor, "tokens dim"]]
 
 
 def hidden_of(output: Any) -> Float[Tensor, "batch seq dim"]:
-    """The residual stream in a block's output: the output itself, or its first element where a family returns tuples."""
+    """The residual stream in a block's output: the output itself, or the first element of a tuple."""
     return output[0] if isinstance(output, tuple) else output
 
 

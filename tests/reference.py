@@ -1,4 +1,4 @@
-"""SCR once more, naively: eager attentions of the whole model, selection in plain Python, plain hooks. Slow and obvious."""
+"""SCR once more, naively: whole eager attention maps, selection in plain Python, plain hooks. Slow and obvious."""
 
 from __future__ import annotations
 

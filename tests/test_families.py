@@ -73,7 +73,7 @@ def test_unsupported_models_are_refused_by_name():
     text_model = LlamaForCausalLM(
         LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     )
-    with pytest.raises(UnsupportedModelError, match="'llama'.*llava"):
+    with pytest.raises(UnsupportedModelError, match=r"'llama'.*llava"):
         scr.patch(text_model)
     with pytest.raises(scr.UnsupportedModelError, match="Linear"):
         scr.patch(torch.nn.Linear(1, 1))

@@ -131,7 +131,7 @@ def test_streamer_in_another_thread(tiny):
 
 
 def test_four_threads(tiny):
-    model, processor = tiny
+    model, _ = tiny
     with scr.patch(model, num_sources=4, keep_traces=99):
         expected = [generate(tiny, [prompt]).logits[0] for prompt in PROMPTS]
         results: dict[int, torch.Tensor] = {}

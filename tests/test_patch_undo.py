@@ -35,7 +35,7 @@ def everything_on(model) -> dict:
 
 @pytest.fixture
 def warm():
-    """A model after one forward and one generation, since transformers leaves hooks of its own; its state; its logits."""
+    """A model after a forward and a generation, since transformers leaves hooks of its own; its state; its logits."""
     model, processor = tiny_llava()
     inputs = inputs_for(processor, PROMPT)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_install_and_remove_twice_over(warm):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_the_body_restores(warm, error):
     model, inputs, _, _ = warm
-    with pytest.raises(error), scr.patch(model):
+    with pytest.raises(error), scr.patch(model):  # noqa: PT012  the generation belongs to the body
         model.generate(**inputs, max_new_tokens=2, do_sample=False)
         raise error
     assert_untouched(*warm)

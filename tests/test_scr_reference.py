@@ -142,7 +142,18 @@ def test_traces_say_what_was_done_and_are_bounded():
         assert [(trace.row, trace.image) for trace in patched.traces] == [(1, 1), (2, 0), (2, 1)]
     trace = patched.traces[-1]
     assert set(trace.to_dict()) == set(
-        ["row", "image", "grids", "sources", "neighbors", "owners", "attention", "entropy", "norm_ratio", "milliseconds"]
+        [
+            "row",
+            "image",
+            "grids",
+            "sources",
+            "neighbors",
+            "owners",
+            "attention",
+            "entropy",
+            "norm_ratio",
+            "milliseconds",
+        ]
     )
     assert trace.grids == ((SIDE, SIDE),)
     assert trace.entropy == pytest.approx(float(scr.credit.attention_entropy(trace.attention)))

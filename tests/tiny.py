@@ -15,7 +15,34 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = ["USER", ":", "ASSISTANT", "is", "there", "a", "an", "dog", "cat", "in", "the", "image", "?", "please", "describe", "this", "detail", ".", "yes", "no", "Yes", "No", "it", "two", "of", "one"]
+WORDS = [
+    "USER",
+    ":",
+    "ASSISTANT",
+    "is",
+    "there",
+    "a",
+    "an",
+    "dog",
+    "cat",
+    "in",
+    "the",
+    "image",
+    "?",
+    "please",
+    "describe",
+    "this",
+    "detail",
+    ".",
+    "yes",
+    "no",
+    "Yes",
+    "No",
+    "it",
+    "two",
+    "of",
+    "one",
+]
 SIDE = 6  # patches
 IMAGE_SIZE = SIDE * 4
 

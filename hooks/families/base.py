@@ -61,7 +61,8 @@ class ModelFamily(ABC):
         Raises:
             UnsupportedModelError: if a block has no `self_attn` with a config, where attention could be read.
         """
-        layers = self.decoder(model).layers
+        decoder: Any = self.decoder(model)
+        layers: nn.ModuleList = decoder.layers
         for index, layer in enumerate(layers):
             if not hasattr(getattr(layer, "self_attn", None), "config"):
                 raise UnsupportedModelError(

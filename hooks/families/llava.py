@@ -39,8 +39,9 @@ class Llava(ModelFamily):
             positions = row_visual.nonzero().flatten()
             if len(positions) % per_image:
                 raise PromptLayoutError(
-                    f"image tokens of row {row} do not fit the patch grid: got {len(positions)}; expected a multiple of "
-                    f"{per_image} ({side} × {side} patches per image). Build the prompt with the model's own processor."
+                    f"image tokens of row {row} do not fit the patch grid: got {len(positions)}; expected a "
+                    f"multiple of {per_image} ({side} × {side} patches per image). Build the prompt with the model's "
+                    "own processor."
                 )
             for index, image in enumerate(positions.split(per_image) if len(positions) else ()):
                 found.append(ImagePatches(row, index, image[class_tokens:], (PatchGrid(side, side),)))

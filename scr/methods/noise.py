@@ -16,9 +16,9 @@ _STEP = 0.01  # of the features' root mean square
 def image_generator(seed: int, features: Float[Tensor, "patches dim"]) -> torch.Generator:
     """A CPU generator keyed by (seed, digest of an image's own features).
 
-    The digest is coarse on purpose: averages over many values, rounded to a hundredth of their scale. Encoding an image
-    in another batch moves features by about 1e-7 of their scale in float32, which would change any exact digest; here the
-    odds of a changed key are about 1 in 10,000.
+    The digest is coarse on purpose: averages over many values, rounded to a hundredth of the features' scale. Encoding
+    an image in another batch moves features by about 1e-7 of their scale in float32, which would change any exact
+    digest; here the odds of a changed key are about 1 in 5,000.
 
     Args:
         seed: of the method's configuration.

@@ -35,7 +35,7 @@ class SCRConfig(MethodConfig):
     """How to redistribute. Every decision that the paper leaves open is a field.
 
     Attributes:
-        scale: λ of the paper, ≥ 1. At 1.0 the diagnostic runs, nothing is edited, outputs are those of the unpatched model.
+        scale: λ of the paper, ≥ 1. At 1.0 the diagnostic runs, nothing is edited, outputs equal the unpatched model's.
         num_sources: K of the paper, sources per image; capped at the eligible patches.
         layers: decoder blocks whose output is edited; None takes the family's published range.
         attention_layers: blocks whose attention is averaged; None takes the family's.
@@ -87,8 +87,8 @@ class SCRConfig(MethodConfig):
                 isinstance(value, range) and value.step == 1 and 0 <= value.start < value.stop
             ):
                 raise ConfigError(
-                    f"{name} is not a run of blocks: got {value!r}; expected a non-empty range of step 1 from 0 up, such "
-                    "as range(0, 12). Name the first block and the one after the last."
+                    f"{name} is not a run of blocks: got {value!r}; expected a non-empty range of step 1 from 0 up, "
+                    "such as range(0, 12). Name the first block and the one after the last."
                 )
 
     def resolve(self, family: ModelFamily, num_layers: int) -> SCRConfig:
@@ -105,8 +105,8 @@ class SCRConfig(MethodConfig):
             blocks = getattr(resolved, name)
             if blocks.stop > num_layers:
                 raise ConfigError(
-                    f"{name} leaves the model: got {blocks}; expected blocks below {num_layers}. Leave {name} at None for "
-                    "the family's own range."
+                    f"{name} leaves the model: got {blocks}; expected blocks below {num_layers}. Leave {name} at None "
+                    "for the family's own range."
                 )
         return resolved
 
@@ -244,7 +244,7 @@ class SCRSession:
                 Trace(
                     row=image.row,
                     image=image.index,
-                    grids=tuple(tuple(grid) for grid in image.grids),
+                    grids=image.grids,
                     sources=plan.sources,
                     neighbors=plan.neighbors,
                     owners=plan.owners,

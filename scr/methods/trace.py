@@ -8,6 +8,8 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooks import PatchGrid
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
@@ -29,7 +31,7 @@ class Trace:
 
     row: int
     image: int
-    grids: tuple[tuple[int, int], ...]
+    grids: tuple[PatchGrid, ...]
     sources: Int[Tensor, sources]
     neighbors: Int[Tensor, edges]
     owners: Int[Tensor, edges]

@@ -1,0 +1,103 @@
+"""The shipped checkpoint: loads like one from a hub, fits the package, speaks well, and is as good as its card says."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from benchmarks.lab import CHECKPOINTS, checkpoint_folder
+from benchmarks.lab.config import WorldConfig
+from benchmarks.lab.evaluate import evaluate
+from benchmarks.lab.language import is_well_formed
+from benchmarks.lab.world import make_image
+
+Loaded = tuple[LlavaForConditionalGeneration, LlavaProcessor]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    folder = checkpoint_folder("lab/llava")
+    with warnings.catch_warnings():
+        # transformers leaves processor_config.json to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        processor = AutoProcessor.from_pretrained(folder)
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32), processor
+
+
+def test_sizes_are_within_the_contract(loaded: Loaded) -> None:
+    model, _ = loaded
+    assert isinstance(model, LlavaForConditionalGeneration)
+    assert 2e6 <= model.num_parameters() <= 6e6
+    assert model.config.text_config.num_hidden_layers >= 8
+    assert model.config.image_seq_length >= 144
+    files = list(checkpoint_folder("lab/llava").rglob("*"))
+    assert sum(path.stat().st_size for path in files) <= 12e6
+
+
+def test_it_belongs_to_the_world_as_it_is_now() -> None:
+    saved = json.loads((checkpoint_folder("lab/llava") / "world.json").read_text())
+    world = WorldConfig()
+    assert saved == {"digest": world.digest, **world.to_dict()}
+
+
+def test_it_answers_and_describes_in_a_left_padded_batch_of_any_sizes(loaded: Loaded) -> None:
+    model, processor = loaded
+    image = Image.fromarray(make_image(WorldConfig(), "val", 0).pixels)
+    texts = [
+        "Is there a dog in the image?",
+        "Please describe this image in detail.",
+        "Generate a short caption of the image.",
+    ]
+    prompts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for text in texts
+    ]
+    batch = processor(text=prompts, images=[image, image.resize((320, 240)), image], padding=True, return_tensors="pt")
+    output = model.generate(**batch, max_new_tokens=64)
+    answers = processor.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert answers[0] in ("Yes", "No")
+    assert is_well_formed(answers[1])
+    assert is_well_formed(answers[2])
+    assert output.shape[1] - batch["input_ids"].shape[1] < 64, "it stops by itself"
+
+
+def test_val_metrics_are_in_the_useful_range_on_a_small_sample(loaded: Loaded) -> None:
+    metrics = evaluate(*loaded, 40)
+    assert metrics["random"]["accuracy"] > 0.8
+    assert metrics["random"]["recall"] > 0.7
+    assert metrics["random"]["unparsed"] == 0
+    assert 0.05 < metrics["adversarial"]["hallucination_rate"] < 0.55
+    assert metrics["captions"]["well_formed_share"] > 0.95
+
+
+def test_the_card_states_metrics_in_range() -> None:
+    card = (checkpoint_folder("lab/llava") / "README.md").read_text()
+    rows = {
+        row[0]: [float(cell) for cell in row[1:5]]
+        for row in re.findall(r"\| (random|adversarial) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+)", card)
+    }
+    accuracy, recall, *_ = rows["random"]
+    assert accuracy >= 0.85
+    assert recall >= 0.75
+    assert 0.10 <= rows["adversarial"][2] <= 0.45
+
+
+def test_an_unknown_name_is_refused_by_name() -> None:
+    assert set(CHECKPOINTS) == {"lab/llava"}
+    with pytest.raises(ValueError, match="unknown lab model: got 'lab/gpt'; expected one of lab/llava"):
+        checkpoint_folder("lab/gpt")
