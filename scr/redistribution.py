@@ -59,7 +59,7 @@ def plan_redistribution(
         num_sources: K, capped at the eligible patches.
         connectivity: 8 for Chebyshev distance ≤ `radius`, 4 for Manhattan distance.
         radius: reach of a neighbourhood, in patches.
-        include_border: whether patches of a grid's outer rows and columns may be sources; neighbours they always may be.
+        include_border: whether border patches may be sources; they may always be neighbours.
         selection: `"top_k"`, or `"greedy"`: a candidate that a higher source claimed already as its neighbour is passed
             over, and the next best takes its place.
 

@@ -1,0 +1,1 @@
+"""Show what was found: reads records that `benchmarks` left behind, never a model."""

@@ -1,0 +1,96 @@
+"""Who may import whom: the folders' rules, read from the source; and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("hooks", "scr", "benchmarks", "analysis")
+MAY_IMPORT = {
+    "hooks": set(),
+    "scr": {"hooks"},
+    "benchmarks": {"scr"},
+    "analysis": {"benchmarks.records", "benchmarks.store", "benchmarks.stats"},
+}
+THIRD_PARTY = {
+    "hooks": {"torch", "transformers", "jaxtyping"},
+    "scr": {"torch", "transformers", "safetensors", "jaxtyping"},
+    "benchmarks": set(
+        "torch transformers accelerate PIL numpy scipy pycocotools tqdm rich nltk textblob safetensors tokenizers "
+        "matplotlib".split()
+    ),
+    "analysis": set("numpy scipy matplotlib PIL jinja2".split()),
+}
+# Of another folder: names of its __init__, and these modules, which are public.
+PUBLIC_MODULES = {"scr.redistribution", "scr.credit", *MAY_IMPORT["analysis"]}
+ONLY_STANDARD_LIBRARY = {"benchmarks/__init__.py", "benchmarks/tasks/__init__.py", "benchmarks/records.py", "benchmarks/store.py"}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether it is imported relatively) of every import in a file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, False) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.module or "", node.level > 0))
+    return found
+
+
+FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_import_rules(path):
+    name = str(path.relative_to(ROOT))
+    folder = path.relative_to(ROOT).parts[0]
+    for module, relative in imports(path):
+        if relative:
+            continue
+        top = module.partition(".")[0]
+        if top == folder:
+            pytest.fail(f"{name}: import {module} relatively, it is in the same folder")
+        elif top in FOLDERS:
+            assert top in MAY_IMPORT[folder] or module in MAY_IMPORT[folder], f"{name} may not import {module}"
+            assert module == top or module in PUBLIC_MODULES, f"{name}: import from `{top}` itself, not {module}"
+        elif top not in sys.stdlib_module_names:
+            assert top in THIRD_PARTY[folder], f"{name} may not import {module}"
+            assert name not in ONLY_STANDARD_LIBRARY, f"{name} may import the standard library only, not {module}"
+
+
+def test_files_stay_small():
+    long = {str(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_the_tables_and_records_load_without_torch():
+    code = (
+        "import sys; import benchmarks, benchmarks.tasks, benchmarks.records, benchmarks.store, benchmarks.stats;"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_importing_changes_nothing():
+    """No seed, no warning filter, no attention function, no environment variable."""
+    code = (
+        "import os, warnings, torch, transformers\n"
+        "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as attention\n"
+        "def state(): return (torch.random.get_rng_state().tolist(), list(warnings.filters), list(attention), dict(os.environ))\n"
+        "before = state()\n"
+        "import scr, hooks, benchmarks.run\n"
+        "assert state() == before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_foreign_hooks_module_is_refused(tmp_path):
+    (tmp_path / "hooks.py").write_text("")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import scr"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "another module is called `hooks`" in done.stderr
