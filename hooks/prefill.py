@@ -42,7 +42,8 @@ class Diagnosis:
     """What the diagnostic pass read.
 
     Attributes:
-        maps: layer → attention of the text to every token, per row and image, averaged over heads and text tokens.
+        maps: layer → attention of the text to every token, per row and image, averaged over heads and text tokens;
+            on the CPU.
         milliseconds: wall time of the pass, for the whole batch.
     """
 
@@ -50,8 +51,8 @@ class Diagnosis:
     milliseconds: float
 
     def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, patches]]:
-        """Mean over `layers` of each image's own map, on the CPU, in the order of `images`."""
-        mean = torch.stack([self.maps[layer] for layer in layers]).mean(dim=0).cpu()
+        """Mean over `layers` of each image's own map, in the order of `images`."""
+        mean = torch.stack([self.maps[layer] for layer in layers]).mean(dim=0)
         return [mean[image.row, image.index, image.positions] for image in images]
 
 
@@ -240,7 +241,8 @@ class PrefillDispatcher:
                 decoder(**inputs)
         finally:
             frame.diagnosing = False
-        diagnosis = Diagnosis(reader.maps, 1000 * (time.perf_counter() - began))
+        maps = {layer: mean.cpu() for layer, mean in reader.maps.items()}  # also waits for the device
+        diagnosis = Diagnosis(maps, 1000 * (time.perf_counter() - began))
         for session in sessions:
             session.plan(diagnosis)
         return sessions

@@ -26,7 +26,12 @@ THIRD_PARTY = {
 }
 # Of another folder: names of its __init__, and these modules, which are public.
 PUBLIC_MODULES = {"scr.redistribution", "scr.credit", *MAY_IMPORT["analysis"]}
-ONLY_STANDARD_LIBRARY = {"benchmarks/__init__.py", "benchmarks/tasks/__init__.py", "benchmarks/records.py", "benchmarks/store.py"}
+ONLY_STANDARD_LIBRARY = {
+    "benchmarks/__init__.py",
+    "benchmarks/tasks/__init__.py",
+    "benchmarks/records.py",
+    "benchmarks/store.py",
+}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -79,7 +84,8 @@ def test_importing_changes_nothing():
     code = (
         "import os, warnings, torch, transformers\n"
         "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as attention\n"
-        "def state(): return (torch.random.get_rng_state().tolist(), list(warnings.filters), list(attention), dict(os.environ))\n"
+        "def state():\n"
+        "    return torch.random.get_rng_state().tolist(), list(warnings.filters), list(attention), dict(os.environ)\n"
         "before = state()\n"
         "import scr, hooks, benchmarks.run\n"
         "assert state() == before\n"

@@ -1,0 +1,76 @@
+"""README says what the registries and the code say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import scr
+from benchmarks.tasks import TASKS, load_task
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def table(marker: str) -> list[list[str]]:
+    """Rows of the first table after `<!-- marker -->`, its head and rule left out."""
+    after = README.split(f"<!-- {marker} -->", 1)[1]
+    lines = re.search(r"((?:^\|.*\|\n)+)", after, re.MULTILINE).group(1).splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_methods():
+    expected = [
+        [f"`{name}`", entry.summary, ", ".join(entry.requires), entry.paper]
+        for name, entry in ((name, scr.get_method(name)) for name in scr.list_methods())
+    ]
+    assert table("methods") == expected
+
+
+def test_families():
+    expected = []
+    for name in scr.list_families():
+        family = scr.get_family(name)
+        edited, read = (f"{blocks.start}–{blocks.stop - 1}" for blocks in (family.edit_layers, family.attention_layers))
+        expected.append(
+            [f"`{name}`", family.summary, ", ".join(f"`{kind}`" for kind in family.model_types), edited, read]
+        )
+    assert table("families") == expected
+
+
+def test_tasks():
+    expected = []
+    for name in TASKS:
+        task = load_task(name)
+        expected.append([f"`{name}`", task.kind.replace("_", "/"), f"`{task.rule}`", str(task.version), task.paper])
+    assert table("tasks") == expected
+
+
+def test_the_commands_are_what_ci_runs():
+    script = (ROOT / ".ci" / "run").read_text()
+    for name in ("run", "test"):
+        block = README.split(f"<!-- command: {name} -->", 1)[1].split("```")[1]
+        assert sum(line.startswith("python3 -m venv") for line in block.splitlines()) == 1
+        assert f'"$(readme_command {name})"' in script
+
+
+def test_the_twelve_line_example_compiles_and_is_twelve_lines():
+    code = README.split("## Twelve lines", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    compile(code, "README", "exec")
+    assert len([line for line in code.splitlines() if line.strip()]) == 12
+
+
+def test_flags_named_in_the_readme_exist():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for flag in sorted(set(re.findall(r"(?<!-)--[a-z][a-z-]+", README)) - {"--no-deps"}):
+        assert flag in done.stdout, flag
+
+
+@pytest.mark.parametrize("path", ["README.md", "pyproject.toml", "constraints.txt", ".ci/run"])
+def test_no_machine_and_no_registry_is_named(path):
+    text = (ROOT / path).read_text()
+    assert not re.search(r"https?://|/(?:work|root|tmp|home)/", text)
