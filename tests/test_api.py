@@ -15,14 +15,19 @@ TESTS = "\n".join(path.read_text() for path in Path(__file__).parent.glob("*.py"
 MODULES = [
     name
     for package in ("hooks", "scr", "benchmarks")
-    for name in [package, *(module.name for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."))]
+    for name in [
+        package,
+        *(module.name for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")),
+    ]
 ]
 
 
 @pytest.mark.parametrize("namespace", [scr, hooks], ids=lambda namespace: namespace.__name__)
 def test_the_namespace_is_what_it_says(namespace):
     assert len(set(namespace.__all__)) == len(namespace.__all__)
-    public = {name for name in vars(namespace) if not name.startswith("_") and not inspect.ismodule(vars(namespace)[name])}
+    public = {
+        name for name in vars(namespace) if not name.startswith("_") and not inspect.ismodule(vars(namespace)[name])
+    }
     assert public - {"annotations"} <= set(namespace.__all__)
     for name in namespace.__all__:
         assert hasattr(namespace, name)

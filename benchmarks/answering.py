@@ -1,0 +1,158 @@
+"""Ask a loaded model one batch of questions: images and prompts in, answers with margins and times out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .models import LoadedModel
+from .timing import AnswerTokens, FirstTokenProbe, answer_tokens, synchronize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the model is asked.
+
+    Attributes:
+        id: the sample's id; with the seed it decides how a sampled answer falls.
+        image: the picture's file.
+        prompt: the text, without the model's own turn markers.
+    """
+
+    id: str
+    image: Path
+    prompt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        text: the answer as decoded, special tokens and white space at both ends left out.
+        margin: see `benchmarks.timing.answer_margins`; None if it was not asked for.
+        new_tokens: generated tokens, the end token included.
+        prefill_ms: see `benchmarks.timing.BatchTiming`.
+        decode_ms: likewise.
+    """
+
+    text: str
+    margin: float | None
+    new_tokens: int
+    prefill_ms: float
+    decode_ms: float
+
+
+class Answerer:
+    """Generates answers with one model; whatever method is patched onto the model meanwhile takes part."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        """Look up what is the same for every batch."""
+        self._model: Any = loaded.model
+        self._processor = loaded.processor
+        self._tokenizer = loaded.processor.tokenizer
+        self.answer_tokens: AnswerTokens = answer_tokens(self._tokenizer)
+
+    def answer(
+        self, questions: Sequence[Question], generation: Mapping[str, Any], *, seed: int, margins: bool
+    ) -> list[Answer]:
+        """Answer one batch.
+
+        Args:
+            questions: the batch, one image each.
+            generation: keyword arguments of `generate`.
+            seed: of sampling, if `do_sample` is set: an answer is a function of the seed and of its batch.
+            margins: whether to measure the margin between yes and no.
+        """
+        inputs = self._encode(questions)
+        device = self._model.device
+        probe = FirstTokenProbe(len(questions), self.answer_tokens if margins else None, device)
+        with torch.inference_mode(), _sampling(generation, seed, questions, device):
+            synchronize(device)
+            started = time.perf_counter()
+            sequences = self._model.generate(
+                **inputs, **{"pad_token_id": self._tokenizer.pad_token_id, **generation, "logits_processor": [probe]}
+            )
+            synchronize(device)
+            timing = probe.timing(started, time.perf_counter())
+        new = sequences[:, inputs["input_ids"].shape[1] :].cpu()
+        texts = self._tokenizer.batch_decode(new, skip_special_tokens=True)
+        lengths = _lengths(new, self._end_tokens(generation))
+        return [
+            Answer(
+                text=text.strip(),
+                margin=margin,
+                new_tokens=length,
+                prefill_ms=timing.prefill_ms,
+                decode_ms=timing.decode_ms,
+            )
+            for text, length, margin in zip(texts, lengths, probe.margins or [None] * len(questions), strict=True)
+        ]
+
+    def format(self, prompt: str) -> str:
+        """The prompt in the model's own turns, with its image: its chat template, or LLaVA-1.5's form without one."""
+        if getattr(self._processor, "chat_template", None):
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            return self._processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
+        image = getattr(self._processor, "image_token", "<image>")
+        return f"USER: {image}\n{prompt} ASSISTANT:"
+
+    def _encode(self, questions: Sequence[Question]) -> dict[str, Any]:
+        # Questions about one image lie beside each other, so that each file is read once per batch.
+        images = {question.image: _read(question.image) for question in questions}
+        texts = [self.format(question.prompt) for question in questions]
+        begin = self._tokenizer.bos_token
+        batch = self._processor(
+            text=texts,
+            images=[[images[question.image]] for question in questions],
+            padding=True,
+            return_tensors="pt",
+            # A template that writes the begin token itself must not get a second one.
+            add_special_tokens=not (begin and texts[0].startswith(begin)),
+        )
+        return {
+            name: value.to(self._model.device, self._model.dtype if value.is_floating_point() else None)
+            if isinstance(value, Tensor)
+            else value
+            for name, value in batch.items()
+        }
+
+    def _end_tokens(self, generation: Mapping[str, Any]) -> set[int]:
+        end = generation.get("eos_token_id", self._model.generation_config.eos_token_id)
+        return set() if end is None else {end} if isinstance(end, int) else set(end)
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _lengths(tokens: Tensor, ends: set[int]) -> list[int]:
+    """Tokens of each row (rows × new tokens) up to its end token, which counts; what follows it is padding."""
+    rows = tokens.tolist()
+    return [next((index + 1 for index, token in enumerate(row) if token in ends), len(row)) for row in rows]
+
+
+@contextlib.contextmanager
+def _sampling(
+    generation: Mapping[str, Any], seed: int, questions: Sequence[Question], device: torch.device
+) -> Iterator[None]:
+    """Give a sampled batch a random state of its own, and put the process's back afterwards."""
+    if not generation.get("do_sample"):
+        yield
+        return
+    key = hashlib.sha256("\n".join([str(seed), *(question.id for question in questions)]).encode()).digest()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(key[:8], "big") >> 1)
+        yield

@@ -1,0 +1,46 @@
+"""The lab: a small world whose ground truth is exact, and small models of real classes trained in it.
+
+It stands in for pretrained models and real photographs where none can be downloaded. Its numbers are lab numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["CHECKPOINTS", "checkpoint_folder", "data_folder"]
+
+# Name of a model → its folder below this one.                          ← the only line to add for a new model
+CHECKPOINTS: dict[str, str] = {"lab/llava": "checkpoints/llava"}
+
+
+def checkpoint_folder(name: str) -> Path:
+    """Return the folder of an embedded model, ready for ``from_pretrained``.
+
+    Raises:
+        ValueError: If there is no model of that name.
+        FileNotFoundError: If the model has not been trained yet or was not installed.
+    """
+    if name not in CHECKPOINTS:
+        raise ValueError(
+            f"unknown lab model: got {name!r}; expected one of {', '.join(CHECKPOINTS)}. "
+            "Choose one of these, or give a hub id or a local folder as the model."
+        )
+    folder = Path(__file__).parent / CHECKPOINTS[name]
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"no checkpoint of {name!r}: got no config.json in {folder}; expected a trained model there. "
+            f"Reinstall scr-vlm, or train it with `python -m benchmarks.lab.train {Path(CHECKPOINTS[name]).name}`."
+        )
+    return folder
+
+
+def data_folder(split: str, count: int) -> Path:
+    """Return a folder in COCO's layout with at least ``count`` images of the lab's world, made on first use.
+
+    Args:
+        split: "train", "val" or "test".
+        count: How many images are needed.
+    """
+    from .data import data_folder as make  # late: it imports numpy and pillow
+
+    return make(split, count)

@@ -1,0 +1,94 @@
+"""Every number of the lab's training, in frozen dataclasses: all that a checkpoint follows from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .config import WorldConfig
+from .model import ModelSize
+
+__all__ = ["STAGES", "Recipe", "StageRecipe"]
+
+# In the order in which they run; a stage depends on all before it.
+STAGES = ("vision", "projector", "decoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecipe:
+    """How one stage is optimised: AdamW, linear warm-up, cosine decay to a tenth.
+
+    Attributes:
+        steps: Number of optimiser steps.
+        batch: Images per step.
+        learning_rate: Peak learning rate.
+        warmup: Steps of the warm-up.
+        weight_decay: AdamW's weight decay, on matrices only.
+    """
+
+    steps: int
+    batch: int = 48
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the lab's LLaVA is trained.
+
+    Attributes:
+        seed: Seed of weights, batches and questions.
+        images: Training images, the first so many of the world's train split.
+        world: The world.
+        size: The model.
+        vision: Stage 1, the vision tower on dense per-patch labels.
+        projector: Stage 2, the projector regressed onto the word embedding of each patch's label.
+        decoder: Stage 3, projector and decoder on cached vision features.
+        min_cover: Share of a patch that an object must cover for the patch to be labelled with it.
+        background_weight: Weight of background patches in the loss of stage 1, where an object's is 1.
+        questions: Yes/no questions per image and step in stage 3.
+        answer_weight: Weight of a yes/no token in the loss of stage 3, where a word of a caption has 1.
+        save_every: Steps between two saved states; a killed run repeats at most so many.
+    """
+
+    seed: int = 7
+    images: int = 12_000
+    world: WorldConfig = field(default_factory=WorldConfig)
+    size: ModelSize = field(default_factory=ModelSize)
+    vision: StageRecipe = StageRecipe(steps=1500)
+    projector: StageRecipe = StageRecipe(steps=150)
+    decoder: StageRecipe = StageRecipe(steps=1000, batch=32)
+    min_cover: float = 0.2
+    background_weight: float = 0.25
+    questions: int = 6
+    answer_weight: float = 5.0
+    save_every: int = 100
+
+    def stage(self, name: str) -> StageRecipe:
+        """Return the recipe of a stage.
+
+        Raises:
+            ValueError: If there is no such stage.
+        """
+        if name not in STAGES:
+            raise ValueError(f"unknown stage: got {name!r}; expected one of {', '.join(STAGES)}. Choose one of these.")
+        return getattr(self, name)
+
+    def inputs_of(self, stage: str) -> dict[str, Any]:
+        """Return all that the result of a stage depends on, so that a finished stage is used again exactly if it can.
+
+        Raises:
+            ValueError: If there is no such stage.
+        """
+        self.stage(stage)
+        everything = asdict(self)
+        done = STAGES[: STAGES.index(stage) + 1]
+        kept = {name: everything[name] for name in ("seed", "images", "size", "min_cover", "background_weight", *done)}
+        if stage == "decoder":
+            kept |= {name: everything[name] for name in ("world", "questions", "answer_weight")}
+        else:
+            kept["world"] = self.world.visual_digest
+        if stage == "vision":
+            kept["size"] = {name: value for name, value in kept["size"].items() if not name.startswith("text_")}
+        return kept

@@ -1,0 +1,122 @@
+"""Train the lab's LLaVA: `python -m benchmarks.lab.train llava`. Killed at any moment, the same command resumes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import CHECKPOINTS
+from .config import digest_of
+from .corpus import build_corpus
+from .evaluate import evaluate
+from .export import export
+from .loop import load_finished, run_stage
+from .model import build_model
+from .recipe import Recipe
+from .stages import decoder_stage, encode_corpus, projector_stage, vision_stage
+from .tokenizer import build_processor
+
+__all__ = ["train"]
+
+# Without them glibc gives the memory of every step back to the system and faults it in again.
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
+
+
+def train(
+    recipe: Recipe, folder: Path, output: Path | None, *, val_images: int = 500, stop_after: int | None = None
+) -> list[dict[str, Any]]:
+    """Run all stages, taking finished ones and saved states from ``folder``.
+
+    Args:
+        recipe: Every number of the training.
+        folder: Where states are kept; made if absent.
+        output: Where the checkpoint goes; None for no checkpoint.
+        val_images: Val images for the metrics of the model card; a fifth of them is used while training.
+        stop_after: Give up after this many steps of the first unfinished stage, as a kill would; for tests.
+
+    Returns:
+        The curve of all stages that were run or found.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(recipe.size, recipe.seed)
+    model.to(device)  # type: ignore[arg-type]
+    processor = build_processor(recipe.size.image_size, recipe.size.patch_size)
+    corpus = build_corpus(recipe, "train", recipe.images)
+    curve: list[dict[str, Any]] = []
+
+    def measure(step: int) -> dict[str, float]:
+        result = evaluate(model, processor, max(1, val_images // 5), recipe.world)
+        model.train()
+        return {
+            "random_accuracy": result["random"]["accuracy"],
+            "random_recall": result["random"]["recall"],
+            "random_hallucination_rate": result["random"]["hallucination_rate"],
+            "adversarial_hallucination_rate": result["adversarial"]["hallucination_rate"],
+            "chair_i": result["captions"]["chair_i"],
+            "caption_recall": result["captions"]["recall"],
+            "well_formed": result["captions"]["well_formed_share"],
+        }
+
+    def run(name: str, built: tuple[nn.Module, Any], measured: bool = False) -> bool:
+        module, loss_of = built
+        key = digest_of(recipe.inputs_of(name))
+        found = load_finished(name, module, folder, key)
+        if found is None:
+            module.train()
+            stage = recipe.stage(name)
+            found = run_stage(
+                name,
+                stage,
+                module,
+                loss_of,
+                folder,
+                key,
+                save_every=recipe.save_every,
+                measure=measure if measured else None,
+                stop_after=stop_after,
+            )
+            if stop_after is not None and found[-1]["step"] < stage.steps:
+                return False
+        curve.extend(found)
+        return True
+
+    if not run("vision", vision_stage(model, corpus, recipe)):
+        return curve
+    features = encode_corpus(model, corpus)
+    if not run("projector", projector_stage(model, corpus, features, recipe)):
+        return curve
+    if not run("decoder", decoder_stage(model, corpus, features, recipe), measured=True):
+        return curve
+    if output is not None:
+        print(export(model, recipe, curve, output, val_images), flush=True)
+    return curve
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.train", description=__doc__)
+    parser.add_argument("model", choices=[Path(path).name for path in CHECKPOINTS.values()], help="what to train")
+    parser.add_argument("--work", type=Path, default=Path("lab-training"), help="states (default ./lab-training)")
+    parser.add_argument("--output", type=Path, help="checkpoint folder (default: inside the package)")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
+    arguments = parser.parse_args()
+    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in _ALLOCATOR.items()):
+        # The allocator reads them at start-up, so the process has to begin anew.
+        os.execve(
+            sys.executable, [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]], os.environ | _ALLOCATOR
+        )
+    torch.set_num_threads(arguments.threads)
+    output = arguments.output or Path(__file__).parent / CHECKPOINTS[f"lab/{arguments.model}"]
+    train(Recipe(), arguments.work, output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""Find and load a model: a lab name, a local folder or a hub id, through the same transformers classes."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from scr import ConfigError, SCRError
+
+from .lab import CHECKPOINTS, checkpoint_folder
+
+DTYPES = ("float32", "bfloat16", "float16")
+LAB_PREFIX = "lab/"
+SETTINGS_FILE = "scr.json"
+# What can change an answer: weights, configurations, tokenizer, template. A model card or a curve cannot.
+_MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
+
+
+class ModelLoadError(SCRError, OSError):
+    """A model was not found, or could not be loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A model that was found and not yet loaded.
+
+    Attributes:
+        name: as the user gave it.
+        location: what `from_pretrained` is given: a folder or a hub id.
+        folder: the local folder; None for the hub.
+        revision: the hub's commit, or `sha256:...` over the files of a local folder.
+        settings: methods' settings that the checkpoint comes with, as `scr.json` beside it says; empty if none.
+        is_lab: whether it is one of the lab's own models.
+    """
+
+    name: str
+    location: str
+    folder: Path | None
+    revision: str | None
+    settings: dict[str, Any] = field(default_factory=dict)
+    is_lab: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode with its processor, which pads on the left.
+
+    Attributes:
+        name: as the user gave it.
+        revision: see `ModelSource.revision`.
+        model: the model, on its device.
+        processor: its processor.
+        folder: the local folder; None for the hub.
+        settings: see `ModelSource.settings`.
+    """
+
+    name: str
+    revision: str | None
+    model: PreTrainedModel
+    processor: Any
+    folder: Path | None
+    settings: dict[str, Any]
+
+
+def find_model(name: str, revision: str | None = None) -> ModelSource:
+    """Find a model without loading its weights.
+
+    Args:
+        name: a lab name such as `lab/llava`, a local folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
+        revision: branch, tag or commit of a hub model.
+
+    Raises:
+        ModelLoadError: if there is no such model, or it cannot be reached.
+        ConfigError: for a revision of something that has none, or a settings file that is no JSON object.
+    """
+    name = name.strip()
+    is_lab = name.startswith(LAB_PREFIX)
+    folder = _lab_folder(name) if is_lab else _local_folder(name)
+    if folder is None:
+        return ModelSource(name=name, location=name, folder=None, revision=_hub_commit(name, revision))
+    if revision is not None:
+        raise ConfigError(
+            f"a revision of a local model: got revision {revision!r} of {name!r}; expected none, since a folder holds "
+            "one state. Leave --revision out, or give a hub id."
+        )
+    return ModelSource(
+        name=name,
+        location=str(folder),
+        folder=folder,
+        revision=folder_digest(folder),
+        settings=_settings(folder),
+        is_lab=is_lab,
+    )
+
+
+def load_model(
+    name: str | ModelSource,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    attn_implementation: str | None = None,
+) -> LoadedModel:
+    """Load a model and its processor.
+
+    Args:
+        name: see `find_model`, or what it returned.
+        revision: branch, tag or commit of a hub model.
+        dtype: one of `DTYPES`, or "auto" (see `resolve_dtype`).
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+        attn_implementation: "sdpa", "eager", "flash_attention_2", ...; None leaves it to transformers.
+
+    Raises:
+        ModelLoadError: if the model or its processor cannot be loaded.
+        ConfigError: for an unknown dtype or device.
+    """
+    source = name if isinstance(name, ModelSource) else find_model(name, revision)
+    target = resolve_device(device)
+    # A hub model is loaded at the commit that was found, so that a push in between cannot mix two states.
+    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
+    extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    with _loading(source), _quiet_progress():
+        processor = AutoProcessor.from_pretrained(source.location, **options)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source.location, dtype=getattr(torch, resolve_dtype(dtype, target, source)), **extra, **options
+        )
+        torch.nn.Module.to(model, target)  # transformers' own `to` is one, with a decorator that hides its signature
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelLoadError(
+            f"no processor for text and images: got {type(processor).__name__} for {source.name!r}; expected one with "
+            "a tokenizer. Give a checkpoint of a vision-language model."
+        )
+    # Generation continues at the right end of every row.
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return LoadedModel(
+        name=source.name,
+        revision=source.revision,
+        model=model.eval(),
+        processor=processor,
+        folder=source.folder,
+        settings=source.settings,
+    )
+
+
+def skeleton(source: ModelSource) -> PreTrainedModel:
+    """The model without weights, on torch's meta device: enough to ask what a method would do to it.
+
+    Raises:
+        ModelLoadError: if its configuration cannot be read.
+    """
+    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
+    with _loading(source), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source.location, **options)
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that a name means; "auto" is a GPU if there is one.
+
+    Raises:
+        ConfigError: for a name that torch does not know, or a GPU that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device: got {device!r}; expected auto, cpu, cuda or cuda:N. Choose one.") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"no GPU: got device {device!r}; expected cpu, as torch sees no GPU here. Use --device cpu.")
+    return target
+
+
+def resolve_dtype(dtype: str, device: torch.device, source: ModelSource) -> str:
+    """The dtype that a name means; "auto" is float32 on a CPU, elsewhere the dtype that the checkpoint was saved in.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if dtype in DTYPES:
+        return dtype
+    if dtype != "auto":
+        raise ConfigError(f"unknown dtype: got {dtype!r}; expected auto or one of {', '.join(DTYPES)}. Choose one.")
+    if device.type == "cpu":
+        return "float32"
+    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
+    with _loading(source):
+        saved = AutoConfig.from_pretrained(source.location, **options).dtype
+    return str(saved).removeprefix("torch.") if saved is not None else "float32"
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of the files of a checkpoint that can change an answer: `sha256:` and 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in _MODEL_FILES and path.name != SETTINGS_FILE:
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _lab_folder(name: str) -> Path:
+    if name not in CHECKPOINTS:
+        close = difflib.get_close_matches(name, CHECKPOINTS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ModelLoadError(f"unknown lab model: got {name!r}; expected one of {', '.join(CHECKPOINTS)}.{hint}")
+    try:
+        return checkpoint_folder(name)
+    except FileNotFoundError as error:
+        raise ModelLoadError(str(error)) from error
+
+
+def _local_folder(name: str) -> Path | None:
+    """The folder that `name` is, None if it reads like a hub id."""
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    looks_like_hub = name.count("/") <= 1 and not name.startswith((".", "~", "/")) and not name.endswith("/")
+    if folder.is_dir():
+        raise ModelLoadError(
+            f"no model in this folder: got {name!r} without a config.json; expected what `save_pretrained` writes. "
+            "Give the folder of a checkpoint."
+        )
+    if not looks_like_hub:
+        raise ModelLoadError(
+            f"no such folder: got {name!r}; expected a local folder, a hub id (owner/name) or a lab model "
+            f"({', '.join(CHECKPOINTS)}). Check the path."
+        )
+    return None
+
+
+def _hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit that a hub model's revision stands for now; the last one downloaded where there is no network."""
+    try:
+        path = cached_file(name, "config.json", revision=revision)
+    except (OSError, ValueError) as error:
+        at = "" if revision is None else f" at revision {revision!r}"
+        problem = " ".join(str(error).split())
+        raise ModelLoadError(
+            f"model not found: got {name!r}{at} ({problem}); expected a local folder, a hub id (owner/name) or a lab "
+            f"model ({', '.join(CHECKPOINTS)}). Check the name and the network."
+        ) from error
+    return None if path is None else Path(path).parent.name  # .../snapshots/<commit>/config.json
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"settings that are no JSON: got {path} ({error}); expected an object. Mend it.") from error
+    settings = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f'settings of another form: got {path}; expected {{"settings": {{...}}, ...}}. Mend or remove the file.'
+        )
+    return content
+
+
+@contextlib.contextmanager
+def _loading(source: ModelSource) -> Iterator[None]:
+    """Turn what transformers raises on a checkpoint it cannot load into one error of ours."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error, SCRError):
+            raise
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise ModelLoadError(
+            f"model cannot be loaded: got {source.name!r} ({type(error).__name__}: {first}); expected "
+            "a checkpoint that AutoProcessor and AutoModelForImageTextToText can load. Check the folder or the hub id."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_progress() -> Iterator[None]:
+    """No progress bar of transformers' in a log file."""
+    was_on = transformers_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if was_on:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,334 @@
+"""What a command will run, worked out before any weight is loaded: which samples, which batches, which folders."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+import scr
+from scr import ConfigError
+
+from .lab import data_folder
+from .models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
+from .prompts import get_prompt
+from .store import RunFolder, config_hash
+from .tasks import expand_tasks, load_task
+from .tasks.base import Sample, Task
+from .tasks.coco import CocoData
+
+BASELINE = "none"
+"""The model as it is: what every method is compared with."""
+
+LAB_SPLIT = "test"
+LAB_IMAGES = 500
+"""Images of the lab's default data. Fixed, as POPE's negatives depend on all images of the data set."""
+
+# These change what `generate` returns or who sees the logits, which the runner depends on.
+_RESERVED = (
+    "num_return_sequences",
+    "return_dict_in_generate",
+    "output_scores",
+    "output_logits",
+    "output_attentions",
+    "output_hidden_states",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One command: a model, methods, tasks, and how to run them.
+
+    Attributes:
+        model: lab name, local folder or hub id.
+        revision: branch, tag or commit of a hub model.
+        dtype: "auto", or one of `benchmarks.models.DTYPES`.
+        device: "auto", "cpu", "cuda", "cuda:N".
+        attn_implementation: None leaves it to transformers.
+        methods: names of `scr.list_methods()`, or "none"; the baseline "none" is added where it is missing.
+        method_args: fields of the methods' configurations, as JSON values.
+        prompt: a variant of `benchmarks.prompts.PROMPTS`.
+        tasks: names of tasks or of groups of them.
+        limit: number of images, the first of the data set; None for all.
+        batch_size: samples per batch.
+        seed: of the questions that are drawn, and of sampling.
+        generation: arguments of `generate`, over greedy decoding and the task's `max_new_tokens`.
+        data_dir: folder in COCO's layout; None for the lab's data, with a lab model.
+        split: which annotations of it; None for the only one, or the usual one.
+        output_dir: where the records go.
+        overwrite: discard what is recorded for these runs, instead of going on from there.
+        command: the command line, for the record.
+    """
+
+    model: str = "lab/llava"
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    attn_implementation: str | None = None
+    methods: tuple[str, ...] = ("scr",)
+    method_args: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = "default"
+    tasks: tuple[str, ...] = ("pope", "chair")
+    limit: int | None = 100
+    batch_size: int = 50
+    seed: int = 0
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    data_dir: Path | None = None
+    split: str | None = None
+    output_dir: Path = Path("results")
+    overwrite: bool = False
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model.
+
+        Raises:
+            ConfigError: for a value out of range.
+        """
+        for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} out of range: got {value}; expected 1 or more. Give a positive number.")
+        for name in ("methods", "tasks"):
+            if not getattr(self, name):
+                raise ConfigError(f"no {name}: got none; expected at least one name. See --list {name}.")
+        check_generation(self.generation)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskPlan:
+    """One task on one data set.
+
+    Attributes:
+        task: the task.
+        samples: every sample of the data set, in the task's order, grouped by image.
+        wanted: how many of them, from the start, belong to the images asked for.
+        batch_size: samples per batch.
+    """
+
+    task: Task
+    samples: Sequence[Sample]
+    wanted: int
+    batch_size: int
+
+    @property
+    def wanted_samples(self) -> Sequence[Sample]:
+        """The samples that are to be answered."""
+        return self.samples[: self.wanted]
+
+    @property
+    def images(self) -> int:
+        """How many images they are about."""
+        return len({sample.image for sample in self.wanted_samples})
+
+    def batches(self) -> Iterator[Sequence[Sample]]:
+        """Consecutive slices of *all* samples, as far as they hold a wanted one.
+
+        They are a function of the data set and the batch size alone. So a batch that reaches beyond the limit is
+        computed as a whole, and its answers are to the last digit those of a run without a limit.
+        """
+        for start in range(0, self.wanted, self.batch_size):
+            yield self.samples[start : start + self.batch_size]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """One method on one task: what one folder of records holds.
+
+    Attributes:
+        plan: the task's samples.
+        method: name of the method, or "none".
+        config: effective configuration of the method, `{}` for the baseline.
+        config_given: what of it came from the command or from the checkpoint's settings.
+        generation: arguments of `generate`.
+        folder: where the records are.
+    """
+
+    plan: TaskPlan
+    method: str
+    config: dict[str, Any]
+    config_given: dict[str, Any]
+    generation: dict[str, Any]
+    folder: RunFolder
+
+    def recorded(self) -> int:
+        """How many of the wanted samples have a record."""
+        there = {record.id for record in self.folder.samples()}
+        return sum(sample.id in there for sample in self.plan.wanted_samples)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """All that a command will run.
+
+    Attributes:
+        config: the command.
+        source: the model, not loaded yet.
+        family: name of the model's family, None if none of `scr.list_families()` answers for it.
+        device: where it will be.
+        dtype: in which number format.
+        data_sha256: digest of the annotations.
+        cells: task after task; in each the baseline first.
+    """
+
+    config: RunConfig
+    source: ModelSource
+    family: str | None
+    device: torch.device
+    dtype: str
+    data_sha256: str
+    cells: tuple[Cell, ...]
+
+
+def build_plan(config: RunConfig) -> Plan:
+    """Find the model and the data, check every name and value, and lay out the work; no weights are loaded.
+
+    Raises:
+        ConfigError: for an unknown method, field or value.
+        UnknownTaskError: for an unknown task.
+        UnknownPromptError: for an unknown prompt variant.
+        ModelLoadError: if there is no such model.
+        UnsupportedModelError: if a method cannot work on this model.
+    """
+    get_prompt(config.prompt)
+    methods = [BASELINE, *dict.fromkeys(name for name in config.methods if name != BASELINE)]
+    for name in methods[1:]:
+        _check_method(name)
+    if len(methods) == 1 and config.method_args:
+        raise ConfigError(
+            f"settings without a method: got {sorted(config.method_args)} with method 'none'; expected none. "
+            "Name the method they belong to."
+        )
+    tasks = [load_task(name) for name in expand_tasks(config.tasks)]
+    device = resolve_device(config.device)
+    source = find_model(config.model, config.revision)
+    dtype = resolve_dtype(config.dtype, device, source)
+    bare = skeleton(source)
+    given = {name: given_config(name, source.settings, config.method_args) for name in methods}
+    effective = {name: _effective_config(bare, name, fields) for name, fields in given.items()}
+    data = open_data(config, source)
+    cells = []
+    for task in tasks:
+        plan = _plan_task(task, data, config)
+        generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **config.generation}
+        for name in methods:
+            identity = {
+                "method": name,
+                "config": effective[name],
+                "prompt": config.prompt,
+                "adapter": None,
+                "revision": source.revision,
+                "dtype": dtype,
+                "data_sha256": data.sha256,
+                "task": task.name,
+                "task_version": task.version,
+                "task_options": dict(getattr(task, "options", {})),
+                "generation": generation,
+                "seed": config.seed,
+            }
+            folder = RunFolder(config.output_dir, task.name, source.name, name, config_hash(identity))
+            cells.append(
+                Cell(
+                    plan=plan,
+                    method=name,
+                    config=effective[name],
+                    config_given=given[name],
+                    generation=generation,
+                    folder=folder,
+                )
+            )
+    return Plan(
+        config=config,
+        source=source,
+        family=_family(bare),
+        device=device,
+        dtype=dtype,
+        data_sha256=data.sha256,
+        cells=tuple(cells),
+    )
+
+
+def open_data(config: RunConfig, source: ModelSource) -> CocoData:
+    """The data set of a command: what `data_dir` holds, or the lab's own for a lab model.
+
+    Raises:
+        ConfigError: if neither is given.
+    """
+    if config.data_dir is not None:
+        return CocoData.open(config.data_dir, config.split)
+    if not source.is_lab:
+        raise ConfigError(
+            f"no data: got model {config.model!r} without a data folder; expected one, as only lab models bring data. "
+            "Give --data-dir FOLDER with annotations/instances_<split>.json and the images in <split>/ or images/."
+        )
+    split = config.split or LAB_SPLIT
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"unknown split of the lab: got {split!r}; expected train, val or test. Choose one.")
+    return CocoData.open(data_folder(split, LAB_IMAGES), split)
+
+
+def given_config(method: str, settings: Mapping[str, Any], method_args: Mapping[str, Any]) -> dict[str, Any]:
+    """What the checkpoint's settings and the command say about a method; the command wins.
+
+    Args:
+        method: a method's name, or "none".
+        settings: content of a checkpoint's `scr.json`; its "settings" are fields of `SCRConfig`.
+        method_args: fields given on the command line.
+    """
+    if method == BASELINE:
+        return {}
+    brought = settings.get("settings", {}) if scr.get_method(method).config_class is scr.SCRConfig else {}
+    return {**brought, **method_args}
+
+
+def check_generation(generation: Mapping[str, Any]) -> None:
+    """Refuse arguments that `generate` does not know, or that the runner needs for itself.
+
+    Raises:
+        ConfigError: naming the first one.
+    """
+    known = sorted(name for name in vars(GenerationConfig()) if not name.startswith("_"))
+    for name in generation:
+        if name in _RESERVED:
+            raise ConfigError(
+                f"generation argument that the runner sets itself: got {name!r}; expected one that leaves one answer "
+                "per question. Leave it out."
+            )
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else " See transformers.GenerationConfig."
+            raise ConfigError(f"unknown generation argument: got {name!r}; expected a field of GenerationConfig.{hint}")
+
+
+def _plan_task(task: Task, data: CocoData, config: RunConfig) -> TaskPlan:
+    samples = task.samples(data, config.seed)
+    images = list(dict.fromkeys(sample.image for sample in samples))
+    if not images:
+        raise ConfigError(
+            f"no samples: got none of task {task.name!r} from split {data.split!r}; expected images with annotations. "
+            "Give another --data-dir or --split."
+        )
+    wanted = set(images[: config.limit])
+    count = sum(sample.image in wanted for sample in samples)
+    return TaskPlan(task=task, samples=samples, wanted=count, batch_size=config.batch_size)
+
+
+def _check_method(name: str) -> None:
+    known = [BASELINE, *scr.list_methods()]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown method: got {name!r}; expected one of {', '.join(known)}.{hint}")
+
+
+def _effective_config(bare: PreTrainedModel, method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if method == BASELINE else scr.patch(bare, method, **given).config.to_dict()
+
+
+def _family(bare: PreTrainedModel) -> str | None:
+    families = (scr.get_family(name) for name in scr.list_families())
+    return next((family.name for family in families if bare.config.model_type in family.model_types), None)

@@ -1,0 +1,209 @@
+"""What a run leaves behind: one `RunRecord`, and one `SampleRecord` per question or caption.
+
+These two types are the contract between running, scoring and showing. Field names and their order are the file format;
+a change of meaning raises `SCHEMA`. Only the standard library is needed to read them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+SCHEMA: int = 1
+"""Version of the two formats; `RunRecord.from_dict` refuses every other one."""
+
+
+class RecordError(ValueError):
+    """A record or a file of records is not what it should be."""
+
+
+@dataclass(kw_only=True)
+class SampleRecord:
+    """One question or caption with what the model said; a line of `samples.jsonl`.
+
+    Attributes:
+        id: name of the sample, unique within its task.
+        image: name of its image. Samples that share it are no independent observations: intervals resample images.
+        prompt: the text that the model was asked, prompt variant included.
+        target: what is right, any JSON value: "yes" or "no", for CHAIR the object names in the image.
+        output: what the model said, raw.
+        answer: the parsed answer; None is unparsed, which is counted and never guessed.
+        outcome: "tp", "fp", "tn" or "fn" of a yes/no answer ("yes" is the positive class).
+        margin: logit of yes minus logit of no at the first answer token (yes/no tasks).
+        new_tokens: number of generated tokens.
+        prefill_ms: milliseconds of the sample's prefill.
+        decode_ms: milliseconds of all that came after it.
+        trace: what the method did to this sample, where it was asked to tell.
+        error: why there is no output.
+    """
+
+    id: str
+    image: str
+    prompt: str
+    target: Any
+    output: str
+    answer: str | None = None
+    outcome: str | None = None
+    margin: float | None = None
+    new_tokens: int | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+    trace: dict[str, Any] | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values, in field order; NaN and infinities become null."""
+        return _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The record that `to_dict` gave.
+
+        Raises:
+            RecordError: for missing or unknown fields, or text fields that hold no text.
+        """
+        _check_fields(cls, data)
+        for name in ("id", "image", "prompt", "output"):
+            if not isinstance(data[name], str):
+                raise RecordError(
+                    f"{name!r} of a sample is no text: got {data[name]!r}; expected a string. Run it again."
+                )
+        return cls(**data)
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """One model, method and task: how it was run and what came out; `run.json`.
+
+    The metrics are a cache: they can be computed again from the samples.
+
+    Attributes:
+        schema: version of this format.
+        status: "running", "finished" or "failed".
+        error: why it failed.
+        created: when the run was started first, ISO 8601 in UTC.
+        finished: when it was finished.
+        command: the command line.
+        model: the model's name as given: a hub id, a folder, or "lab/...".
+        revision: commit or digest of the weights.
+        family: name of the model family.
+        dtype: number format of the weights.
+        device: device in words.
+        attention: the model's attention implementation.
+        method: name of the method, "none" for the baseline.
+        config: the method's effective configuration.
+        config_given: the part of it that the user gave.
+        prompt: the prompt variant.
+        adapter: name of an adapter.
+        task: name of the task.
+        task_version: its version.
+        rule: the rule that parsed the answers.
+        data_sha256: digest of the annotations.
+        limit: number of images asked for; None for all.
+        seed: seed of questions and methods.
+        generation: arguments of `generate`.
+        batch_size: samples per batch.
+        world_size: number of processes.
+        commit: commit of this project, None outside of a checkout.
+        dirty: whether the checkout had changes.
+        packages: versions, name → version.
+        metrics: name → value, None where undefined. Fractions (0–1) unless `units` says otherwise; unrounded.
+        counts: name → integer.
+        intervals: name → [low, high], 95 %.
+        reasons: name → why a metric is None.
+        units: name → unit, for metrics that are not fractions.
+        timing: milliseconds and ratios, as the runner names them.
+    """
+
+    schema: int = SCHEMA
+    status: str
+    error: str | None = None
+    created: str
+    finished: str | None = None
+    command: str
+    model: str
+    revision: str | None = None
+    family: str | None = None
+    dtype: str
+    device: str
+    attention: str | None = None
+    method: str
+    config: dict[str, Any] = field(default_factory=dict)
+    config_given: dict[str, Any] = field(default_factory=dict)
+    prompt: str = "default"
+    adapter: str | None = None
+    task: str
+    task_version: int
+    rule: str
+    data_sha256: str
+    limit: int | None = None
+    seed: int
+    generation: dict[str, Any] = field(default_factory=dict)
+    batch_size: int
+    world_size: int = 1
+    commit: str | None = None
+    dirty: bool | None = None
+    packages: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values, in field order; NaN and infinities become null."""
+        return _to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The record that `to_dict` gave.
+
+        Raises:
+            RecordError: for another schema, missing or unknown fields.
+        """
+        # The schema comes first: in another version every other complaint would be a riddle.
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if isinstance(data, Mapping) and schema != SCHEMA:
+            raise RecordError(
+                f"the run was recorded in another format: got schema {schema!r}; expected {SCHEMA}. "
+                "Read it with the version of scr-vlm that wrote it, or run it again with --overwrite."
+            )
+        _check_fields(cls, data)
+        return cls(**data)
+
+
+def _to_dict(record: SampleRecord | RunRecord) -> dict[str, Any]:
+    return {entry.name: _json_value(getattr(record, entry.name)) for entry in dataclasses.fields(record)}
+
+
+def _json_value(value: Any) -> Any:
+    # JSON knows no NaN: what Python writes instead is refused by other readers, and null already means "not known".
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(entry) for entry in value]
+    return value
+
+
+def _check_fields(cls: type[SampleRecord] | type[RunRecord], data: object) -> None:
+    if not isinstance(data, Mapping):
+        raise RecordError(f"a {cls.__name__} is no object: got {data!r}; expected a JSON object. Run it again.")
+    fields = dataclasses.fields(cls)
+    required = [
+        entry.name
+        for entry in fields
+        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in data]
+    unknown = sorted(set(data) - {entry.name for entry in fields})
+    if missing or unknown:
+        raise RecordError(
+            f"a {cls.__name__} has wrong fields: got missing {missing}, unknown {unknown}; "
+            f"expected {[entry.name for entry in fields]}. Run it again."
+        )

@@ -1,0 +1,75 @@
+"""Scores into run records, and run records rebuilt from their samples: no model is needed for either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .records import RecordError, RunRecord, SampleRecord
+from .store import RunFolder, find_runs
+from .tasks import UnknownTaskError, load_task
+from .tasks.base import Scores
+
+# Reasons with these names belong to the measurement, which scoring cannot repeat.
+_MEASURED = ("margin", "timing")
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What became of one folder.
+
+    Attributes:
+        folder: the run's folder.
+        changed: names of the metrics whose value is another one now.
+        problem: why it could not be scored again; None where it was.
+    """
+
+    folder: RunFolder
+    changed: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def apply_scores(run: RunRecord, scores: Scores) -> None:
+    """Put scores into a run's record, in place of what was there."""
+    run.metrics = dict(scores.metrics)
+    run.counts = dict(scores.counts)
+    run.intervals = {name: list(interval) for name, interval in scores.intervals.items()}
+    run.units = dict(scores.units)
+    measured = {name: reason for name, reason in run.reasons.items() if name.split(".")[0] in _MEASURED}
+    run.reasons = {**measured, **scores.reasons}
+
+
+def first_images(records: Sequence[SampleRecord], limit: int | None) -> list[SampleRecord]:
+    """The records of the first `limit` images, in the order in which the images were recorded; None means all."""
+    images = dict.fromkeys(record.image for record in records)
+    wanted = set(list(images)[:limit])
+    return [record for record in records if record.image in wanted]
+
+
+def rescore(root: Path) -> list[Rescored]:
+    """Rebuild the metrics of every run below a folder from its samples.
+
+    A run keeps its status and its limit: records beyond the limit, which an interrupted longer run leaves, stay out.
+
+    Args:
+        root: an output directory.
+    """
+    return [_rescore(folder) for folder in find_runs(root)]
+
+
+def _rescore(folder: RunFolder) -> Rescored:
+    try:
+        with folder.lock():
+            run = folder.read_run()
+            if run is None:
+                return Rescored(folder, problem="no run.json; the command that made the run writes it again")
+            task = load_task(run.task)
+            before = run.metrics
+            apply_scores(run, task.score(first_images(folder.samples(), run.limit)))
+            run.rule = task.rule
+            folder.write_run(run)
+    except (RecordError, UnknownTaskError, RuntimeError) as error:
+        return Rescored(folder, problem=str(error))
+    names = dict.fromkeys([*before, *run.metrics])
+    return Rescored(folder, tuple(name for name in names if before.get(name) != run.metrics.get(name)))

@@ -1,0 +1,229 @@
+"""`python -m benchmarks.run --method scr`: flags in, records and a table out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .prompts import PROMPTS, UnknownPromptError
+from .records import RecordError
+from .store import FolderInUseError
+from .tasks import UnknownTaskError
+
+# torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
+
+_EPILOG = """examples:
+  python -m benchmarks.run --method scr
+  python -m benchmarks.run --method scr,uniform_smooth --tasks pope_adversarial --limit 500
+  python -m benchmarks.run --method scr --method-arg num_sources=16 --method-arg 'layers=[0, 12]'
+  python -m benchmarks.run --model llava-hf/llava-1.5-7b-hf --data-dir coco --split val2014 --limit 500
+  python -m benchmarks.run --list methods
+
+A run that was stopped goes on where it stopped. Batches are cut from the whole data set, so the last one may reach
+beyond the limit; it is computed whole, and answers do not depend on the limit.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        0 if all went well, 1 if a run failed, 2 for an argument or input that cannot be used, 130 if interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
+        return exit_.code if isinstance(exit_.code, int) else 2
+    try:
+        return _run(options, arguments)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; its defaults are those of `RunConfig`, shown by --help."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description="Run a model with and without hallucination-reducing methods on benchmarks, and compare.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument(
+        "--model", default="lab/llava", metavar="NAME", help="lab name, local folder or hub id (lab/llava)"
+    )
+    what.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
+    what.add_argument(
+        "--method",
+        type=_names,
+        default=("scr",),
+        metavar="NAME[,NAME]",
+        help="methods beside the baseline 'none' (scr)",
+    )
+    what.add_argument(
+        "--method-arg",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="field of the methods' configuration",
+    )
+    what.add_argument(
+        "--prompt", default="default", metavar="NAME", help=f"prompt variant: {', '.join(PROMPTS)} (default)"
+    )
+    what.add_argument(
+        "--tasks", type=_names, default=("pope", "chair"), metavar="NAME[,NAME]", help="tasks or groups (pope,chair)"
+    )
+    what.add_argument("--limit", type=_limit, default=100, metavar="N", help="number of images, or 'all' (100)")
+    data = parser.add_argument_group("data and records")
+    data.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="COCO layout; default: the lab's own, for a lab model"
+    )
+    data.add_argument("--split", metavar="NAME", help="which annotations/instances_<NAME>.json (the lab: test)")
+    data.add_argument(
+        "--output-dir", type=Path, default=Path("results"), metavar="DIR", help="where records go (results)"
+    )
+    again = data.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from what is recorded (the default)")
+    again.add_argument("--overwrite", action="store_true", help="discard what is recorded for these runs")
+    how = parser.add_argument_group("how to run it")
+    how.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on a CPU)")
+    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
+    how.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
+    how.add_argument("--batch-size", type=_positive, default=50, metavar="N", help="samples per batch (50)")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
+    how.add_argument(
+        "--gen-kwarg", type=_pair, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
+    )
+    instead = parser.add_argument_group("instead of running").add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="print what would run")
+    instead.add_argument(
+        "--rescore", action="store_true", help="rebuild all metrics below --output-dir from the samples"
+    )
+    instead.add_argument("--list", choices=("methods", "families", "tasks", "rules", "prompts"), help="print a table")
+    return parser
+
+
+def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if options.list:
+        from .listing import print_list
+
+        print_list(options.list)
+        return 0
+    if options.rescore:
+        return _rescore(options.output_dir)
+    from .plan import RunConfig, build_plan
+    from .provenance import command_line
+    from .runner import run_plan
+    from .table import print_plan, print_report
+
+    plan = build_plan(
+        RunConfig(
+            model=options.model,
+            revision=options.revision,
+            dtype=options.dtype,
+            device=options.device,
+            attn_implementation=options.attn_implementation,
+            methods=options.method,
+            method_args=dict(options.method_arg),
+            prompt=options.prompt,
+            tasks=options.tasks,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            generation=dict(options.gen_kwarg),
+            data_dir=options.data_dir,
+            split=options.split,
+            output_dir=options.output_dir,
+            overwrite=options.overwrite,
+            command=command_line(arguments),
+        )
+    )
+    if options.dry_run:
+        print_plan(plan)
+        return 0
+    outcomes = run_plan(plan, report=_say)
+    print_report(plan, outcomes)
+    return 0
+
+
+def _rescore(root: Path) -> int:
+    from .rescoring import rescore
+
+    done = rescore(root)
+    for one in done:
+        if one.problem is not None:
+            print(f"error: {one.folder.path}: {one.problem}", file=sys.stderr)
+        else:
+            changed = f"changed: {', '.join(one.changed)}" if one.changed else "as before"
+            print(f"{one.folder.path}: {changed}")
+    if not done:
+        print(
+            f"error: no runs: got {root}; expected a folder that runs were written to. Give --output-dir.",
+            file=sys.stderr,
+        )
+        return 2
+    return 1 if any(one.problem is not None for one in done) else 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for a fault of the command, 1 for a run that failed, None for a fault of the program."""
+    from scr import SCRError
+
+    from .runner import RunFailedError
+
+    if isinstance(error, RunFailedError | FolderInUseError):
+        return 1
+    return 2 if isinstance(error, SCRError | RecordError | UnknownTaskError | UnknownPromptError) else None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected names with commas between them")
+    return names
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key.strip() or not equals:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected KEY=VALUE")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:
+        return key.strip(), value
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected 1 or more")
+    return int(text)
+
+
+def _limit(text: str) -> int | None:
+    return None if text == "all" else _positive(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

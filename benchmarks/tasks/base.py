@@ -1,0 +1,125 @@
+"""What every benchmark answers: which questions, what an answer means, and what all answers together score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+from ..records import SampleRecord
+from ..stats import Comparison, SampleTable, compare_tables, ratio_intervals, ratios
+from .coco import CocoData
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One question or caption to be asked for.
+
+    Attributes:
+        id: name, unique within the task; begins with the image's id and does not depend on `limit`.
+        image: the image's file.
+        prompt: the benchmark's own prompt.
+        target: what is right, a JSON value.
+    """
+
+    id: str
+    image: Path
+    prompt: str
+    target: Any
+
+
+class Grade(NamedTuple):
+    """What one output means: the parsed answer (None: unparsed) and "tp", "fp", "tn" or "fn"."""
+
+    answer: str | None
+    outcome: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What all outputs of a run score; the fields of the same names in `RunRecord`.
+
+    Attributes:
+        metrics: name → value, None where undefined; fractions unless `units` says otherwise; unrounded.
+        counts: name → integer.
+        intervals: name → [low, high], 95 %, by a bootstrap over images.
+        reasons: name → why a metric is None.
+        units: name → unit, for metrics that are not fractions.
+    """
+
+    metrics: dict[str, float | None]
+    counts: dict[str, int]
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One benchmark.
+
+    Attributes:
+        name: as in the table and on the command line.
+        version: raised when samples or scores change.
+        paper: where it comes from.
+        checked_against: what the implementation was compared with.
+        rule: the official rule that reads answers.
+        kind: "yes_no" or "caption".
+        max_new_tokens: where an answer is cut off, unless the command says otherwise.
+        options: choices of the protocol that decide which samples there are; part of a run's identity.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    paper: ClassVar[str]
+    checked_against: ClassVar[str]
+    rule: ClassVar[str]
+    kind: ClassVar[str]
+    max_new_tokens: ClassVar[int]
+    options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    @abstractmethod
+    def samples(self, data: CocoData, seed: int) -> list[Sample]:
+        """Every sample of the benchmark on a data set, grouped by image.
+
+        The order is fixed by the data and the seed, so that a run on the first images is a part of a longer run.
+
+        Args:
+            data: the data set.
+            seed: seed of all draws.
+        """
+
+    @abstractmethod
+    def grade(self, target: Any, output: str) -> Grade:
+        """What one output means, by the official rule."""
+
+    @abstractmethod
+    def table(self, records: Sequence[SampleRecord]) -> SampleTable:
+        """What each record contributes to the metrics, graded again from its output and target."""
+
+    @abstractmethod
+    def score(self, records: Sequence[SampleRecord]) -> Scores:
+        """The scores of a run: a function of outputs, targets, images and margins alone, in any order."""
+
+    def compare(self, baseline: Sequence[SampleRecord], method: Sequence[SampleRecord]) -> Comparison:
+        """Two runs of this task, sample by sample; every metric's difference, with its interval over images.
+
+        Raises:
+            ValueError: where the two share no sample or disagree on what a sample is.
+        """
+        return compare_tables(self.table(baseline), self.table(method))
+
+
+def score_ratios(table: SampleTable, undefined: Mapping[str, str]) -> Scores:
+    """Metrics, intervals and reasons of the ratios in a table; counts and units are the task's to add.
+
+    Args:
+        table: what each sample contributes.
+        undefined: metric → what it means that there is nothing below its line.
+    """
+    metrics = ratios(table)
+    intervals = {name: list(interval) for name, interval in ratio_intervals(table).items() if metrics[name] is not None}
+    reasons = {name: undefined[name] for name, value in metrics.items() if value is None}
+    return Scores(metrics=metrics, counts={}, intervals=intervals, reasons=reasons)

@@ -1,0 +1,161 @@
+"""Images, objects and captions in the layout of COCO: `annotations/instances_<split>.json` and the image files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scr import ConfigError
+
+PREFERRED_SPLITS = ("test", "val2014", "val2017", "val")
+
+
+class CocoFormatError(ConfigError):
+    """An annotation file is not in COCO's format."""
+
+
+class CocoImage(NamedTuple):
+    """One image: its id in the annotations and its file."""
+
+    id: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CocoData:
+    """One split of a data set; open it with `CocoData.open`.
+
+    Attributes:
+        folder: the data set's folder.
+        split: name of the split.
+        images: all images, in the order of the annotations.
+        sha256: digest of the annotation files: equal digest, equal questions.
+        has_captions: whether there are reference captions.
+    """
+
+    folder: Path
+    split: str
+    images: Sequence[CocoImage]
+    sha256: str
+    has_captions: bool
+    _objects: Mapping[int, Sequence[str]]
+    _captions: Mapping[int, Sequence[str]]
+
+    @classmethod
+    def open(cls, folder: Path, split: str | None = None) -> CocoData:
+        """Read a folder with `annotations/instances_<split>.json`, images in `<split>/` or `images/`.
+
+        Reference captions are read from `annotations/captions_<split>.json` where it exists.
+
+        Args:
+            folder: the data set's folder.
+            split: name of the split; None takes the only one there, else the first there of `PREFERRED_SPLITS`.
+
+        Raises:
+            ConfigError: where the folder, the split or the images are not there, naming what is.
+            CocoFormatError: where a file cannot be read as COCO annotations.
+        """
+        folder = Path(folder)
+        split = _choose_split(folder, split)
+        files = [folder / "annotations" / f"{kind}_{split}.json" for kind in ("instances", "captions")]
+        instances, digest = _read(files[0], hashlib.sha256())
+        has_captions = files[1].is_file()
+        captions: dict[str, Any] = {"annotations": []}
+        if has_captions:
+            captions, digest = _read(files[1], digest)
+        try:
+            names = {int(entry["id"]): str(entry["name"]) for entry in instances["categories"]}
+            rows = [(int(entry["id"]), str(entry["file_name"])) for entry in instances["images"]]
+            # A dictionary keeps each name once, in the order of its first annotation.
+            objects: dict[int, dict[str, None]] = {}
+            for entry in instances["annotations"]:
+                objects.setdefault(int(entry["image_id"]), {})[names[entry["category_id"]]] = None
+            texts: dict[int, list[str]] = {}
+            for entry in captions["annotations"]:
+                texts.setdefault(int(entry["image_id"]), []).append(str(entry["caption"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CocoFormatError(
+                f"annotations of split {split!r} in {folder} cannot be read: got {type(error).__name__}: {error}; "
+                "expected COCO's images, annotations and categories. Check the files."
+            ) from error
+        place = _image_folder(folder, split, rows)
+        return cls(
+            folder=folder,
+            split=split,
+            images=tuple(CocoImage(number, place / name) for number, name in rows),
+            sha256=digest.hexdigest(),
+            has_captions=has_captions,
+            _objects={number: tuple(found) for number, found in objects.items()},
+            _captions={number: tuple(found) for number, found in texts.items()},
+        )
+
+    def objects(self, image_id: int) -> list[str]:
+        """Category names of an image, each once, in the order of its annotations; crowds count."""
+        return list(self._objects.get(image_id, ()))
+
+    def captions(self, image_id: int) -> list[str]:
+        """Reference captions of an image, in the order of the annotations; empty where it has none.
+
+        Raises:
+            ConfigError: where the split has no file of captions.
+        """
+        if not self.has_captions:
+            raise ConfigError(
+                f"no reference captions: got no annotations/captions_{self.split}.json in {self.folder}; expected one. "
+                "Add COCO's caption annotations, or leave out tasks that need them."
+            )
+        return list(self._captions.get(image_id, ()))
+
+
+def _choose_split(folder: Path, split: str | None) -> str:
+    paths = sorted((folder / "annotations").glob("instances_*.json"))
+    found = [path.stem.removeprefix("instances_") for path in paths]
+    if not found:
+        raise ConfigError(
+            f"no data set: got {folder} without annotations/instances_<split>.json; expected COCO's layout. "
+            "Give the folder that holds annotations/ and the images."
+        )
+    if split is None:
+        known = [name for name in PREFERRED_SPLITS if name in found]
+        if len(found) > 1 and not known:
+            raise ConfigError(f"which split: got none given; expected one of {', '.join(found)}. Choose with --split.")
+        return found[0] if len(found) == 1 else known[0]
+    if split not in found:
+        raise ConfigError(
+            f"unknown split: got {split!r}; expected one of {', '.join(found)}. Choose one that is there."
+        )
+    return split
+
+
+def _read(path: Path, digest: Any) -> tuple[dict[str, Any], Any]:
+    content = path.read_bytes()
+    # The length keeps two files from reading like one.
+    digest.update(f"{len(content)}:".encode() + content)
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise CocoFormatError(
+            f"an annotation file cannot be read: got {path} ({error}); expected JSON. Download it again."
+        ) from error
+    if not isinstance(data, dict):
+        raise CocoFormatError(
+            f"an annotation file is no object: got {type(data).__name__} in {path}; expected COCO's. Check the file."
+        )
+    return data, digest
+
+
+def _image_folder(folder: Path, split: str, rows: Sequence[tuple[int, str]]) -> Path:
+    places = [folder / split, folder / "images"]
+    for place in places:
+        # The first image tells: looking for all 40,000 of val2014 would take longer than it is worth.
+        if place.is_dir() and (not rows or (place / rows[0][1]).is_file()):
+            return place
+    first = rows[0][1] if rows else "any image"
+    raise ConfigError(
+        f"no images: got neither {places[0] / first} nor {places[1] / first}; expected one of them. "
+        "Put the images of the split there."
+    )
