@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from . import compat
-from .errors import UnsupportedModelError
+from .errors import SCRError, UnsupportedModelError
 from .stack import HookStack
 
 _QUERY_CHUNK = 256  # bounds the memory of a long prompt: batch × heads × 256 × keys scores at a time
@@ -52,16 +52,18 @@ class AttentionReader:
         first = self.first_key[layer]
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         queries, weights = self.queries.to(query.device), self.weights.to(query.device)
-        total = torch.zeros(*weights.shape[:2], key.shape[2], device=query.device)
-        for start in range(0, queries.shape[1], _QUERY_CHUNK):
-            chunk = queries[:, start : start + _QUERY_CHUNK]
-            scores = _scores(query, key, chunk).float() * scaling
-            if softcap is not None:
-                scores = torch.tanh(scores / softcap) * softcap
-            scores = _masked(scores, mask, chunk, first)
-            # Over heads first: the weights are the same for all of them.
-            probabilities = torch.softmax(scores, dim=-1).mean(dim=1)
-            total += weights[:, :, start : start + _QUERY_CHUNK] @ probabilities
+        total = torch.zeros(*weights.shape[:2], key.shape[2], device=query.device, dtype=torch.float32)
+        # Under a user's autocast the averages would be rounded to 8 bits, and patches would tie.
+        with torch.autocast(query.device.type, enabled=False):
+            for start in range(0, queries.shape[1], _QUERY_CHUNK):
+                chunk = queries[:, start : start + _QUERY_CHUNK]
+                scores = _scores(query, key, chunk).float() * scaling
+                if softcap is not None:
+                    scores = torch.tanh(scores / softcap) * softcap
+                scores = _masked(scores, mask, chunk, first)
+                # Over heads first: the weights are the same for all of them.
+                probabilities = torch.softmax(scores, dim=-1).mean(dim=1)
+                total += weights[:, :, start : start + _QUERY_CHUNK] @ probabilities
         self.maps[layer] = total[:, :, first : first + seq]
 
 
@@ -77,7 +79,7 @@ def _masked(scores: Tensor, mask: Any, rows: Int[Tensor, "batch rows"], first: i
     """Scores with the rows of `mask` applied: 4-D boolean or additive as transformers builds it, or None for causal."""
     batch, _, count, keys = scores.shape
     if mask is None:
-        visible: Bool[Tensor, ...] = torch.arange(keys, device=scores.device) <= (rows[:, :, None] + first)
+        visible: Bool[Tensor, "..."] = torch.arange(keys, device=scores.device) <= (rows[:, :, None] + first)
         return scores.masked_fill(~visible[:, None], -torch.inf)
     if not isinstance(mask, Tensor) or mask.ndim != 4:
         raise UnsupportedModelError(
@@ -126,3 +128,8 @@ def reading(layers: nn.ModuleList, reader: AttentionReader) -> Iterator[None]:
         stack.callback(setattr, _LOCAL, "reader", None)
         with contextlib.suppress(StopForward):
             yield
+    if missing := sorted(set(reader.first_key) - set(reader.maps)):
+        raise SCRError(
+            f"attention of some blocks was never computed: got none of blocks {missing}; expected each to call "
+            "transformers' attention interface. Choose other attention_layers, or report the model."
+        )

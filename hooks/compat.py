@@ -1,7 +1,7 @@
 """The private seams of transformers that we need, in one place, checked once at the first patch.
 
-Everything else in `hooks` uses what torch and transformers promise. A release that moves one of these names breaks
-here, with a sentence, and not somewhere inside a forward pass.
+A release that moves one of the names checked here breaks with a sentence, and not somewhere inside a forward pass. The
+other private seams are the cache layers' own attributes, in `cache.py`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def collecting_config(config: PreTrainedConfig) -> PreTrainedConfig:
 def original_attention(module: nn.Module) -> Callable[..., Any]:
     """The attention function that `module` would have called had its config not been swapped."""
     config: Any = module.config
-    implementation = getattr(config, _ORIGINAL)
+    # Another thread may have put the real config back between transformers' dispatch and this call.
+    implementation = getattr(config, _ORIGINAL, config._attn_implementation)
     attention_class: Any = type(module)
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention(attention_class))
 
@@ -78,5 +79,5 @@ def _eager_attention(attention_class: type) -> Callable[..., Any]:
             return eager
     raise UnsupportedModelError(
         f"no eager attention beside the attention class: got {attention_class.__module__}.{attention_class.__name__}; "
-        "expected a transformers model with `eager_attention_forward` in its module."
+        "expected a transformers model with `eager_attention_forward` in its module. Load it without remote code."
     )

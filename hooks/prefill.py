@@ -12,6 +12,7 @@ and removing hooks while another thread runs the model is not safe.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import threading
@@ -32,7 +33,7 @@ from .attention import AttentionReader, reading
 from .cache import first_key_column, fork, past_length
 from .errors import SCRError, UnsupportedGenerationError
 from .families import ImagePatches, find_family
-from .queries import has_visual_input, real_tokens, text_queries, visual_tokens
+from .queries import real_tokens, text_queries, visual_input, visual_tokens
 from .residual import hidden_of
 from .stack import HookStack
 
@@ -50,7 +51,7 @@ class Diagnosis:
     maps: dict[int, Float[Tensor, "batch images seq"]]
     milliseconds: float
 
-    def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, patches]]:
+    def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, "patches"]]:
         """Mean over `layers` of each image's own map, in the order of `images`."""
         mean = torch.stack([self.maps[layer] for layer in layers]).mean(dim=0)
         return [mean[image.row, image.index, image.positions] for image in images]
@@ -83,10 +84,15 @@ class PrefillMethod(Protocol):
 
 @dataclass
 class _GenerateCall:
-    """What a forward cannot know about the `generate` that it is part of."""
+    """What a forward cannot know about the `generate` that it is part of.
+
+    `image` is what its first prefill carried, at the tokens `visual`. A forward inside the call that carries another
+    one, such as the second branch of a contrastive method, is none of the call's own.
+    """
 
     prompt_end: int | None
     chunked: bool
+    image: object | None = None
     visual: Bool[Tensor, "batch prompt"] | None = None
     sessions: list[PrefillSession] | None = None
 
@@ -97,7 +103,7 @@ class _Frame:
 
     visual: Bool[Tensor, "batch seq"]
     text: Bool[Tensor, "batch seq"]
-    call: _GenerateCall | None
+    call: _GenerateCall | None = None
     sessions: list[PrefillSession] | None = None
     diagnosing: bool = False
     decoded: bool = False
@@ -113,20 +119,12 @@ class PrefillDispatcher:
     """All that is installed on one model, and the methods it serves. Get it by `dispatcher(model)`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        # Weak, because the table of dispatchers is keyed by the model: a strong one would keep it alive for ever.
-        self._model = weakref.ref(model)
+        self._model = model
         self._family = find_family(model)
         self._methods: list[PrefillMethod] = []
         self._installed: HookStack | None = None
         self._local = _Local()
         self._lock = threading.RLock()
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model; it cannot be gone while one of its forwards runs."""
-        model = self._model()
-        assert model is not None
-        return model
 
     def attach(self, method: PrefillMethod) -> None:
         """Serve `method` from the next forward on."""
@@ -145,7 +143,7 @@ class PrefillDispatcher:
 
     def _install(self) -> HookStack:
         compat.check_transformers()
-        model = self.model
+        model = self._model
         with HookStack() as stack:
             stack.forward_pre_hook(model.base_model, self._before_model)
             stack.forward_hook(model.base_model, self._after_model, always_call=True)
@@ -167,7 +165,7 @@ class PrefillDispatcher:
             try:
                 return generate(*args, **kwargs)
             finally:
-                local.call = outer
+                local.call, local.frame = outer, None
 
         return watched
 
@@ -176,44 +174,48 @@ class PrefillDispatcher:
             return
         self._local.frame = None
         inputs = _named(module, args, kwargs)
-        if not has_visual_input(inputs):
+        image = visual_input(inputs)
+        if image is None:
             return
-        visual = visual_tokens(self._family, self.model, inputs)
         call = self._local.call
-        cache = inputs.get("past_key_values")
-        if call is not None:
-            if call.chunked:
-                raise UnsupportedGenerationError(
-                    "an image prompt cannot be prefilled in chunks under a patch: got prefill_chunk_size; expected "
-                    "None, since a chunk may part the image from its question. Generate without prefill_chunk_size."
-                )
-            if call.prompt_end is not None:  # candidates of assisted decoding, generated tokens without a cache
-                visual[:, max(0, call.prompt_end - past_length(cache)) :] = False
-        if not visual.any():
-            return
+        if call is not None and call.image is not None and call.image is not image:
+            call = None
+        if call is not None and call.chunked:
+            raise UnsupportedGenerationError(
+                "an image prompt cannot be prefilled in chunks under a patch: got prefill_chunk_size; expected None, "
+                "since a chunk may part the image from its question. Generate without prefill_chunk_size."
+            )
+        visual = visual_tokens(self._family, self._model, inputs)
         text = real_tokens(inputs, *visual.shape) & ~visual
         if call is not None and call.prompt_end is not None:
-            text[:, max(0, call.prompt_end - past_length(cache)) :] = False
-        frame = _Frame(visual, text, call)
-        if call is not None and cache is None and call.visual is not None:
+            # What comes after the prompt: candidates of assisted decoding, or generated tokens without a cache.
+            end = max(0, call.prompt_end - past_length(inputs.get("past_key_values")))
+            visual[:, end:] = text[:, end:] = False
+        if not visual.any():
+            return
+        frame = _Frame(visual, text)
+        if call is not None and call.visual is None:
+            call.image, call.visual, frame.call = image, visual, call
+        elif call is not None and call.visual is not None and _begins_with(visual, call.visual):
             # Without a cache every step is a prefill: the plan of the first one holds for the whole call.
-            prompt = call.visual.shape[1]
-            if visual.shape[0] == call.visual.shape[0] and torch.equal(visual[:, :prompt], call.visual):
-                frame.sessions, frame.fresh = call.sessions, False
+            frame.sessions, frame.fresh = call.sessions, False
         self._local.frame = frame
 
     def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         frame = self._local.frame
         if frame is None or frame.diagnosing:
             return
+        if frame.decoded:  # left over from a forward that was interrupted
+            self._local.frame = None
+            return
         frame.decoded = True
         if frame.sessions is None:
             frame.sessions = self._diagnose(module, _named(module, args, kwargs), frame)
             if frame.call is not None:
-                frame.call.visual, frame.call.sessions = frame.visual, frame.sessions
+                frame.call.sessions = frame.sessions
 
     def _diagnose(self, decoder: Any, inputs: dict[str, Any], frame: _Frame) -> list[PrefillSession]:
-        images = self._family.images(self.model, frame.visual, inputs)
+        images = self._family.images(self._model, frame.visual, inputs)
         queries = text_queries(frame.text, images)
         has_text = queries.weights.any(dim=2)
         blind = [image for image in images if not has_text[image.row, image.index]]
@@ -233,18 +235,20 @@ class PrefillDispatcher:
         inputs = {**inputs, "past_key_values": fork(cache), "use_cache": cache is not None}
         inputs.pop("output_attentions", None)
         inputs.pop("output_hidden_states", None)
-        began = time.perf_counter()
         frame.sessions, frame.diagnosing = sessions, True
-        try:
-            # The lock, because two threads must not swap the same configs; the modules are shared, the reader is not.
-            with self._lock, torch.no_grad(), reading(self._family.layers(self.model), reader):
-                decoder(**inputs)
-        finally:
-            frame.diagnosing = False
-        maps = {layer: mean.cpu() for layer, mean in reader.maps.items()}  # also waits for the device
-        diagnosis = Diagnosis(maps, 1000 * (time.perf_counter() - began))
-        for session in sessions:
-            session.plan(diagnosis)
+        # The lock, because two threads must not swap the same configs; the modules are shared, the reader is not.
+        with self._lock, torch.no_grad(), _random_state_kept(decoder, inputs["inputs_embeds"].device):
+            began = time.perf_counter()
+            try:
+                with reading(self._family.layers(self._model), reader):
+                    decoder(**inputs)
+            finally:
+                frame.diagnosing = False
+            maps = {layer: mean.cpu() for layer, mean in reader.maps.items()}  # also waits for the device
+            diagnosis = Diagnosis(maps, 1000 * (time.perf_counter() - began))
+        with torch.inference_mode(False), torch.no_grad():  # plans outlive the user's inference mode, in traces
+            for session in sessions:
+                session.plan(diagnosis)
         return sessions
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -276,6 +280,17 @@ class PrefillDispatcher:
                 session.close()
 
 
+def _begins_with(visual: Bool[Tensor, "batch seq"], prompt: Bool[Tensor, "batch prompt"]) -> bool:
+    return visual.shape[0] == prompt.shape[0] and torch.equal(visual[:, : prompt.shape[1]], prompt)
+
+
+def _random_state_kept(decoder: nn.Module, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """In training mode dropout draws numbers: the diagnostic must not change those of the real pass."""
+    if not decoder.training:
+        return contextlib.nullcontext()
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a forward by name, positional ones included."""
     module_class: Any = type(module)
@@ -294,18 +309,24 @@ def _generate_call(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     mask = kwargs.get("attention_mask")
     # In a later turn a caller may give only the new tokens, with a mask over all of them.
     lengths = [value.shape[1] for value in (prompt, mask) if isinstance(value, Tensor) and value.ndim >= 2]
-    config = kwargs.get("generation_config") or getattr(getattr(generate, "__self__", None), "generation_config", None)
+    default = getattr(getattr(generate, "__self__", None), "generation_config", None)
+    config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or default
     chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
     return _GenerateCall(prompt_end=max(lengths, default=None), chunked=chunk is not None)
 
 
-_DISPATCHERS: weakref.WeakKeyDictionary[PreTrainedModel, PrefillDispatcher] = weakref.WeakKeyDictionary()
+# A dispatcher is kept alive by the hooks that it has installed, and otherwise by whoever asked for it: held here, it
+# would keep a model alive that was dropped with its patch on.
+_DISPATCHERS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[PrefillDispatcher]] = weakref.WeakKeyDictionary()
 _DISPATCHERS_LOCK = threading.Lock()
 
 
 def dispatcher(model: PreTrainedModel) -> PrefillDispatcher:
-    """The model's dispatcher; nothing is installed before a method is attached."""
+    """The model's dispatcher, shared with its base model; nothing is installed before a method is attached."""
     with _DISPATCHERS_LOCK:
-        if model not in _DISPATCHERS:
-            _DISPATCHERS[model] = PrefillDispatcher(model)
-        return _DISPATCHERS[model]
+        known = _DISPATCHERS.get(model.base_model)
+        served = known() if known is not None else None
+        if served is None:
+            served = PrefillDispatcher(model)
+            _DISPATCHERS[model.base_model] = weakref.ref(served)
+        return served

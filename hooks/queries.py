@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .cache import past_length
+from .cache import first_key_column, past_length
 from .families import ImagePatches, ModelFamily
 
 
@@ -20,19 +20,19 @@ class TextQueries(NamedTuple):
     weights: Float[Tensor, "batch images queries"]
 
 
-def has_visual_input(inputs: Mapping[str, Any]) -> bool:
-    """Whether a forward carries an image or a video: pixels, or features that `generate` has encoded beforehand.
+def visual_input(inputs: Mapping[str, Any]) -> object | None:
+    """The image or video that a forward carries: pixels, or features that `generate` has encoded beforehand; else None.
 
-    Image tokens alone do not count: a model may generate one.
+    Image tokens alone do not count: a model may generate one. The object's identity tells one image from another.
     """
-    if inputs.get("pixel_values") is not None or inputs.get("pixel_values_videos") is not None:
-        return True
-    return any(output is not None for output in (inputs.get("mm_encoder_outputs") or {}).values())
+    encoded = (inputs.get("mm_encoder_outputs") or {}).values()
+    candidates = [inputs.get("pixel_values"), inputs.get("pixel_values_videos"), *encoded]
+    return next((candidate for candidate in candidates if candidate is not None), None)
 
 
 def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
     """Which tokens of a forward are image tokens; on the CPU. Told by their embedding where no ids are given."""
-    ids = torch.tensor(family.visual_token_ids(model.config))
+    ids = torch.tensor(family.visual_token_ids(model.config), device="cpu")
     tokens = inputs.get("input_ids")
     if tokens is not None:
         return torch.isin(tokens.cpu(), ids)
@@ -47,13 +47,15 @@ def real_tokens(inputs: Mapping[str, Any], batch: int, seq: int) -> Bool[Tensor,
     if isinstance(mask, Mapping):
         mask = mask.get("full_attention", next(iter(mask.values())))
     if mask is None:
-        return torch.ones(batch, seq, dtype=torch.bool)
-    past = past_length(inputs.get("past_key_values"))
+        return torch.ones(batch, seq, dtype=torch.bool, device="cpu")
+    cache = inputs.get("past_key_values")
     if mask.ndim == 2:
+        past = past_length(cache)
         return mask[:, past : past + seq].bool().cpu()
-    # Prepared masks: padding is what the last token, which may look at everything before it, cannot see.
-    last = mask[:, 0, -1, past : past + seq].expand(batch, -1).cpu()
-    return last if last.dtype == torch.bool else last == 0
+    # Prepared masks, causal or sliding: every token sees itself, unless it is padding.
+    first = first_key_column(cache, 0, seq)
+    itself = mask[:, 0, :, first : first + seq].diagonal(dim1=1, dim2=2).expand(batch, -1).cpu()
+    return itself if itself.dtype == torch.bool else itself == 0
 
 
 def text_queries(text: Bool[Tensor, "batch seq"], images: Sequence[ImagePatches]) -> TextQueries:
@@ -65,7 +67,7 @@ def text_queries(text: Bool[Tensor, "batch seq"], images: Sequence[ImagePatches]
     """
     batch, seq = text.shape
     targets = 1 + max(image.index for image in images)
-    after = torch.zeros(batch, targets, seq, dtype=torch.bool)
+    after = torch.zeros(batch, targets, seq, dtype=torch.bool, device="cpu")
     for image in images:
         end = int(image.positions.max()) + 1
         after[image.row, image.index, end:] = text[image.row, end:]
@@ -74,7 +76,7 @@ def text_queries(text: Bool[Tensor, "batch seq"], images: Sequence[ImagePatches]
     # A stable sort puts each row's queries first, in order. What fills a short row up has weight 0, but must not be a
     # padding token, whose attention may be NaN: the row's first query does.
     queries = torch.argsort((~used).int(), dim=1, stable=True)[:, :length]
-    filled_up = torch.arange(length) >= used.sum(dim=1, keepdim=True)
+    filled_up = torch.arange(length, device="cpu") >= used.sum(dim=1, keepdim=True)
     filler = torch.where(used.any(dim=1), queries[:, 0], seq - 1)
     queries = torch.where(filled_up, filler[:, None], queries)
     picked = after.gather(2, queries[:, None].expand(-1, targets, -1)) & ~filled_up[:, None]

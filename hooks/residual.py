@@ -21,7 +21,7 @@ def with_hidden(output: Any, hidden: Float[Tensor, "batch seq dim"]) -> Any:
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
-def edit_tokens(output: Any, rows: Int[Tensor, tokens], positions: Int[Tensor, tokens], edit: Edit) -> Any:
+def edit_tokens(output: Any, rows: Int[Tensor, "tokens"], positions: Int[Tensor, "tokens"], edit: Edit) -> Any:
     """Replace the hidden states at (row, position) by `edit` of them; all other tokens stay bit-equal.
 
     Out of place, so that gradients flow through the edit and nobody's saved tensor changes.

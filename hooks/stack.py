@@ -37,10 +37,19 @@ class HookStack(ExitStack):
         self.callback(module.register_forward_hook(hook, prepend=True, always_call=always_call).remove)
 
     def attribute(self, owner: object, name: str, value: object) -> None:
-        """Set `owner.name = value` on the instance; put back the old value, or its absence, at the end."""
+        """Set `owner.name = value` on the instance; put back the old value, or its absence, at the end.
+
+        What somebody else has put in its place meanwhile is theirs and stays.
+        """
         before = vars(owner).get(name, _MISSING)
         setattr(owner, name, value)
-        if before is _MISSING:
-            self.callback(delattr, owner, name)
-        else:
-            self.callback(setattr, owner, name, before)
+
+        def restore() -> None:
+            if vars(owner).get(name) is not value:
+                return
+            if before is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+        self.callback(restore)

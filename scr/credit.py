@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import ConfigError
 
 
-def attention_entropy(attention: Float[Tensor, ...], normalized: bool = False) -> Float[Tensor, ""]:
+def attention_entropy(attention: Float[Tensor, "..."], normalized: bool = False) -> Float[Tensor, ""]:
     """Entropy of the spatial attention map, `H(A) = −Σ aᵢ log aᵢ` with `a = A / ΣA`.
 
     Args:
@@ -38,17 +38,17 @@ def attention_entropy(attention: Float[Tensor, ...], normalized: bool = False) -
     return entropy.clamp(min=0).float()
 
 
-def credit_entropy(credit: Float[Tensor, ...]) -> Float[Tensor, ""]:
+def credit_entropy(credit: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     """Entropy, in nats, of the credit distribution `c / Σc` over patches. Raises as `attention_entropy` does."""
     return attention_entropy(credit)
 
 
-def hidden_norms(hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
+def hidden_norms(hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "..."]:
     """`‖hᵢ‖₂` of each patch, in float32: the paper's proxy of credit (paper: Pearson r = 0.72)."""
     return torch.linalg.vector_norm(hidden.float(), dim=-1)
 
 
-def patch_credit(gradient: Float[Tensor, "... dim"], hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
+def patch_credit(gradient: Float[Tensor, "... dim"], hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "..."]:
     """Credit `cᵢ = ‖∂ log P(y|I,Q) / ∂hᵢ‖₂ · ‖hᵢ‖₂` of each patch after a block.
 
     Args:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from hooks import HookStack
@@ -15,7 +16,7 @@ from hooks import HookStack
 from .errors import AlreadyPatchedError, ConfigError
 from .methods import METHODS, Method, MethodConfig, MethodEntry, Trace, get_method
 
-_PATCHED: weakref.WeakKeyDictionary[PreTrainedModel, set[str]] = weakref.WeakKeyDictionary()
+_PATCHED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
@@ -46,7 +47,7 @@ class Patch:
             AlreadyPatchedError: if a method of this name is on the model already.
         """
         with _LOCK:
-            names = _PATCHED.setdefault(self._model, set())
+            names = _PATCHED.setdefault(self._model.base_model, set())
             if self.name in names:
                 raise AlreadyPatchedError(
                     f"method already on this model: got a second {self.name!r}; expected each method at most once. "
@@ -95,7 +96,7 @@ def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: 
     Args:
         model: a transformers model of a supported family (`scr.list_families()`).
         method: a name of `scr.list_methods()`, or a configuration.
-        **fields: fields of the method's configuration, where a name is given.
+        **fields: fields of the method's configuration, where a name is given; a range also as [start, stop].
 
     Raises:
         UnsupportedModelError: for a model that no family answers for.

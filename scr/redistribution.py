@@ -9,6 +9,7 @@ Source: "Beyond Dominant Patches: Spatial Credit Redistribution For Grounded Vis
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -33,9 +34,9 @@ class RedistributionPlan:
         owners: for each neighbour the index, into `sources`, of the source that claimed it.
     """
 
-    sources: Int[Tensor, sources]
-    neighbors: Int[Tensor, edges]
-    owners: Int[Tensor, edges]
+    sources: Int[Tensor, "sources"]
+    neighbors: Int[Tensor, "edges"]
+    owners: Int[Tensor, "edges"]
 
 
 def plan_redistribution(
@@ -55,7 +56,7 @@ def plan_redistribution(
 
     Args:
         attention: how much the text attends to each patch, as a 2-D grid, or one per grid of the image (tiles,
-            thumbnail, frames); the sources are chosen over all of them.
+            thumbnail, frames); the sources are chosen over all of them. Arrays are converted.
         num_sources: K, capped at the eligible patches.
         connectivity: 8 for Chebyshev distance ≤ `radius`, 4 for Manhattan distance.
         radius: reach of a neighbourhood, in patches.
@@ -67,14 +68,14 @@ def plan_redistribution(
         ConfigError: for values out of range, or attention that is not 2-D and finite.
     """
     check_topology(num_sources, connectivity, radius, selection)
-    grids = [attention] if isinstance(attention, Tensor) else list(attention)
+    grids = [torch.as_tensor(grid) for grid in ([attention] if hasattr(attention, "ndim") else attention)]
     if not grids or any(grid.ndim != 2 for grid in grids):
         shapes = [tuple(grid.shape) for grid in grids]
         raise ConfigError(
             f"attention is not a patch grid: got shapes {shapes}; expected 2-D tensors (height, width). "
             "Reshape the map to the image's grid, or pass one tensor per grid."
         )
-    flat = torch.cat([grid.detach().flatten() for grid in grids]).float().cpu()
+    flat = torch.cat([grid.detach().cpu().double().flatten() for grid in grids])
     if not torch.isfinite(flat).all():
         raise ConfigError(
             "attention is not finite: got NaN or infinity; expected finite values. Check the model's dtype."
@@ -101,9 +102,9 @@ def plan_redistribution(
             if neighbor not in taken:
                 claimed.setdefault(neighbor, owner)
     return RedistributionPlan(
-        sources=torch.tensor(sources, dtype=torch.long),
-        neighbors=torch.tensor(list(claimed.keys()), dtype=torch.long),
-        owners=torch.tensor(list(claimed.values()), dtype=torch.long),
+        sources=torch.tensor(sources, dtype=torch.long, device="cpu"),
+        neighbors=torch.tensor(list(claimed.keys()), dtype=torch.long, device="cpu"),
+        owners=torch.tensor(list(claimed.values()), dtype=torch.long, device="cpu"),
     )
 
 
@@ -119,7 +120,11 @@ def redistribute(
         hidden: hidden states of one image's patches, in the plan's order.
         plan: who gives and who receives.
         scale: λ ≥ 1; at 1.0 the result equals `hidden`.
+
+    Raises:
+        ConfigError: for a scale below 1.
     """
+    check_scale(scale)
     sources, neighbors, owners = (index.to(hidden.device) for index in (plan.sources, plan.neighbors, plan.owners))
     given = hidden[sources]
     hidden = hidden.index_put((neighbors,), receive(hidden[neighbors], given[owners], scale))
@@ -136,6 +141,12 @@ def receive(
 def give(sources: Float[Tensor, "sources dim"], scale: float) -> Float[Tensor, "sources dim"]:
     """New states of sources: `h_s / λ`."""
     return sources / scale
+
+
+def check_scale(scale: float) -> None:
+    """Raise ConfigError unless λ is a finite number of at least 1; shared with `SCRConfig`."""
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale < math.inf:
+        raise ConfigError(f"scale (λ) out of range: got {scale!r}; expected a number ≥ 1. The paper's is 1.1.")
 
 
 def check_topology(num_sources: int, connectivity: int, radius: int, selection: str) -> None:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_the_namespace_is_what_it_says(namespace):
 def test_version_and_marker():
     assert re.fullmatch(r"\d+\.\d+\.\d+", scr.__version__)
     assert all((Path(package.__file__).parent / "py.typed").exists() for package in (scr, hooks))
+
+
+def test_annotations_resolve():
+    for namespace in (scr, scr.redistribution, scr.credit):
+        for value in vars(namespace).values():
+            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("scr."):
+                assert isinstance(typing.get_type_hints(value), dict)
 
 
 @pytest.mark.parametrize("module_name", MODULES)

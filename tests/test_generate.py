@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 from tiny import inputs_for, tiny_llava
-from transformers import TextIteratorStreamer
+from transformers import GenerationConfig, LogitsProcessor, TextIteratorStreamer
 
 import scr
 
@@ -272,3 +272,91 @@ def test_bfloat16_runs(tiny):
             logits = model(**inputs).logits
         assert logits.isfinite().all()
         assert len(patched.traces) == 3
+
+
+def test_another_image_inside_generate_is_none_of_the_calls_own(tiny):
+    """A second branch, as contrastive methods run it: same prompt, other picture, with and without caches."""
+    model, processor = tiny
+    own = inputs_for(processor, [("USER : <image> describe", [1])])
+    longer = inputs_for(processor, [("USER : <image> is there a dog in the image ? two of <image> describe", [2, 3])])
+    other = {**own, "pixel_values": inputs_for(processor, [("USER : <image> describe", [2])])["pixel_values"]}
+
+    class Branch(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            seen.extend(model(**inputs, use_cache=cached).logits[0, -1] for inputs in (other, longer))
+            return scores
+
+    for cached in (True, False):
+        with scr.patch(model, num_sources=4, keep_traces=99) as patched, torch.no_grad():
+            expected = [model(**inputs).logits[0, -1] for inputs in (other, longer)]
+            plain = generate(tiny, [("USER : <image> describe", [1])], use_cache=cached, max_new_tokens=3)
+            traces = len(patched.traces)
+            seen: list[torch.Tensor] = []
+            nested = model.generate(
+                **own,
+                max_new_tokens=3,
+                do_sample=False,
+                use_cache=cached,
+                logits_processor=[Branch()],
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            assert len(patched.traces) == traces + 1 + 3 * 3
+        for index, logits in enumerate(seen):
+            assert torch.allclose(logits, expected[index % 2], atol=1e-5)
+        for one, two in zip(nested.logits, plain.logits, strict=True):
+            assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_noise_is_the_same_at_every_step_without_a_cache(tiny):
+    with scr.patch(tiny[0], "noise_control", num_sources=4):
+        cached, uncached = generate(tiny), generate(tiny, use_cache=False)
+    for one, two in zip(cached.logits, uncached.logits, strict=True):
+        assert (one - two).abs().max() < 1e-4
+
+
+def test_a_positional_generation_config_is_seen(tiny):
+    model, processor = tiny
+    inputs = inputs_for(processor, PROMPTS[:1])
+    config = GenerationConfig(prefill_chunk_size=8, max_new_tokens=2)
+    with scr.patch(model), pytest.raises(scr.UnsupportedGenerationError, match="prefill_chunk_size"):
+        model.generate(inputs.pop("input_ids"), config, **inputs)
+
+
+def test_training_mode_keeps_the_random_numbers_of_dropout():
+    model, processor = tiny_llava()
+    for layer in model.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.3
+    model.train()
+    inputs = inputs_for(processor, PROMPTS[:1])
+
+    def logits():
+        torch.manual_seed(3)
+        return model(**inputs).logits.detach()
+
+    plain = logits()
+    with scr.patch(model, scale=1.0) as patched:
+        assert torch.equal(logits(), plain)
+        assert len(patched.traces) == 1
+
+
+def test_the_plan_does_not_depend_on_ambient_settings(tiny):
+    model, processor = tiny
+    inputs = inputs_for(processor, PROMPTS[:1])
+    with scr.patch(model, num_sources=4) as patched, torch.no_grad():
+        model(**inputs)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            model(**inputs)
+        finally:
+            torch.set_default_dtype(before)
+        with torch.inference_mode():
+            model(**inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(**inputs)
+    first, second, third, fourth = patched.traces
+    assert torch.equal(first.attention, second.attention)
+    assert torch.equal(first.attention, third.attention)
+    third.attention.add_(1)  # not a tensor of inference mode
+    assert len(set(fourth.attention.tolist())) == len(fourth.attention), "no false ties"

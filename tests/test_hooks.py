@@ -11,7 +11,7 @@ from hooks import HookStack, UnsupportedModelError, edit_tokens, hidden_of, with
 from hooks.attention import AttentionReader, reading
 from hooks.cache import first_key_column, fork, past_length
 from hooks.families import ImagePatches, PatchGrid
-from hooks.queries import has_visual_input, real_tokens, text_queries
+from hooks.queries import real_tokens, text_queries, visual_input
 
 CONFIG = LlamaConfig(
     vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
@@ -121,7 +121,8 @@ def test_real_tokens_from_any_mask():
     expected = plain["attention_mask"].bool()
     causal = torch.tril(torch.ones(4, 4, dtype=torch.bool)) & expected[:, None, None, :]
     additive = torch.where(causal, 0.0, torch.finfo(torch.float32).min)
-    for mask in (expected.long(), causal, additive, {"full_attention": causal}):
+    sliding = causal & torch.triu(torch.ones(4, 4, dtype=torch.bool), diagonal=-1)
+    for mask in (expected.long(), causal, additive, {"full_attention": causal}, sliding):
         assert torch.equal(real_tokens({"attention_mask": mask}, 2, 4), expected)
     assert real_tokens({}, 2, 4).all()
     cache = DynamicCache()
@@ -130,10 +131,11 @@ def test_real_tokens_from_any_mask():
 
 
 def test_visual_input_is_pixels_or_features_not_tokens():
-    assert has_visual_input({"pixel_values": torch.zeros(1)})
-    assert has_visual_input({"mm_encoder_outputs": {"image": object()}})
-    assert not has_visual_input({"mm_encoder_outputs": {"image": None}, "pixel_values": None})
-    assert not has_visual_input({"input_ids": torch.zeros(1), "mm_encoder_outputs": None})
+    pixels, features = torch.zeros(1), object()
+    assert visual_input({"pixel_values": pixels}) is pixels
+    assert visual_input({"mm_encoder_outputs": {"image": features}}) is features
+    assert visual_input({"mm_encoder_outputs": {"image": None}, "pixel_values": None}) is None
+    assert visual_input({"input_ids": torch.zeros(1), "mm_encoder_outputs": None}) is None
 
 
 def test_edits_keep_the_shape_that_a_family_returns():

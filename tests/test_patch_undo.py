@@ -187,3 +187,52 @@ def test_a_patched_model_can_be_forgotten():
     del model
     gc.collect()
     assert ghost() is None
+
+
+def test_a_model_dropped_with_its_patch_on_is_freed():
+    model, processor = tiny_llava()
+    handle = scr.patch(model).install()
+    with torch.no_grad():
+        model(**inputs_for(processor, PROMPT))
+    ghost = weakref.ref(model)
+    del model, handle
+    gc.collect()
+    assert ghost() is None
+
+
+def test_a_model_and_its_base_model_are_one(warm):
+    model, _, _, _ = warm
+    with scr.patch(model), pytest.raises(scr.AlreadyPatchedError):
+        scr.patch(model.model).install()
+    assert_untouched(*warm)
+
+
+def test_what_a_user_puts_on_generate_meanwhile_stays(warm):
+    model, inputs, _, _ = warm
+    with scr.patch(model):
+        inner = model.generate
+        model.generate = lambda **kwargs: inner(**kwargs)
+        mine = model.generate
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    assert model.generate is mine
+    model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    del model.generate
+    assert_untouched(*warm)
+
+
+def test_a_forward_that_was_interrupted_leaves_no_edit_behind(warm):
+    model, inputs, _, _ = warm
+    decoder, embeds = model.model.language_model, torch.randn(1, 60, 32)
+    with torch.no_grad():
+        plain = decoder(inputs_embeds=embeds).last_hidden_state
+        with scr.patch(model):
+
+            def interrupt(module, args):
+                raise KeyboardInterrupt  # after the diagnostic, which ends in block 3
+
+            handle = decoder.layers[5].register_forward_pre_hook(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                model(**inputs)
+            handle.remove()
+            assert torch.equal(decoder(inputs_embeds=embeds).last_hidden_state, plain)
+    assert_untouched(*warm)

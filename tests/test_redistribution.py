@@ -84,6 +84,19 @@ def test_scale_one_changes_nothing_and_gradients_flow():
     assert torch.allclose(hidden.grad[plan.sources[0]], torch.tensor(1 / 1.2 + 0.2 * given[0].item()))
 
 
+def test_small_differences_of_doubles_and_arrays_count():
+    attention = torch.full((6, 6), 0.5, dtype=torch.float64)
+    attention[3, 3] += 1e-10
+    for one in (attention, attention.numpy(), [attention.numpy()]):
+        assert plan_redistribution(one, num_sources=1).sources.tolist() == [21]
+
+
+@pytest.mark.parametrize("scale", [0.5, float("nan"), float("inf"), "1.1"])
+def test_a_scale_below_one_is_refused(scale):
+    with pytest.raises(ConfigError, match="scale"):
+        redistribute(torch.randn(36, 2), plan_redistribution(torch.rand(6, 6)), scale)
+
+
 @pytest.mark.parametrize(
     ("attention", "options", "word"),
     [

@@ -6,7 +6,6 @@ from reference import reference_logits
 from tiny import SIDE, inputs_for, tiny_llava
 
 import scr
-from hooks import dispatcher
 
 PROMPTS = [
     ("USER : <image> is there a dog in the image ? ASSISTANT :", [1]),
@@ -34,7 +33,6 @@ def test_plans_and_logits_equal_the_naive_reference(attention, options):
     plans: dict = {}
     with scr.patch(model, **options) as patched, torch.no_grad():
         logits = model(**inputs).logits
-        assert dispatcher(model).model is model
     expected = reference_logits(eager, inputs, PATCHES, patched.config, plans)
     with torch.no_grad():
         untouched = eager(**inputs).logits

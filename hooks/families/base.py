@@ -35,7 +35,7 @@ class ImagePatches:
 
     row: int
     index: int
-    positions: Int[Tensor, patches]
+    positions: Int[Tensor, "patches"]
     grids: tuple[PatchGrid, ...]
 
 

@@ -76,10 +76,10 @@ def get_method(name: str) -> MethodEntry:
     Raises:
         ConfigError: for an unknown name, with the nearest known one.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         close = difflib.get_close_matches(str(name), METHODS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"unknown method: got {name!r}; expected one of {list(METHODS)}.{hint}")
+        raise ConfigError(f"unknown method: got {name!r}; expected one of {list(METHODS)}.{hint or ' Choose one.'}")
     return METHODS[name]
 
 

@@ -41,7 +41,7 @@ class MethodConfig:
         for name in values:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
+                hint = f" Did you mean {close[0]!r}?" if close else " Choose one of them."
                 raise ConfigError(
                     f"unknown field of {cls.__name__}: got {name!r}; expected one of {list(known)}.{hint}"
                 )

@@ -33,19 +33,26 @@ def image_generator(seed: int, features: Float[Tensor, "patches dim"]) -> torch.
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big"))
 
 
-def noise_like(
-    edits: Float[Tensor, "tokens dim"], shares: Sequence[Tensor], generators: Sequence[torch.Generator]
+def random_directions(
+    dim: int, shares: Sequence[Tensor], generators: Sequence[torch.Generator]
 ) -> Float[Tensor, "tokens dim"]:
-    """A random direction for every edit, with that edit's own L2 norm.
+    """A random unit vector for every edited token; on the CPU.
 
     Args:
-        edits: what the real method would add to each token.
-        shares: per image, the indices of its tokens among `edits`.
+        dim: of the hidden states.
+        shares: per image, the indices of its tokens among all edited ones.
         generators: per image; each draws only for its own tokens.
     """
-    directions = torch.zeros(edits.shape, dtype=torch.float32)
+    directions = torch.zeros(sum(map(len, shares)), dim, dtype=torch.float32, device="cpu")
     for share, generator in zip(shares, generators, strict=True):
-        directions[share] = torch.randn(len(share), edits.shape[1], generator=generator)
-    directions = directions.to(edits.device)
+        drawn = torch.randn(len(share), dim, generator=generator, dtype=torch.float32, device="cpu")
+        directions[share] = torch.nn.functional.normalize(drawn, dim=-1)
+    return directions
+
+
+def with_norms_of(
+    edits: Float[Tensor, "tokens dim"], directions: Float[Tensor, "tokens dim"]
+) -> Float[Tensor, "tokens dim"]:
+    """Each direction with the L2 norm of the edit that the real method would have made there."""
     lengths = torch.linalg.vector_norm(edits.float(), dim=-1, keepdim=True)
-    return (directions * lengths / torch.linalg.vector_norm(directions, dim=-1, keepdim=True)).to(edits.dtype)
+    return (directions.to(edits.device) * lengths).to(edits.dtype)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import functools
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -20,13 +21,14 @@ from ..errors import ConfigError
 from ..redistribution import (
     RedistributionPlan,
     Selection,
+    check_scale,
     check_topology,
     give,
     plan_redistribution,
     receive,
 )
 from .base import Lever, Method, MethodConfig
-from .noise import image_generator, noise_like
+from .noise import image_generator, random_directions, with_norms_of
 from .trace import Trace
 
 
@@ -64,8 +66,7 @@ class SCRConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        if isinstance(self.scale, bool) or not isinstance(self.scale, (int, float)) or not 1 <= self.scale < math.inf:
-            raise ConfigError(f"scale (λ) out of range: got {self.scale!r}; expected a number ≥ 1. The paper's is 1.1.")
+        check_scale(self.scale)
         check_topology(self.num_sources, self.connectivity, self.radius, self.selection)
         choices = {
             "include_border": (True, False),
@@ -133,8 +134,9 @@ class SCR(Method):
         family = find_family(model)
         family.check(model)
         self.config = config.resolve(family, len(family.layers(model)))
-        assert self.config.attention_layers is not None
-        self.attention_layers = self.config.attention_layers
+        # Never None in a resolved configuration.
+        self.layers = cast(range, self.config.layers)
+        self.attention_layers = cast(range, self.config.attention_layers)
         self.traces: deque[Trace] = deque(maxlen=config.keep_traces)
 
     def install(self, model: PreTrainedModel, stack: HookStack) -> None:
@@ -153,6 +155,7 @@ class SCRSession:
     def __init__(self, method: SCR, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> None:
         """Start with the decoder's merged input embeddings, which key the random controls."""
         self._config, self._images, self._traces = method.config, images, method.traces
+        self._layers, self._attention_layers = method.layers, method.attention_layers
         self._generators: list[torch.Generator] = []
         if self._config.source == "random" or self._config.edit == "noise":
             self._generators = [
@@ -161,20 +164,27 @@ class SCRSession:
             ]
         self._patch_rows = torch.cat([torch.full_like(image.positions, image.row) for image in images])
         self._patch_positions = torch.cat([image.positions for image in images])
-        self._norms_before: tuple[int, Tensor] | None = None
+        self._noise: dict[int, Tensor] = {}
+        # Norms are compared after the last edited block that the diagnostic, which stops in its last one, completes.
+        self._measured = min(self._layers[-1], self._attention_layers[-1] - 1)
+        self._norms_before: Tensor | None = None
         self._norms_after: Tensor | None = None
 
     def observe(self, layer: int, hidden: Float[Tensor, "batch seq dim"]) -> None:
-        """Note the images' norms after the last edited block that the diagnostic reaches."""
-        assert self._config.layers is not None
-        if layer in self._config.layers:
-            self._norms_before = layer, self._norms(hidden)
+        """Note the images' norms without edits."""
+        if layer == self._measured and layer in self._layers:
+            self._norms_before = self._norms(hidden)
 
     def plan(self, diagnosis: Diagnosis) -> None:
         """Choose sources and neighbours of every image, and lay them out over the batch."""
-        assert self._config.attention_layers is not None
         self._milliseconds = diagnosis.milliseconds
-        self._attention = diagnosis.attention(self._images, self._config.attention_layers)
+        self._attention = diagnosis.attention(self._images, self._attention_layers)
+        if unseen := sum(not attention.any() for attention in self._attention):
+            warnings.warn(
+                f"{unseen} image(s) left as they are: no text attends to them at all, as when a sliding window has "
+                "passed them. Put the question nearer to the image.",
+                stacklevel=2,
+            )
         self._plans = [self._plan_image(index) for index in range(len(self._images))]
         # One flat list of tokens for the whole batch: all sources first, then all neighbours.
         sources, neighbors, owners, first = [], [], [], 0
@@ -189,9 +199,13 @@ class SCRSession:
     def _plan_image(self, index: int) -> RedistributionPlan:
         config, grids = self._config, self._images[index].grids
         values = self._attention[index]
+        if not values.any():
+            nothing = torch.zeros(0, dtype=torch.long, device="cpu")
+            return RedistributionPlan(nothing, nothing, nothing)
         if config.source == "random":
             # The K highest of independent uniform numbers are K patches drawn uniformly without replacement.
-            values = torch.rand(len(values), generator=self._generators[index])
+            generator = self._generators[index]
+            values = torch.rand(len(values), generator=generator, dtype=torch.float32, device="cpu")
         sizes = [grid.height * grid.width for grid in grids]
         return plan_redistribution(
             [part.reshape(*grid) for part, grid in zip(values.split(sizes), grids, strict=True)],
@@ -204,20 +218,21 @@ class SCRSession:
 
     def edit(self, layer: int, output: Any) -> Any:
         """Redistribute after block `layer`; at λ = 1 nothing is touched."""
-        assert self._config.layers is not None
-        if layer in self._config.layers and self._config.scale != 1 and self._num_sources:
-            output = edit_tokens(output, self._rows, self._positions, self._edited)
-        if self._norms_before is not None and self._norms_before[0] == layer:
+        if layer in self._layers and self._config.scale != 1 and self._num_sources:
+            output = edit_tokens(output, self._rows, self._positions, functools.partial(self._edited, layer))
+        if self._norms_before is not None and self._norms_after is None and layer == self._measured:
             self._norms_after = self._norms(hidden_of(output))
         return output
 
-    def _edited(self, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
+    def _edited(self, layer: int, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
         sources, neighbors = hidden[: self._num_sources], hidden[self._num_sources :]
         owners = self._owners.to(hidden.device)
         edited = torch.cat([give(sources, self._config.scale), receive(neighbors, sources[owners], self._config.scale)])
         if self._config.edit == "redistribute":
             return edited
-        return hidden + noise_like(edited - hidden, self._noise_shares(), self._generators)
+        if layer not in self._noise:  # drawn once: without a cache the same edit is made at every step
+            self._noise[layer] = random_directions(hidden.shape[1], self._noise_shares(), self._generators)
+        return hidden + with_norms_of(edited - hidden, self._noise[layer])
 
     def _noise_shares(self) -> list[Tensor]:
         """For each image, which of the edited tokens are its own, so that its generator alone decides their noise."""
@@ -226,7 +241,7 @@ class SCRSession:
         owner = torch.cat([of_sources, of_edges])
         return [(owner == index).nonzero().flatten() for index in range(len(self._plans))]
 
-    def _norms(self, hidden: Tensor) -> Float[Tensor, images]:
+    def _norms(self, hidden: Tensor) -> Float[Tensor, "images"]:
         rows, positions = self._patch_rows.to(hidden.device), self._patch_positions.to(hidden.device)
         norms = hidden_norms(hidden[rows, positions].detach())
         return torch.stack([part.sum() for part in norms.split([len(image.positions) for image in self._images])])
@@ -235,11 +250,13 @@ class SCRSession:
         """Record what was done."""
         ratios: list[float | None] = [None] * len(self._images)
         if self._norms_before is not None and self._norms_after is not None:
-            ratios = (self._norms_after / self._norms_before[1]).tolist()
+            ratios = (self._norms_after / self._norms_before).tolist()
         # A bounded deque drops what it cannot keep; making those traces would be work for nothing.
         first = max(0, len(self._images) - (self._traces.maxlen or 0))
         for index in range(first, len(self._images)):
             image, plan, attention = self._images[index], self._plans[index], self._attention[index]
+            if not attention.any():
+                continue
             self._traces.append(
                 Trace(
                     row=image.row,

@@ -32,10 +32,10 @@ class Trace:
     row: int
     image: int
     grids: tuple[PatchGrid, ...]
-    sources: Int[Tensor, sources]
-    neighbors: Int[Tensor, edges]
-    owners: Int[Tensor, edges]
-    attention: Float[Tensor, patches]
+    sources: Int[Tensor, "sources"]
+    neighbors: Int[Tensor, "edges"]
+    owners: Int[Tensor, "edges"]
+    attention: Float[Tensor, "patches"]
     entropy: float
     norm_ratio: float | None
     milliseconds: float

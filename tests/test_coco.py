@@ -1,0 +1,137 @@
+"""Data sets in COCO's layout: what is read, which split, and what a user is told when something is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from coco_files import write_coco
+
+from benchmarks.tasks.coco import CocoData, CocoFormatError
+from scr import ConfigError
+
+OBJECTS = {7: ["dog", "cat", "dog", "person"], 3: ["cat"], 5: []}
+CAPTIONS = {7: ["A dog.", "A cat and a dog."], 5: ["Nothing."]}
+
+
+def test_what_is_read(tmp_path):
+    data = CocoData.open(write_coco(tmp_path, "val", OBJECTS, CAPTIONS))
+    assert data.split == "val"
+    assert [image.id for image in data.images] == [7, 3, 5]
+    assert data.images[0].path == tmp_path / "val" / "000000000007.jpg"
+    assert data.images[0].path.is_file()
+    # Distinct names, in the order of the annotations and not of the categories.
+    assert data.objects(7) == ["dog", "cat", "person"]
+    assert data.objects(5) == []
+    assert data.captions(7) == ["A dog.", "A cat and a dog."]
+    assert data.captions(3) == []
+
+
+def test_annotations_of_one_image_may_lie_apart(tmp_path):
+    folder = write_coco(tmp_path, "val", OBJECTS)
+    path = folder / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"].sort(key=lambda entry: entry["category_id"])
+    path.write_text(json.dumps(content))
+    assert CocoData.open(folder).objects(7) == ["cat", "dog", "person"]
+
+
+def test_images_in_a_common_folder(tmp_path):
+    data = CocoData.open(write_coco(tmp_path, "val2014", OBJECTS, images="images"), "val2014")
+    assert data.images[0].path == tmp_path / "images" / "000000000007.jpg"
+
+
+def test_an_empty_folder_of_the_splits_name_does_not_hide_the_images(tmp_path):
+    write_coco(tmp_path, "val2014", OBJECTS, images="images")
+    (tmp_path / "val2014").mkdir()
+    assert CocoData.open(tmp_path).images[0].path.parent.name == "images"
+
+
+@pytest.mark.parametrize(
+    ("splits", "chosen"),
+    [
+        (["odd"], "odd"),
+        (["train", "test", "val"], "test"),
+        (["train2014", "val2014", "val2017"], "val2014"),
+        (["train2017", "val2017"], "val2017"),
+        (["train", "val"], "val"),
+    ],
+)
+def test_the_split_that_is_meant(tmp_path, splits, chosen):
+    for split in splits:
+        write_coco(tmp_path, split, OBJECTS)
+    assert CocoData.open(tmp_path).split == chosen
+    assert CocoData.open(tmp_path, splits[0]).split == splits[0]
+
+
+def test_a_split_that_nobody_can_guess(tmp_path):
+    for split in ("a", "b"):
+        write_coco(tmp_path, split, OBJECTS)
+    with pytest.raises(ConfigError, match=r"expected one of a, b\. Choose with --split"):
+        CocoData.open(tmp_path)
+    with pytest.raises(ConfigError, match="got 'c'; expected one of a, b"):
+        CocoData.open(tmp_path, "c")
+
+
+def test_no_data_set(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="expected COCO's layout"):
+            CocoData.open(folder)
+
+
+def test_no_images(tmp_path):
+    shutil.rmtree(write_coco(tmp_path, "val", OBJECTS) / "val")
+    with pytest.raises(ConfigError, match=r"no images: got neither .*000000000007\.jpg nor .*images"):
+        CocoData.open(tmp_path)
+
+
+def test_no_captions(tmp_path):
+    data = CocoData.open(write_coco(tmp_path, "val", OBJECTS))
+    assert not data.has_captions
+    with pytest.raises(ConfigError, match=r"captions_val\.json"):
+        data.captions(7)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", "{}", '{"images": [], "annotations": [], "categories": 3}', '{"images": [{}], "annotations": []}',
+     '{"images": [], "categories": [], "annotations": [{"image_id": 1, "category_id": 4}]}', '"text"', "\x00"],
+)  # fmt: skip
+def test_broken_annotations_are_an_error_of_ours(tmp_path, content):
+    (write_coco(tmp_path, "val", OBJECTS) / "annotations" / "instances_val.json").write_text(content)
+    with pytest.raises(CocoFormatError):
+        CocoData.open(tmp_path)
+
+
+def test_the_digest_tells_annotations_apart(tmp_path):
+    digests = [
+        CocoData.open(write_coco(tmp_path / str(number), "val", objects, captions)).sha256
+        for number, (objects, captions) in enumerate(
+            [
+                (OBJECTS, CAPTIONS),
+                (OBJECTS, CAPTIONS),
+                (OBJECTS, None),
+                ({**OBJECTS, 3: ["dog"]}, CAPTIONS),
+                (OBJECTS, {}),
+            ]
+        )
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
+    assert len(digests[0]) == 64
+
+
+def test_real_coco_annotations(test_data, tmp_path):
+    source = test_data / "coco_sample"
+    (tmp_path / "annotations").mkdir()
+    for kind in ("instances", "captions"):
+        shutil.copy(source / f"{kind}.json", tmp_path / "annotations" / f"{kind}_val2017.json")
+    (tmp_path / "images").symlink_to(source / "images")
+    data = CocoData.open(tmp_path)
+    assert len(data.images) == 53
+    assert all(image.path.is_file() for image in data.images)
+    manifest = {row["image_id"]: row for row in json.loads((source / "manifest.json").read_text())}
+    for image in data.images:
+        assert set(data.objects(image.id)) <= set(manifest[image.id]["chair_objects"])
+    assert sum(bool(data.captions(image.id)) for image in data.images) == 29
