@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .prompts import PROMPTS, UnknownPromptError
 from .records import RecordError
@@ -56,9 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all our errors, without the twelve lines of usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}. See --help.\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of `RunConfig`, shown by --help."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m benchmarks.run",
         description="Run a model with and without hallucination-reducing methods on benchmarks, and compare.",
         epilog=_EPILOG,

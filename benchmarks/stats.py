@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,13 +67,14 @@ class SampleTable:
 
     def take(self, rows: Sequence[int]) -> SampleTable:
         """The table of some of its samples, in the order given."""
-        lists = {name: [getattr(self, name)[row] for row in rows] for name in ("ids", "images", "answers")}
-        arrays = {
-            name: getattr(self, name) for name in ("numerators", "denominators", "correct", "margins", "positives")
-        }
         index = np.asarray(rows, dtype=np.int64)
-        taken = {name: None if array is None else array[index] for name, array in arrays.items()}
-        return dataclasses.replace(self, **lists, **taken)
+        taken: dict[str, Any] = {
+            name: [getattr(self, name)[row] for row in rows] for name in ("ids", "images", "answers")
+        }
+        for name in ("numerators", "denominators", "correct", "margins", "positives"):
+            array = getattr(self, name)
+            taken[name] = None if array is None else array[index]
+        return dataclasses.replace(self, **taken)
 
 
 @dataclass(frozen=True, kw_only=True)

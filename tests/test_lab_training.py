@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.lab.config import WorldConfig
 from benchmarks.lab.corpus import PATCH_LABELS, build_corpus
 from benchmarks.lab.language import all_words, references
 from benchmarks.lab.loop import batch_indices
@@ -26,6 +27,7 @@ TINY = Recipe(
     vision=SHORT,
     projector=SHORT,
     decoder=SHORT,
+    refine=SHORT,
     questions=2,
     save_every=10,
 )
@@ -37,7 +39,7 @@ def test_every_caption_and_question_comes_back_from_the_tokenizer() -> None:
     for index in range(60):
         image = make_image(TINY.world, "train", index)
         texts = references(image, TINY.world, "train", index)
-        for prompt, answer in conversations(image, TINY, rng):
+        for prompt, answer in conversations(image, TINY.world, 2, rng):
             texts += [prompt.replace("<unk> ", ""), answer]
         for text in texts:
             ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -81,7 +83,7 @@ def test_the_processor_gives_training_pixels_and_left_padded_batches() -> None:
 def test_a_packed_question_looks_like_a_question_alone() -> None:
     model = build_model(TINY.size, 0).eval()
     corpus = build_corpus(TINY, "train", 2)
-    pairs = [conversations(image, TINY, random.Random(1)) for image in corpus.images]
+    pairs = [conversations(image, TINY.world, 2, random.Random(1)) for image in corpus.images]
     batch = pack(pairs, TINY.size.patches, 5.0, torch.device("cpu"))
     pixels = normalized(corpus.pixels)
     with torch.inference_mode():
@@ -143,6 +145,9 @@ def test_a_finished_stage_is_found_exactly_when_its_inputs_are_the_same() -> Non
     other = Recipe(decoder=StageRecipe(steps=7))
     assert Recipe().inputs_of("vision") == other.inputs_of("vision")
     assert Recipe().inputs_of("decoder") != other.inputs_of("decoder")
+    bolder = Recipe(world=WorldConfig(adversarial_share=0.9))
+    assert Recipe().inputs_of("decoder") == bolder.inputs_of("decoder")
+    assert Recipe().inputs_of("refine") != bolder.inputs_of("refine")
     with pytest.raises(ValueError, match="unknown stage"):
         Recipe().inputs_of("joint")
 

@@ -35,7 +35,7 @@ class OfficialImage:
     """An image of the official files: what it was asked, and which objects it must therefore show."""
 
     def __init__(self, name):
-        self.name, self.asked = name, {}
+        self.name, self.asked, self.texts = name, {}, []
 
     @property
     def positives(self):
@@ -70,9 +70,9 @@ def official(test_data):
         for line in (test_data / "pope" / "coco" / f"coco_pope_{split}.json").read_text().splitlines():
             row = json.loads(line)
             name = row["text"].removeprefix("Is there ").removesuffix(" in the image?").split(" ", 1)[1]
-            assert question(name) == row["text"]
             image = images.setdefault(row["image"], OfficialImage(row["image"]))
             image.asked.setdefault(split, []).append((name, row["label"]))
+            image.texts.append((name, row["text"]))
     frequency = json.loads((test_data / "pope" / "tables" / "coco_ground_truth_objects.json").read_text())
     co_occurring = json.loads((test_data / "pope" / "tables" / "coco_co_occur.json").read_text())
     popular = sorted(frequency, key=lambda name: -frequency[name])
@@ -87,6 +87,8 @@ def test_official_files_have_our_form(official):
             assert [label for _, label in image.asked[split]] == ["yes", "no"] * 3
             assert [name for name, label in image.asked[split] if label == "yes"] == image.positives
             assert len({name for name, _ in image.asked[split]}) == 6
+    different = [text for image in images for name, text in image.texts if text != question(name)]
+    assert different == ["Is there an traffic light in the image?"]  # a slip of the official file, of 9,000 questions
 
 
 def test_what_official_negatives_imply_fits_the_official_frequencies(official):
@@ -287,7 +289,7 @@ def test_scores_by_hand():
             "f1": 4 / 7,
             "yes_ratio": 4 / 6,
             "hallucination_rate": 2 / 3,
-            "auc": (3 + 1 + 1.5 + 0.0 + 0.5 - 0.5) / 9 + 0.5 / 9,
+            "auc": (3 + 1 + 2.5) / 9,
         }
     )
     assert scores.reasons == {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from .tokenizer import SPECIAL_TOKENS, build_tokenizer
 
@@ -96,9 +96,7 @@ def build_model(size: ModelSize, seed: int) -> LlavaForConditionalGeneration:
     with torch.no_grad():
         # A decoder that copies the word of a patch then needs no rotation to say it.
         model.lm_head.weight.copy_(model.get_input_embeddings().weight)
-    model.generation_config.do_sample = False
-    for name, value in special.items():
-        setattr(model.generation_config, name, value)
+    model.generation_config = GenerationConfig(do_sample=False, **special)
     return model
 
 

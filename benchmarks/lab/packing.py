@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .config import WorldConfig
 from .language import (
     DETAIL_PROMPTS,
     QUESTION_SUFFIXES,
@@ -22,7 +23,6 @@ from .language import (
     short_caption,
     training_objects,
 )
-from .recipe import Recipe
 from .tokenizer import build_tokenizer
 from .world import LabImage
 
@@ -56,16 +56,23 @@ class PackedBatch:
     weights: Tensor
 
 
-def conversations(image: LabImage, recipe: Recipe, rng: random.Random) -> list[tuple[str, str]]:
-    """Draw what is asked about an image in one step: yes/no questions, a detailed and a short caption."""
+def conversations(image: LabImage, world: WorldConfig, questions: int, rng: random.Random) -> list[tuple[str, str]]:
+    """Draw what is asked about an image in one step, with the right answers.
+
+    Args:
+        image: The image.
+        world: Its language knobs.
+        questions: Number of yes/no questions; a detailed caption follows, and every second time a short one.
+        rng: Where the choices come from.
+    """
     pairs = []
-    for _ in range(recipe.questions):
-        name, there = sample_question(image, recipe.world, rng)
+    for _ in range(questions):
+        name, there = sample_question(image, world, rng)
         text = question(name)
         if rng.random() < _SUFFIX_RATE:
             text = f"{text} {rng.choice(QUESTION_SUFFIXES[1:])}"
         pairs.append((text, "Yes" if there else "No"))
-    named = training_objects(image, recipe.world, rng)
+    named = training_objects(image, world, rng)
     pairs.append((rng.choice(DETAIL_PROMPTS), detailed_caption(image.scene, named)))
     if rng.random() < 0.5:
         pairs.append((rng.choice(SHORT_PROMPTS), short_caption(image.scene, largest(image, 3))))

@@ -51,7 +51,7 @@ class Pope(YesNoTask):
 
     version = 1
     paper = "Li et al. 2023, Evaluating Object Hallucination in Large Vision-Language Models, arXiv:2305.10355"
-    checked_against = "RUCAIBox/POPE 3df3ba1: evaluate.py; the negatives of its 6,000 popular and adversarial questions"
+    checked_against = "RUCAIBox/POPE 3df3ba1: its 3,000 popular and adversarial negatives, given its published tables"
     rule = "pope"
     # The rule reads the first sentence; 32 tokens hold it, and models that answer in a word stop by themselves.
     max_new_tokens = 32

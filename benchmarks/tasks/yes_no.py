@@ -79,7 +79,7 @@ class YesNoTask(Task):
     def _grade(self, target: Any, output: str, rule: str) -> Grade:
         if target not in ("yes", "no"):
             raise RecordError(
-                f"the target of a yes/no question is wrong: got {target!r}; expected 'yes' or 'no'. Check the questions."
+                f"a yes/no question has a wrong target: got {target!r}; expected 'yes' or 'no'. Check the questions."
             )
         answer = parse_yes_no(output, rule, target)
         return Grade(answer, None if answer is None else _OUTCOMES[target, answer])

@@ -1,0 +1,268 @@
+"""What a command prints: the closing table of a run, and the plan of a dry one. It reads well at 100 columns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from .models import SETTINGS_FILE
+from .plan import BASELINE, Cell, Plan
+from .runner import Outcome
+from .stats import Comparison
+
+WIDTH = 100
+LAB_LINE = "lab numbers: a synthetic world; not comparable with a paper's"
+_NAME_WIDTH, _COLUMN_WIDTH = 16, 12  # of a method's name, and of an interval such as "-20.0…+56.7" with its gap
+_COUNTS_BESIDE_TIMES = 5
+_LABELS = {"f1": "F1", "hallucination_rate": "HR", "auc": "AUC", "chair_s": "CHAIR-s", "chair_i": "CHAIR-i"}
+_COUNT_LABELS = {"unparsed_strict": "unparsed\n(strict)"}
+# Where a stream can write ASCII only, these say the same.
+_ASCII = str.maketrans({"–": "-", "…": "..", "→": ">", "·": "-", "×": "x", "−": "-", "─": "-", "━": "-", "╶": "-"})
+
+
+def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = None) -> None:
+    """Print the closing table: what was run, then task by task the metrics, differences, counts and times.
+
+    Args:
+        plan: what was run.
+        outcomes: what came out, as `benchmarks.runner.run` returns it.
+        file: where to; None for standard output. Plain text where that is no terminal.
+    """
+    page = _Page(file)
+    _print_head(page, plan)
+    for name in dict.fromkeys(outcome.cell.plan.task.name for outcome in outcomes):
+        _print_task(page, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
+    page.line(
+        f"Rates in %, below them 95 % intervals of a bootstrap over images, which decide: McNemar's p takes questions "
+        "about one image for independent. A shifted threshold can buy HR and accuracy, but not AUC, the ranking by "
+        f"the margin of yes over no. Times are shares of batches of {plan.config.batch_size}; × is the ratio to "
+        f"{BASELINE}, timed in the same process."
+    )
+    if plan.source.is_lab:
+        page.line(LAB_LINE)
+    page.line()
+    page.path(f"records: {plan.config.output_dir}/")
+    for outcome in outcomes:
+        origin = "from the store" if outcome.from_store else f"{len(outcome.timed)} new answers"
+        page.path(f"  {outcome.cell.folder.path.relative_to(plan.config.output_dir)}  ({origin})")
+
+
+def print_plan(plan: Plan, file: TextIO | None = None) -> None:
+    """Print what would run, and what of it is recorded already.
+
+    Args:
+        plan: what would run.
+        file: where to; None for standard output.
+    """
+    page = _Page(file)
+    _print_head(page, plan)
+    table = page.table("task", "method", "images", "samples", "batches", "recorded", "state")
+    for cell in plan.cells:
+        recorded = 0 if plan.config.overwrite else cell.recorded()
+        batches = sum(1 for _ in cell.plan.batches())
+        numbers = (cell.plan.images, cell.plan.wanted, batches, recorded)
+        table.add_row(cell.plan.task.name, cell.method, *map(str, numbers), _state(plan, cell, recorded))
+    page.add(table)
+    page.line("folders:")
+    for cell in plan.cells:
+        page.path(f"  {cell.folder.path}")
+    page.line("dry run: nothing was computed or written")
+
+
+class _Page:
+    """A console for a terminal, or plain text of a fixed width for anything else.
+
+    Attributes:
+        width: in characters.
+    """
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file = file if file is not None else sys.stdout
+        self._terminal = self._file.isatty()
+        self.width = Console(file=self._file).width if self._terminal else WIDTH
+
+    def table(self, *headers: str) -> Table:
+        """A table whose first column is text and whose others are numbers."""
+        table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
+        for index, header in enumerate(headers):
+            # Folded where it does not fit: a number without its end is another number.
+            table.add_column(header, justify="left" if index == 0 else "right", vertical="bottom", overflow="fold")
+        return table
+
+    def add(self, table: Table) -> None:
+        self._print(table)
+        self.line()
+
+    def line(self, text: str = "", *, style: str | None = None) -> None:
+        self._print(text, style=style)
+
+    def path(self, text: str) -> None:
+        """A line that is never wrapped: a path in two parts cannot be copied."""
+        self._print(text, soft_wrap=True)
+
+    def _print(self, content: Any, *, style: str | None = None, soft_wrap: bool = False) -> None:
+        # Printed into memory first, so that a stream that knows only ASCII gets ASCII and not an error.
+        console = Console(
+            file=self._file,
+            width=self.width,
+            force_terminal=self._terminal,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            legacy_windows=False,
+        )
+        with console.capture() as captured:
+            console.print(content, style=style, soft_wrap=soft_wrap)
+        text = captured.get()
+        if not self._terminal:
+            text = "\n".join(line.rstrip() for line in text.split("\n"))
+        try:
+            text.encode(self._file.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = text.translate(_ASCII).encode("ascii", "replace").decode()
+        self._file.write(text)
+
+
+def _print_head(page: _Page, plan: Plan) -> None:
+    config = plan.config
+    revision = f" ({plan.source.revision[:19]})" if plan.source.revision else ""
+    page.line(
+        f"model {plan.source.name}{revision}, {plan.dtype} on {plan.device}, prompt {config.prompt!r}", style="bold"
+    )
+    for cell in {cell.method: cell for cell in plan.cells if cell.method != BASELINE}.values():
+        page.line(f"{cell.method}: {_fields(cell.config)}")
+        brought = {name: value for name, value in cell.config_given.items() if name not in config.method_args}
+        if brought:
+            page.line(f"  of these {', '.join(brought)} from {SETTINGS_FILE} beside the checkpoint")
+    page.line()
+
+
+def _print_task(page: _Page, outcomes: Sequence[Outcome]) -> None:
+    plan = outcomes[0].cell.plan
+    baseline = next(outcome for outcome in outcomes if outcome.cell.method == BASELINE)
+    compared = {
+        outcome.cell.method: plan.task.compare(baseline.records, outcome.records)
+        for outcome in outcomes
+        if outcome is not baseline
+    }
+    page.line(f"{plan.task.name} · {plan.wanted} samples on {plan.images} images · rule {plan.task.rule}", style="bold")
+    names = list(baseline.scores.metrics)
+    at_once = max(1, (page.width - _NAME_WIDTH) // _COLUMN_WIDTH)
+    for start in range(0, len(names), at_once):
+        page.add(_metrics_table(page, outcomes, compared, names[start : start + at_once]))
+    counts = [name for name in baseline.scores.counts if not _is_silent(name, outcomes)]
+    if len(counts) <= _COUNTS_BESIDE_TIMES and page.width >= WIDTH:
+        page.add(_counts_table(page, outcomes, compared, counts))
+    else:
+        page.add(_counts_table(page, outcomes, {}, counts, timing=False))
+        page.add(_counts_table(page, outcomes, compared, []))
+    for line in _notes(outcomes, compared):
+        page.line(line)
+
+
+def _metrics_table(
+    page: _Page, outcomes: Iterable[Outcome], compared: Mapping[str, Comparison], names: Sequence[str]
+) -> Table:
+    table = page.table("", *(_LABELS.get(name, name.replace("_", " ")) for name in names))
+    for outcome in outcomes:
+        scores, units = outcome.scores, outcome.scores.units
+        table.add_row(outcome.cell.method, *(_value(name, scores.metrics[name], units) for name in names))
+        table.add_row("", *(_interval(name, scores.intervals.get(name), units) for name in names), style="dim")
+        if outcome.cell.method not in compared:
+            continue
+        found = [(name, compared[outcome.cell.method].differences.get(name)) for name in names]
+        values = [_value(name, None if one is None else one.value, units, sign=True) for name, one in found]
+        bounds = [_interval(name, None if one is None else one.interval, units, sign=True) for name, one in found]
+        table.add_row(f"  − {BASELINE}", *values)
+        table.add_row("", *bounds, style="dim")
+    return table
+
+
+def _counts_table(
+    page: _Page,
+    outcomes: Sequence[Outcome],
+    compared: Mapping[str, Comparison],
+    counts: Sequence[str],
+    *,
+    timing: bool = True,
+) -> Table:
+    changes = ("changed", "right→\nwrong", "wrong→\nright", "McNemar\np") if compared else ()
+    ratio = ("×",) if compared else ()
+    times = ("prefill\nms", *ratio, "ms per\ntoken", *ratio) if timing else ()
+    table = page.table("", *(_COUNT_LABELS.get(name, name.replace("_", "\n")) for name in counts), *changes, *times)
+    for outcome in outcomes:
+        cells = [str(outcome.scores.counts[name]) for name in counts]
+        comparison = compared.get(outcome.cell.method)
+        if compared:
+            cells += [""] * 4 if comparison is None else _changes(comparison)
+        if timing:
+            for name in ("prefill_ms", "ms_per_token"):
+                cells.append(_decimal(outcome.run.timing.get(name), 2))
+                if compared:
+                    one = outcome.run.timing.get(f"{name.removesuffix('_ms')}_ratio")
+                    cells.append("" if comparison is None else _decimal(one, 2))
+        table.add_row(outcome.cell.method, *cells)
+    return table
+
+
+def _changes(comparison: Comparison) -> list[str]:
+    p = comparison.mcnemar_p
+    numbers = (comparison.changed, comparison.right_to_wrong, comparison.wrong_to_right)
+    return [*map(str, numbers), f"{p:.3f}" if p >= 0.001 else "<0.001"]
+
+
+def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> list[str]:
+    """Why something is missing from the tables."""
+    notes: dict[str, None] = {}
+    for outcome in outcomes:
+        # A run's own reasons are about all of its samples; scores' are about those shown.
+        measured = {name: reason for name, reason in outcome.run.reasons.items() if name in ("margin", "timing.ratio")}
+        for name, reason in {**outcome.scores.reasons, **measured}.items():
+            label = "×" if name == "timing.ratio" else _LABELS.get(name, name.replace("_", " "))
+            notes[f"  {outcome.cell.method}, no {label}: {reason}"] = None
+    for method, comparison in compared.items():
+        if comparison.unpaired:
+            notes[f"  {method}: {comparison.unpaired} samples have no partner and are not compared"] = None
+    return [*notes, ""] if notes else []
+
+
+def _is_silent(name: str, outcomes: Sequence[Outcome]) -> bool:
+    """Whether a count says nothing: the title has the number of samples, and what never happened need not be shown."""
+    never = not any(outcome.scores.counts[name] for outcome in outcomes)
+    return name in ("n", "captions") or (name in ("unparsed", "failed") and never)
+
+
+def _state(plan: Plan, cell: Cell, recorded: int) -> str:
+    if recorded == cell.plan.wanted:
+        return "done"
+    if plan.config.overwrite:
+        return "to run, discarding records"
+    return "to run" if recorded == 0 else "to go on"
+
+
+def _fields(config: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in config.items())
+
+
+def _value(name: str, value: float | None, units: Mapping[str, str], *, sign: bool = False) -> str:
+    if value is None:
+        return "–"
+    if name == "auc":
+        return f"{value:+.3f}" if sign else f"{value:.3f}"
+    shown = value if name in units else 100 * value
+    return f"{shown:+.1f}" if sign else f"{shown:.1f}"
+
+
+def _interval(name: str, interval: Sequence[float] | None, units: Mapping[str, str], *, sign: bool = False) -> str:
+    if interval is None:
+        return ""
+    low, high = (_value(name, bound, units, sign=sign) for bound in interval)
+    return f"{low}…{high}" if sign else f"{low}–{high}"
+
+
+def _decimal(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

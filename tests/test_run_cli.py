@@ -1,0 +1,323 @@
+"""The command line: what it runs, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from miniature import write_checkpoint, write_coco
+
+import scr
+from benchmarks import table
+from benchmarks.lab import CHECKPOINTS
+from benchmarks.plan import RunConfig, build_plan
+from benchmarks.run import build_parser, main
+from benchmarks.runner import run
+from benchmarks.store import find_runs
+from benchmarks.tasks import GROUPS, TASKS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def arguments(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A small run, without its output folder."""
+    data = write_coco(tmp_path_factory.mktemp("data") / "coco")
+    small = ["--limit", "4", "--batch-size", "12", "--gen-kwarg", "max_new_tokens=3"]
+    return ["--model", str(checkpoint), "--data-dir", str(data), *small]
+
+
+def test_the_defaults_are_those_of_the_configuration() -> None:
+    options, config = build_parser().parse_args([]), RunConfig()
+    assert options.method == config.methods == ("scr",)
+    assert options.model == config.model == "lab/llava"
+    assert options.tasks == config.tasks == ("pope", "chair")
+    assert options.limit == config.limit == 100
+    for name in ("batch_size", "seed", "dtype", "device", "prompt", "output_dir", "data_dir", "split", "overwrite"):
+        assert getattr(options, name) == getattr(config, name), name
+
+
+def test_a_run_from_the_command_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # ./results is the default
+    command = [*arguments, "--method", "scr,uniform_smooth", "--method-arg", "num_sources=4"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert len(find_runs(Path("results"))) == 4 * 3
+    lines = out.splitlines()
+    assert max(map(len, lines[: lines.index("records: results/")])) <= 100  # paths are not broken
+    assert "\x1b" not in out
+    assert "it/s" not in err  # no progress bar where there is no terminal
+    for word in (
+        *("accuracy", "precision", "recall", "F1", "yes ratio", "HR", "AUC", "tp fp tn fn", "unparsed"),
+        *("CHAIR-s", "CHAIR-i", "length", "mentions", "McNemar", "changed", "right→", "wrong→", "prefill", "ms per"),
+        *("num_sources=4", "24 samples on 4 images"),
+    ):
+        assert word in out, word
+    for name in TASKS:
+        assert f"\n{name} · " in out
+    assert "lab numbers" not in out
+    record = json.loads(next(Path("results").glob("chair/*/scr-*/run.json")).read_text())
+    assert record["command"].startswith("python -m benchmarks.run --model ")
+    assert record["config_given"] == {"num_sources": 4}
+    # Once more: everything is there, and the numbers are the same.
+    assert main(command) == 0
+    again, err = capsys.readouterr()
+    assert err.count("taken from") == 12
+    before, after = (re.sub(r"\(.* new answers\)|\(from the store\)", "", text) for text in (out, again))
+    assert before == after
+    # Metrics that were lost are rebuilt from the samples.
+    broken = next(Path("results").glob("chair/*/scr-*/run.json"))
+    broken.write_text(json.dumps({**record, "metrics": {}}))
+    assert main(["--rescore"]) == 0
+    assert "changed: chair_s, " in capsys.readouterr().out
+    assert json.loads(broken.read_text()) == record
+
+
+def test_the_baseline_alone(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*arguments, "--method", "none", "--tasks", "pope_popular", "--output-dir", str(tmp_path)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert [folder.method for folder in find_runs(tmp_path)] == ["none"]
+    assert "McNemar\n" not in out
+    assert "− none" not in out
+
+
+def test_a_dry_run_computes_and_writes_nothing(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    command = [*arguments, "--tasks", "pope_random", "--output-dir", str(results)]
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.runner.load_model", None)
+        assert main([*command, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert not results.exists()
+    rows = [line.split() for line in out.splitlines() if line.startswith("pope_random")]
+    assert rows == [["pope_random", name, "4", "24", "2", "0", "to", "run"] for name in ("none", "scr")]
+    assert "layers=[0, 3]" in out  # the effective configuration
+    assert f"{results}/pope_random/" in out
+    assert main([*command, "--method", "none"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--dry-run"]) == 0
+    states = [line.split()[5:] for line in capsys.readouterr().out.splitlines() if line.startswith("pope_random")]
+    assert states == [["24", "done"], ["0", "to", "run"]]
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("methods", ["none", *scr.list_methods()]),
+        ("families", scr.list_families()),
+        ("tasks", [*TASKS, *GROUPS]),
+        ("rules", ["pope", "mme", "amber", "strict", "vcd"]),
+        ("prompts", ["default", "one_word", "vcd", "yes_or_no"]),
+    ],
+)
+def test_lists(what: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", what]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--method", "scrr"], "unknown method: got 'scrr'.*Did you mean 'scr'?"),
+        (["--tasks", "popee"], "unknown task: got 'popee'.*Did you mean 'pope'?"),
+        (["--prompt", "oneword"], "unknown prompt variant: got 'oneword'.*Did you mean 'one_word'?"),
+        (["--model", "lab/lava"], "unknown lab model: got 'lab/lava'.*Did you mean 'lab/llava'?"),
+        (["--model", "./nowhere"], "no such folder: got './nowhere'"),
+        (["--method-arg", "num_source=3"], "unknown field of SCRConfig.*Did you mean 'num_sources'?"),
+        (["--method-arg", "scale"], "--method-arg: got 'scale'; expected KEY=VALUE"),
+        (["--method-arg", "scale=0.1"], "scale"),
+        (["--gen-kwarg", "max_token=3"], "unknown generation argument.*Did you mean 'max_new_tokens'?"),
+        (["--limit", "0"], "--limit: got '0'; expected 1 or more"),
+        (["--batch-size", "x"], "--batch-size: got 'x'; expected 1 or more"),
+        (["--data-dir", "nowhere"], "no data set: got nowhere"),
+        (["--split", "train"], "unknown split: got 'train'; expected one of val"),
+        (["--dtype", "int8"], "unknown dtype: got 'int8'"),
+        (["--device", "tpu9"], "unknown device: got 'tpu9'"),
+        (["--resume", "--overwrite"], "not allowed with"),
+        (["--list", "everything"], "invalid choice: 'everything'"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--rescore", "--output-dir", "nowhere"], "no runs: got nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    extra: list[str], message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, *extra]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+
+
+def test_a_model_without_data_says_what_to_give(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(checkpoint)]) == 2
+    assert "Give --data-dir FOLDER with annotations/instances_<split>.json" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_exit_code_1(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    data = tmp_path / "coco"
+    shutil.copytree(arguments[3], data)
+    (data / "images" / "000003.png").unlink()
+    command = [*arguments, "--data-dir", str(data), "--limit", "all", "--tasks", "chair", "--batch-size", "1"]
+    assert main([*command, "--method", "none", "--output-dir", str(tmp_path / "results")]) == 1
+    assert re.search(
+        r"error: chair · none failed: got FileNotFoundError: .*000003.png.* kept in", capsys.readouterr().err
+    )
+    (folder,) = find_runs(tmp_path / "results")
+    stopped = folder.read_run()
+    assert stopped is not None
+    assert stopped.status == "failed"
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for flag in (
+        *(
+            "--model",
+            "--revision",
+            "--dtype",
+            "--device",
+            "--attn-implementation",
+            "--method",
+            "--method-arg",
+            "--prompt",
+        ),
+        *("--tasks", "--limit", "--batch-size", "--seed", "--gen-kwarg", "--data-dir", "--split", "--output-dir"),
+        *("--resume", "--overwrite", "--rescore", "--dry-run", "--list"),
+    ):
+        assert flag in out, flag
+
+
+class Terminal(io.StringIO):
+    """A terminal of a given width, for rich."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def finished(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    config = RunConfig(
+        model=arguments[1],
+        data_dir=Path(arguments[3]),
+        methods=("scr", "uniform_smooth", "noise_control"),
+        tasks=("pope_adversarial",),
+        limit=3,
+        generation={"max_new_tokens": 2},
+        output_dir=tmp_path_factory.mktemp("results"),
+    )
+    run(config)
+    return config
+
+
+def report(config: RunConfig, file: io.StringIO | io.TextIOWrapper) -> None:
+    table.print_report(build_plan(config), run(config), file)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_the_table_fits_a_terminal(columns: int, finished: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+    report(finished, file)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert text != file.getvalue()
+    shown = text.split("records:")[0].splitlines()
+    assert max(map(len, shown)) <= columns
+    # Nothing is cut off: every interval has both of its ends.
+    assert sum(len(re.findall(r"\d–\d", line)) for line in shown) >= 4 * 6
+
+
+def test_the_table_in_ascii(finished: RunConfig) -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii")
+    report(finished, file)
+    file.flush()
+    text = raw.getvalue().decode("ascii")
+    assert "right>" in text
+    assert "- none" in text
+    assert "?" not in text
+
+
+def test_lab_models_say_that_theirs_are_lab_numbers(finished: RunConfig) -> None:
+    plan = build_plan(finished)
+    object.__setattr__(plan.source, "is_lab", True)
+    file = io.StringIO()
+    table.print_report(plan, run(finished), file)
+    assert table.LAB_LINE in file.getvalue()
+
+
+def test_the_default_finds_the_lab_and_its_data(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path,
+    arguments: list[str],
+) -> None:
+    # The lab's own checkpoint and world have tests of their own; here only the way to them.
+    monkeypatch.setattr("benchmarks.models.checkpoint_folder", lambda name: checkpoint if name in CHECKPOINTS else None)
+    asked: list[tuple[str, int]] = []
+
+    def data_folder(split: str, count: int) -> Path:
+        asked.append((split, count))
+        return write_coco(tmp_path / split, split=split)
+
+    monkeypatch.setattr("benchmarks.plan.data_folder", data_folder)
+    assert main(["--dry-run", "--output-dir", str(tmp_path / "results")]) == 0
+    assert asked == [("test", 500)]
+    out = capsys.readouterr().out
+    assert "model lab/llava" in out
+    assert "/chair/lab--llava/scr-" in out
+    assert main(["--dry-run", "--split", "val"]) == 0
+    assert asked[1] == ("val", 500)
+    assert main(["--dry-run", "--split", "dev"]) == 2
+    assert "unknown split of the lab: got 'dev'" in capsys.readouterr().err
+
+
+def test_real_photographs(
+    checkpoint: Path, test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = test_data / "coco_sample"
+    if not sample.is_dir():
+        pytest.skip(f"no photographs: {sample} is no folder")
+    data = tmp_path / "coco"
+    (data / "annotations").mkdir(parents=True)
+    (data / "annotations" / "instances_val2014.json").symlink_to(sample / "instances.json")
+    (data / "annotations" / "captions_val2014.json").symlink_to(sample / "captions.json")
+    (data / "images").symlink_to(sample / "images")
+    command = ["--model", str(checkpoint), "--data-dir", str(data), "--method", "scr", "--limit", "5"]
+    more = ["--batch-size", "15", "--gen-kwarg", "max_new_tokens=2", "--output-dir", str(tmp_path / "results")]
+    assert main([*command, *more]) == 0
+    assert "30 samples on 5 images" in capsys.readouterr().out
+    folders = find_runs(tmp_path / "results")
+    assert len(folders) == 8
+    for folder in folders:
+        record = folder.read_run()
+        assert record is not None
+        assert record.status == "finished"
+        assert len(folder.samples()) == (5 if folder.task == "chair" else 30)
