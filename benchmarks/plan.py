@@ -195,6 +195,11 @@ def build_plan(config: RunConfig) -> Plan:
         UnsupportedModelError: if a method cannot work on this model.
     """
     get_prompt(config.prompt)
+    if config.output_dir.exists() and not config.output_dir.is_dir():
+        raise ConfigError(
+            f"records cannot go there: got {config.output_dir}, a file; expected a folder, there or not. "
+            "Give another --output-dir."
+        )
     methods = [BASELINE, *dict.fromkeys(name for name in config.methods if name != BASELINE)]
     for name in methods[1:]:
         _check_method(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,11 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, `head` perhaps, has seen enough; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return code
 
 
@@ -202,7 +207,10 @@ def _exit_code(error: Exception) -> int | None:
 
     if isinstance(error, RunFailedError | FolderInUseError):
         return 1
-    return 2 if isinstance(error, SCRError | RecordError | UnknownTaskError | UnknownPromptError) else None
+    if isinstance(error, SCRError | RecordError | UnknownTaskError | UnknownPromptError):
+        return 2
+    # A full disk, a folder that may not be written: nothing that a traceback would explain.
+    return 1 if isinstance(error, OSError) else None
 
 
 def _names(text: str) -> tuple[str, ...]:

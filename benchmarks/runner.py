@@ -241,7 +241,7 @@ class _Session:
         if kind in self._warm:
             return
         short = {name: value for name, value in cell.generation.items() if name != "min_new_tokens"}
-        self._ask(cell, batch, {**short, "max_new_tokens": min(2, short["max_new_tokens"])})
+        self._ask(cell, batch, {**short, "max_new_tokens": 2})
         self._warm.add(kind)
 
     def _ask(self, cell: Cell, batch: Sequence[Sample], generation: dict[str, Any] | None = None) -> list[Answer]:

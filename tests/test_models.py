@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import picture, tiny_llava
+from miniature import write_checkpoint
+from tiny import picture
 
 import scr
 from benchmarks.answering import Answerer, Question
@@ -25,13 +27,18 @@ from benchmarks.models import (
 from benchmarks.provenance import checkout_state, command_line, package_versions
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    model, processor = tiny_llava()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def test_a_folder_is_found_by_its_digest(checkpoint: Path, tmp_path: Path) -> None:

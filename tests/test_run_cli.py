@@ -160,6 +160,7 @@ def test_lists(what: str, names: list[str], capsys: pytest.CaptureFixture[str]) 
         (["--list", "everything"], "invalid choice: 'everything'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["--rescore", "--output-dir", "nowhere"], "no runs: got nowhere"),
+        (["--output-dir", __file__], "records cannot go there: got .*, a file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -61,7 +61,7 @@ class Recipe:
     vision: StageRecipe = StageRecipe(steps=1500)
     projector: StageRecipe = StageRecipe(steps=150)
     decoder: StageRecipe = StageRecipe(steps=1000, batch=32)
-    refine: StageRecipe = StageRecipe(steps=200, batch=32, learning_rate=4e-4, warmup=20)
+    refine: StageRecipe = StageRecipe(steps=150, batch=32, learning_rate=4e-4, warmup=20)
     first_adversarial_share: float = 0.1
     min_cover: float = 0.2
     background_weight: float = 0.25

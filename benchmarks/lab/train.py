@@ -24,8 +24,13 @@ from .tokenizer import build_processor
 
 __all__ = ["train"]
 
-# Without them glibc gives the memory of every step back to the system and faults it in again.
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
+_ENVIRONMENT = {
+    # Without them glibc gives the memory of every step back to the system and faults it in again.
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    # Threads that spin while they wait take a shared machine's time from the thread they wait for.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def train(
@@ -109,10 +114,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="checkpoint folder (default: inside the package)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
     arguments = parser.parse_args()
-    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in _ALLOCATOR.items()):
-        # The allocator reads them at start-up, so the process has to begin anew.
+    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
+        # They are read at start-up, so the process has to begin anew.
         os.execve(
-            sys.executable, [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]], os.environ | _ALLOCATOR
+            sys.executable, [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]], os.environ | _ENVIRONMENT
         )
     torch.set_num_threads(arguments.threads)
     output = arguments.output or Path(__file__).parent / CHECKPOINTS[f"lab/{arguments.model}"]
