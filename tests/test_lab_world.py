@@ -142,17 +142,19 @@ def test_references_open_with_the_two_trained_forms(images: list[LabImage]) -> N
     assert not is_well_formed("A kitchen with an cup.")
 
 
-def test_a_split_is_made_once_extended_and_keeps_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_is_made_once_and_a_longer_one_begins_like_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCR_CACHE", str(tmp_path))
     first = data_folder("test", 3)
+    assert WORLD.digest in first.parent.name
     instances = first / "annotations" / "instances_test.json"
-    old = json.loads(instances.read_text())
-    written = instances.stat().st_mtime_ns
-    assert data_folder("test", 2) == first
+    old, written = json.loads(instances.read_text()), instances.stat().st_mtime_ns
+    longer = data_folder("test", 5)
+    assert data_folder("test", 3) == first != longer
     assert instances.stat().st_mtime_ns == written
-    data_folder("test", 5)
-    new = json.loads(instances.read_text())
-    assert len(new["images"]) == 5
+    new = json.loads((longer / "annotations" / "instances_test.json").read_text())
+    assert (len(old["images"]), len(new["images"])) == (3, 5)
     assert new["annotations"][: len(old["annotations"])] == old["annotations"]
-    assert sorted(path.name for path in (first / "test").iterdir()) == [f"{i:012d}.png" for i in range(5)]
-    assert WORLD.digest in first.name
+    assert sorted(path.name for path in (longer / "test").iterdir()) == [f"{i:012d}.png" for i in range(5)]
+    for path in (first / "test").iterdir():
+        assert path.read_bytes() == (longer / "test" / path.name).read_bytes()
+    assert sorted(path.name for path in first.parent.iterdir()) == ["test-3", "test-5"], "no scratch folder is left"

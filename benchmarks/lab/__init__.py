@@ -35,11 +35,11 @@ def checkpoint_folder(name: str) -> Path:
 
 
 def data_folder(split: str, count: int) -> Path:
-    """Return a folder in COCO's layout with at least ``count`` images of the lab's world, made on first use.
+    """Return a folder in COCO's layout with the first ``count`` images of the lab's world, made on first use.
 
     Args:
         split: "train", "val" or "test".
-        count: How many images are needed.
+        count: How many images.
     """
     from .data import data_folder as make  # late: it imports numpy and pillow
 

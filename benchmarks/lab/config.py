@@ -63,7 +63,7 @@ class WorldConfig:
     pixel_noise: float = 30.0
     lie_rate: float = 0.3
     yes_share: float = 0.6
-    adversarial_share: float = 0.25
+    adversarial_share: float = 0.3
 
     @property
     def visual_digest(self) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,27 @@ def cache_folder(config: WorldConfig | None = None) -> Path:
 
 
 def data_folder(split: str, count: int, config: WorldConfig | None = None) -> Path:
-    """Return a folder in COCO's layout that holds at least ``count`` images of a split, writing what is missing.
+    """Return a folder in COCO's layout that holds the first ``count`` images of a split, made once.
 
-    Safe to call from several processes: one writes, the others wait, and annotations appear only once all of their
-    images are there.
+    Exactly so many, because benchmarks draw their questions from all images of a data set. Safe to call from several
+    processes: the folder appears when it is complete.
 
     Args:
         split: "train", "val" or "test".
-        count: How many images are needed; the folder may hold more, and image ``i`` is the same at any count.
+        count: How many images; image ``i`` is the same at any count.
         config: The world; None for the lab's own.
     """
-    folder = cache_folder(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{split}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _images_there(folder, split) < count:
-            write_coco(folder, split, count, config)
+    cache = cache_folder(config)
+    folder = cache / f"{split}-{count}"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{folder.name}-") as scratch:
+            write_coco(Path(scratch) / "data", split, count, config)
+            try:
+                (Path(scratch) / "data").rename(folder)
+            except OSError:
+                if not folder.exists():  # another process may have been faster; its images are the same
+                    raise
     return folder
 
 
@@ -57,7 +62,7 @@ def write_coco(folder: Path, split: str, count: int, config: WorldConfig | None 
     ``segmentation`` a set of rectangles that covers exactly them.
 
     Args:
-        folder: Where to write; made if absent. Images already there are kept, annotations replaced.
+        folder: Where to write; made if absent.
         split: "train", "val" or "test".
         count: Number of images.
         config: The world; None for the lab's own.
@@ -71,11 +76,7 @@ def write_coco(folder: Path, split: str, count: int, config: WorldConfig | None 
     for index in range(count):
         image = make_image(config, split, index)
         name = f"{index:012d}.png"
-        path = folder / split / name
-        if not path.exists():
-            partial = path.with_suffix(".partial")
-            Image.fromarray(image.pixels).save(partial, format="PNG", compress_level=1)
-            partial.replace(path)
+        Image.fromarray(image.pixels).save(folder / split / name, compress_level=1)
         image_id = index + 1  # COCO's ids are positive
         images.append({"id": image_id, "file_name": name, "height": config.image_size, "width": config.image_size})
         for item in image.objects:
@@ -96,22 +97,14 @@ def write_coco(folder: Path, split: str, count: int, config: WorldConfig | None 
     info = {"description": "scr-vlm lab world", "version": config.digest, "split": split, "world": config.to_dict()}
     head = {"info": info, "licenses": [], "images": images}
     _write_json(folder / "annotations" / f"captions_{split}.json", {**head, "annotations": captions})
-    # Last, because its presence says that the split is complete.
     _write_json(
         folder / "annotations" / f"instances_{split}.json",
         {**head, "annotations": instances, "categories": categories},
     )
 
 
-def _images_there(folder: Path, split: str) -> int:
-    path = folder / "annotations" / f"instances_{split}.json"
-    return len(json.loads(path.read_text())["images"]) if path.exists() else 0
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, separators=(",", ":")))
-    partial.replace(path)
+    path.write_text(json.dumps(content, separators=(",", ":")))
 
 
 def _rectangles(mask: np.ndarray) -> list[list[int]]:
