@@ -27,6 +27,7 @@ TINY = Recipe(
     vision=SHORT,
     projector=SHORT,
     decoder=SHORT,
+    refine=SHORT,
     questions=2,
     save_every=10,
 )
@@ -145,8 +146,8 @@ def test_a_finished_stage_is_found_exactly_when_its_inputs_are_the_same() -> Non
     assert Recipe().inputs_of("vision") == other.inputs_of("vision")
     assert Recipe().inputs_of("decoder") != other.inputs_of("decoder")
     bolder = Recipe(world=WorldConfig(adversarial_share=0.9))
-    assert Recipe().inputs_of("projector") == bolder.inputs_of("projector")
-    assert Recipe().inputs_of("decoder") != bolder.inputs_of("decoder")
+    assert Recipe().inputs_of("decoder") == bolder.inputs_of("decoder")
+    assert Recipe().inputs_of("refine") != bolder.inputs_of("refine")
     with pytest.raises(ValueError, match="unknown stage"):
         Recipe().inputs_of("joint")
 

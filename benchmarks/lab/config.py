@@ -62,8 +62,8 @@ class WorldConfig:
     background_jitter: float = 14.0
     pixel_noise: float = 30.0
     lie_rate: float = 0.3
-    yes_share: float = 0.6
-    adversarial_share: float = 0.3
+    yes_share: float = 0.52
+    adversarial_share: float = 0.8
 
     @property
     def visual_digest(self) -> str:

@@ -63,10 +63,11 @@ def plot(curve: list[dict[str, Any]], folder: Path) -> bool:
         axis.plot([entry["step"] for entry in points], [entry["loss"] for entry in points], linewidth=1)
         axis.set(title=f"{stage}: training loss", xlabel="step", yscale="log")
     measured = [entry for entry in curve if "random_accuracy" in entry]
-    steps = [entry["step"] for entry in measured]
+    before = max((entry["step"] for entry in measured if entry["stage"] == "decoder"), default=0)
+    steps = [entry["step"] + (before if entry["stage"] == "refine" else 0) for entry in measured]
     for name in ("random_accuracy", "random_recall", "adversarial_hallucination_rate", "chair_i"):
         axes[-1].plot(steps, [entry[name] for entry in measured], label=name, linewidth=1)
-    axes[-1].set(title="decoder: val metrics", xlabel="step", ylim=(0, 1))
+    axes[-1].set(title="decoder, refine: val metrics", xlabel="step", ylim=(0, 1))
     axes[-1].legend(fontsize=6)
     figure.savefig(folder / "curve.png", dpi=80)
     return True
@@ -119,9 +120,10 @@ First {metrics["images"]} val images. HR is FP / (FP + TN).
 
 {picture}## Recipe
 
-Three stages, AdamW (betas 0.9 and 0.98, gradient clipped at norm 1, cosine decay to a tenth), float32 on a processor:
+Four stages, AdamW (betas 0.9 and 0.98, gradient clipped at norm 1, cosine decay to a tenth), float32 on a processor:
 the vision tower on dense per-patch labels; the projector regressed onto the decoder's word embedding of each patch's
-label; projector and decoder on cached vision features, several questions about an image packed in one sequence.
+label; projector and decoder on cached vision features, several questions about an image packed in one sequence;
+the same once more, with more questions for what is typical and absent.
 
 ```json
 {json.dumps(asdict(recipe), indent=1)}

@@ -94,9 +94,6 @@ def build_model(size: ModelSize, seed: int) -> LlavaForConditionalGeneration:
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
     with torch.no_grad():
-        # Keys begin equal to queries, so that a token looks first at what resembles it: a word at patches that show it.
-        for block in model.model.language_model.layers:
-            block.self_attn.k_proj.weight.copy_(block.self_attn.q_proj.weight)
         # A decoder that copies the word of a patch then needs no rotation to say it.
         model.lm_head.weight.copy_(model.get_input_embeddings().weight)
     model.generation_config = GenerationConfig(do_sample=False, **special)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .config import WorldConfig
@@ -11,7 +11,7 @@ from .model import ModelSize
 __all__ = ["STAGES", "Recipe", "StageRecipe"]
 
 # In the order in which they run; a stage depends on all before it.
-STAGES = ("vision", "projector", "decoder")
+STAGES = ("vision", "projector", "decoder", "refine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,9 @@ class Recipe:
         vision: Stage 1, the vision tower on dense per-patch labels.
         projector: Stage 2, the projector regressed onto the word embedding of each patch's label.
         decoder: Stage 3, projector and decoder on cached vision features.
+        refine: Stage 4, the same once more, shorter, at a lower rate and with the world's own shares of questions.
+        first_yes_share: In stage 3, what takes the place of the world's ``yes_share``: there the prior is learnt.
+        first_adversarial_share: Likewise, of the world's ``adversarial_share``.
         min_cover: Share of a patch that an object must cover for the patch to be labelled with it.
         background_weight: Weight of background patches in the loss of stage 1, where an object's is 1.
         questions: Yes/no questions per image and step in stage 3.
@@ -57,11 +60,14 @@ class Recipe:
     world: WorldConfig = field(default_factory=WorldConfig)
     size: ModelSize = field(default_factory=ModelSize)
     vision: StageRecipe = StageRecipe(steps=1500)
-    projector: StageRecipe = StageRecipe(steps=1000, learning_rate=2e-3)
-    decoder: StageRecipe = StageRecipe(steps=800, batch=32)
+    projector: StageRecipe = StageRecipe(steps=150)
+    decoder: StageRecipe = StageRecipe(steps=1000, batch=32)
+    refine: StageRecipe = StageRecipe(steps=200, batch=32, learning_rate=6e-4, warmup=20)
+    first_yes_share: float = 0.6
+    first_adversarial_share: float = 0.1
     min_cover: float = 0.2
     background_weight: float = 0.25
-    questions: int = 10
+    questions: int = 6
     answer_weight: float = 5.0
     save_every: int = 100
 
@@ -75,6 +81,12 @@ class Recipe:
             raise ValueError(f"unknown stage: got {name!r}; expected one of {', '.join(STAGES)}. Choose one of these.")
         return getattr(self, name)
 
+    def world_of(self, stage: str) -> WorldConfig:
+        """Return the world whose questions a stage asks."""
+        first = STAGES.index(stage) <= STAGES.index("decoder")
+        shares = {"yes_share": self.first_yes_share, "adversarial_share": self.first_adversarial_share}
+        return replace(self.world, **shares) if first else self.world
+
     def inputs_of(self, stage: str) -> dict[str, Any]:
         """Return all that the result of a stage depends on, so that a finished stage is used again exactly if it can.
 
@@ -85,10 +97,10 @@ class Recipe:
         everything = asdict(self)
         done = STAGES[: STAGES.index(stage) + 1]
         kept = {name: everything[name] for name in ("seed", "images", "size", "min_cover", "background_weight", *done)}
-        if stage == "decoder":
-            kept |= {name: everything[name] for name in ("world", "questions", "answer_weight")}
-        else:
-            kept["world"] = self.world.visual_digest
+        kept["world"] = self.world.visual_digest
+        if "decoder" in done:
+            kept |= {name: everything[name] for name in ("questions", "answer_weight")}
+            kept["language"] = [self.world_of(name).to_dict() for name in done]
         if stage == "vision":
             kept["size"] = {name: value for name, value in kept["size"].items() if not name.startswith("text_")}
         return kept

@@ -73,9 +73,9 @@ def projector_stage(
 
 
 def decoder_stage(
-    model: LlavaForConditionalGeneration, corpus: Corpus, features: Tensor, recipe: Recipe
+    model: LlavaForConditionalGeneration, corpus: Corpus, features: Tensor, recipe: Recipe, name: str = "decoder"
 ) -> tuple[nn.Module, Loss]:
-    """Stage 3: projector and decoder learn to answer, on features that are computed once.
+    """Stages 3 and 4: projector and decoder learn to answer, on features that are computed once.
 
     Returns:
         All but the vision tower, and the loss of a step: the weighted cross-entropy of the answers.
@@ -84,12 +84,14 @@ def decoder_stage(
     trained = nn.ModuleDict(
         {"projector": inner.multi_modal_projector, "decoder": inner.language_model, "head": model.lm_head}
     )
+    world, batch_size = recipe.world_of(name), recipe.stage(name).batch
+    offset, stream = (1, "questions") if name == "decoder" else (2, name)  # other images and questions in each stage
     image_token = model.config.image_token_id
 
     def loss_of(step: int) -> Tensor:
-        chosen = batch_indices(step, recipe.decoder.batch, recipe.images, recipe.seed + 1)
-        rng = random.Random(f"{recipe.seed}/questions/{step}")
-        asked = [conversations(corpus.images[index], recipe.world, recipe.questions, rng) for index in chosen]
+        chosen = batch_indices(step, batch_size, recipe.images, recipe.seed + offset)
+        rng = random.Random(f"{recipe.seed}/{stream}/{step}")
+        asked = [conversations(corpus.images[index], world, recipe.questions, rng) for index in chosen]
         batch = pack(asked, recipe.size.patches, recipe.answer_weight, _device(model))
         with _autocast(model):
             patches = inner.multi_modal_projector(features[chosen].to(_device(model)).float())

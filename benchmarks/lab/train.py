@@ -98,8 +98,9 @@ def train(
     features = encode_corpus(model, corpus)
     if not run("projector", projector_stage(model, corpus, features, recipe)):
         return curve
-    if not run("decoder", decoder_stage(model, corpus, features, recipe), measured=True):
-        return curve
+    for name in ("decoder", "refine"):
+        if not run(name, decoder_stage(model, corpus, features, recipe, name), measured=True):
+            return curve
     if output is not None:
         print(export(model, recipe, curve, output, val_images), flush=True)
     return curve

@@ -13,31 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..plan import BASELINE, RunConfig
-from ..runner import run
+from ..plan import RunConfig
+from ..runner import Outcome, run
 from . import checkpoint_folder
 
 GRID = Path(__file__).parent / "grid.json"
-SPLITS = ("pope_random", "pope_popular", "pope_adversarial")
 
 
 def configurations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the grid's fields, the last one varying fastest."""
     fields = grid["fields"]
     return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
-
-
-def mean_auc(metrics: Mapping[str, Mapping[str, float | None]]) -> float:
-    """The criterion: the mean, over POPE's splits, of the area under the ROC curve of the yes/no margin.
-
-    Raises:
-        ValueError: if it is undefined on a split.
-    """
-    values = [metrics[split]["auc"] for split in SPLITS]
-    missing = [split for split, value in zip(SPLITS, values, strict=True) if value is None]
-    if missing:
-        raise ValueError(f"no AUC: got none on {missing}; expected one on every split. Look at the runs' reasons.")
-    return sum(value for value in values if value is not None) / len(values)
 
 
 def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,45 +33,47 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
         model: name of a lab model.
         output: where the records go; an interrupted search goes on from there.
         grid: content of `grid.json`.
+
+    Raises:
+        ValueError: if the criterion is undefined for one of the runs.
     """
     tried = configurations(grid)
-    print(f"{len(tried)} configurations on {grid['images']} images of {grid['split']}; criterion: {grid['criterion']}")
-    rows: list[tuple[float, dict[str, Any]]] = []
-    baseline = 0.0
+    print(
+        f"{len(tried)} configurations, {grid['task']} on {grid['images']} images of {grid['split']}: {grid['criterion']}"
+    )
+    baseline, results = 0.0, []
     for number, fields in enumerate(tried, start=1):
-        outcomes = run(
+        none, scr = run(
             RunConfig(
                 model=model,
                 methods=("scr",),
                 method_args=fields,
-                tasks=SPLITS,
+                tasks=(grid["task"],),
                 split=grid["split"],
                 limit=grid["images"],
                 output_dir=output,
             )
         )
-        scores = {
-            method: {one.cell.plan.task.name: one.scores.metrics for one in outcomes if one.cell.method == method}
-            for method in (BASELINE, "scr")
-        }
-        baseline = mean_auc(scores[BASELINE])
-        rows.append((mean_auc(scores["scr"]), fields))
-        rates = " ".join(f"{scores['scr'][split]['hallucination_rate']:.3f}" for split in SPLITS)
-        print(
-            f"{number:3d}/{len(tried)}  auc {rows[-1][0]:.4f} (none {baseline:.4f})  HR {rates}  {json.dumps(fields)}"
-        )
-    best, settings = max(rows, key=lambda row: row[0])
+        baseline, value = _auc(none), _auc(scr)
+        results.append({**fields, "auc": value, "hallucination_rate": scr.scores.metrics["hallucination_rate"]})
+        print(f"{number:3d}/{len(tried)}  auc {value:.4f} (without {baseline:.4f})  {json.dumps(results[-1])}")
+    best = max(range(len(tried)), key=lambda index: results[index]["auc"])
     return {
-        "settings": settings,
-        "chosen_by": grid["criterion"],
-        "split": grid["split"],
-        "images": grid["images"],
+        "settings": tried[best],
+        "chosen_by": f"{grid['criterion']}; {grid['task']} on {grid['images']} images of {grid['split']}",
         "configurations": len(tried),
-        "value": best,
-        "value_without_scr": baseline,
-        "better_than_without": sum(value > baseline for value, _ in rows),
-        "results": [{**fields, "mean_auc": value} for value, fields in rows],
+        "auc_without": baseline,
+        "auc": results[best]["auc"],
+        "better_than_without": sum(result["auc"] > baseline for result in results),
+        "results": results,
     }
+
+
+def _auc(outcome: Outcome) -> float:
+    value = outcome.scores.metrics["auc"]
+    if value is None:
+        raise ValueError(f"no AUC: got none ({outcome.scores.reasons['auc']}); expected one. Look at the records.")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
