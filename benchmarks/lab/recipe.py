@@ -84,8 +84,9 @@ class Recipe:
     def world_of(self, stage: str) -> WorldConfig:
         """Return the world whose questions a stage asks."""
         first = STAGES.index(stage) <= STAGES.index("decoder")
-        shares = {"yes_share": self.first_yes_share, "adversarial_share": self.first_adversarial_share}
-        return replace(self.world, **shares) if first else self.world
+        if not first:
+            return self.world
+        return replace(self.world, yes_share=self.first_yes_share, adversarial_share=self.first_adversarial_share)
 
     def inputs_of(self, stage: str) -> dict[str, Any]:
         """Return all that the result of a stage depends on, so that a finished stage is used again exactly if it can.

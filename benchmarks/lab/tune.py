@@ -38,9 +38,8 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if the criterion is undefined for one of the runs.
     """
     tried = configurations(grid)
-    print(
-        f"{len(tried)} configurations, {grid['task']} on {grid['images']} images of {grid['split']}: {grid['criterion']}"
-    )
+    where = f"{grid['task']} on {grid['images']} images of {grid['split']}"
+    print(f"{len(tried)} configurations, {where}: {grid['criterion']}")
     baseline, results = 0.0, []
     for number, fields in enumerate(tried, start=1):
         none, scr = run(
@@ -60,7 +59,7 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
     best = max(range(len(tried)), key=lambda index: results[index]["auc"])
     return {
         "settings": tried[best],
-        "chosen_by": f"{grid['criterion']}; {grid['task']} on {grid['images']} images of {grid['split']}",
+        "chosen_by": f"{grid['criterion']}; {where}",
         "configurations": len(tried),
         "auc_without": baseline,
         "auc": results[best]["auc"],
