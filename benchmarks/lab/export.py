@@ -123,7 +123,8 @@ First {metrics["images"]} val images. HR is FP / (FP + TN).
 Four stages, AdamW (betas 0.9 and 0.98, gradient clipped at norm 1, cosine decay to a tenth), float32 on a processor:
 the vision tower on dense per-patch labels; the projector regressed onto the decoder's word embedding of each patch's
 label; projector and decoder on cached vision features, several questions about an image packed in one sequence;
-the same once more, with more questions for what is typical and absent.
+the same once more, with more questions for what is typical and absent. The final weights lie between those before and
+after that last stage, at `refined_share`.
 
 ```json
 {json.dumps(asdict(recipe), indent=1)}

@@ -46,6 +46,8 @@ class Recipe:
         projector: Stage 2, the projector regressed onto the word embedding of each patch's label.
         decoder: Stage 3, projector and decoder on cached vision features.
         refine: Stage 4, the same once more, shorter, at a lower rate and with the world's own shares of questions.
+        refined_share: How far the final weights lie on the line from those before stage 4 to those after it
+            (Wortsman et al. 2022, arXiv:2109.01903); between the prior of stage 3 and the caution of stage 4.
         first_yes_share: In stage 3, what takes the place of the world's ``yes_share``: there the prior is learnt.
         first_adversarial_share: Likewise, of the world's ``adversarial_share``.
         min_cover: Share of a patch that an object must cover for the patch to be labelled with it.
@@ -63,6 +65,7 @@ class Recipe:
     projector: StageRecipe = StageRecipe(steps=150)
     decoder: StageRecipe = StageRecipe(steps=1000, batch=32)
     refine: StageRecipe = StageRecipe(steps=200, batch=32, learning_rate=6e-4, warmup=20)
+    refined_share: float = 0.65
     first_yes_share: float = 0.6
     first_adversarial_share: float = 0.1
     min_cover: float = 0.2

@@ -98,9 +98,13 @@ def train(
     features = encode_corpus(model, corpus)
     if not run("projector", projector_stage(model, corpus, features, recipe)):
         return curve
-    for name in ("decoder", "refine"):
-        if not run(name, decoder_stage(model, corpus, features, recipe, name), measured=True):
-            return curve
+    if not run("decoder", decoder_stage(model, corpus, features, recipe, "decoder"), measured=True):
+        return curve
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if not run("refine", decoder_stage(model, corpus, features, recipe, "refine"), measured=True):
+        return curve
+    after = model.state_dict()
+    model.load_state_dict({name: before[name].lerp(after[name], recipe.refined_share) for name in after})
     if output is not None:
         print(export(model, recipe, curve, output, val_images), flush=True)
     return curve
