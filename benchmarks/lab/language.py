@@ -3,8 +3,8 @@
 The prior is built in three ways, each a knob of :class:`~benchmarks.lab.config.WorldConfig`: a training caption
 sometimes names an object that is typical of the scene and not there (``lie_rate``); "yes" is the more frequent answer
 (``yes_share``); and questions for typical but absent objects are rare while the prior is learnt
-(``Recipe.first_adversarial_share``). The short last stage asks them often (``adversarial_share``), and the final weights
-lie between both. References of val and test never lie.
+(``Recipe.first_adversarial_share``). The short last stage asks them often (``adversarial_share``), and the final
+weights lie between both. References of val and test never lie.
 """
 
 from __future__ import annotations
