@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
+from ..provenance import checkout_state
 from .evaluate import evaluate
 from .recipe import Recipe
 from .tokenizer import build_processor
@@ -130,5 +131,6 @@ after that last stage, at `refined_share`.
 {json.dumps(asdict(recipe), indent=1)}
 ```
 
-To train it again: `python -m benchmarks.lab.train llava`.
+Trained by the code of commit {checkout_state().commit or "unknown"}. To train it again:
+`python -m benchmarks.lab.train llava`.
 """
