@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import sys
@@ -20,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from scr import ConfigError, SCRError
 
 from .lab import CHECKPOINTS, checkpoint_folder
+from .suggest import suggestion
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAB_PREFIX = "lab/"
@@ -216,9 +216,10 @@ def folder_digest(folder: Path) -> str:
 
 def _lab_folder(name: str) -> Path:
     if name not in CHECKPOINTS:
-        close = difflib.get_close_matches(name, CHECKPOINTS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ModelLoadError(f"unknown lab model: got {name!r}; expected one of {', '.join(CHECKPOINTS)}.{hint}")
+        raise ModelLoadError(
+            f"unknown lab model: got {name!r}; expected one of {', '.join(CHECKPOINTS)}. "
+            f"{suggestion(name, CHECKPOINTS)}"
+        )
     try:
         return checkpoint_folder(name)
     except FileNotFoundError as error:

@@ -6,11 +6,12 @@ with them. `strict` is ours: it guesses nothing.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 
 from scr import ConfigError
+
+from .suggest import suggestion
 
 RULES: dict[str, str] = {
     "pope": "POPE's evaluate.py: 'No', 'not' or 'no' as a word of the text before the first '.', else yes",
@@ -45,9 +46,9 @@ def parse_yes_no(text: str, rule: str, label: str | None = None) -> str | None:
     if rule == "vcd":
         return _vcd(text, label)
     if rule not in _PARSERS:
-        close = difflib.get_close_matches(rule, RULES, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "Choose one of them."
-        raise ConfigError(f"unknown parsing rule: got {rule!r}; expected one of {', '.join(RULES)}. {hint}")
+        raise ConfigError(
+            f"unknown parsing rule: got {rule!r}; expected one of {', '.join(RULES)}. {suggestion(rule, RULES)}"
+        )
     return _PARSERS[rule](text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from .lab import data_folder
 from .models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
 from .prompts import get_prompt
 from .store import RunFolder, config_hash
+from .suggest import suggestion
 from .tasks import expand_tasks, load_task
 from .tasks.base import Sample, Task
 from .tasks.coco import CocoData
@@ -304,9 +304,10 @@ def check_generation(generation: Mapping[str, Any]) -> None:
                 "per question. Leave it out."
             )
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " See transformers.GenerationConfig."
-            raise ConfigError(f"unknown generation argument: got {name!r}; expected a field of GenerationConfig.{hint}")
+            hint = suggestion(name, known, "See transformers.GenerationConfig.")
+            raise ConfigError(
+                f"unknown generation argument: got {name!r}; expected a field of GenerationConfig. {hint}"
+            )
 
 
 def _plan_task(task: Task, data: CocoData, config: RunConfig) -> TaskPlan:
@@ -325,9 +326,9 @@ def _plan_task(task: Task, data: CocoData, config: RunConfig) -> TaskPlan:
 def _check_method(name: str) -> None:
     known = [BASELINE, *scr.list_methods()]
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"unknown method: got {name!r}; expected one of {', '.join(known)}.{hint}")
+        raise ConfigError(
+            f"unknown method: got {name!r}; expected one of {', '.join(known)}. {suggestion(name, known)}"
+        )
 
 
 def _effective_config(bare: PreTrainedModel, method: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ A changed prompt is a setting of the runner, not a method: nothing inside the mo
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
+
+from .suggest import suggestion
 
 YES_NO = "yes_no"
 CAPTION = "caption"
@@ -52,9 +53,9 @@ def get_prompt(name: str) -> PromptVariant:
         UnknownPromptError: for an unknown name, with the nearest known one.
     """
     if name not in PROMPTS:
-        close = difflib.get_close_matches(name, PROMPTS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownPromptError(f"unknown prompt variant: got {name!r}; expected one of {', '.join(PROMPTS)}.{hint}")
+        raise UnknownPromptError(
+            f"unknown prompt variant: got {name!r}; expected one of {', '.join(PROMPTS)}. {suggestion(name, PROMPTS)}"
+        )
     return PROMPTS[name]
 
 

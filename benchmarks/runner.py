@@ -114,11 +114,7 @@ class _Session:
                 cell.folder.clear()
             before = cell.folder.read_run()
             records = {record.id: record for record in cell.folder.samples()}
-            missing = [
-                batch
-                for batch, wanted in _batches(cell)
-                if any(sample.id not in records for sample in wanted)
-            ]  # fmt: skip
+            missing = [batch for batch, wanted in _batches(cell) if any(sample.id not in records for sample in wanted)]
             if missing and records:
                 self._report(_resuming(cell, records, before))
             run = self._start(cell, before)

@@ -3,7 +3,7 @@
 Knows modules and tensors; knows no method and no benchmark.
 """
 
-from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
+from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
 from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
 from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
 from .residual import edit_tokens, hidden_of, with_hidden
@@ -27,5 +27,6 @@ __all__ = [
     "edit_tokens",
     "find_family",
     "hidden_of",
+    "suggestion",
     "with_hidden",
 ]

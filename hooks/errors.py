@@ -1,5 +1,8 @@
 """The errors that reaching into a model can raise; `scr.errors` draws the whole tree."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class SCRError(Exception):
     """Base of every error that this project raises on purpose."""
@@ -15,3 +18,9 @@ class PromptLayoutError(SCRError, ValueError):
 
 class UnsupportedGenerationError(SCRError, ValueError):
     """A way of generating under which an edit of the prefill cannot be right."""
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str = "Choose one of them.") -> str:
+    """What an error about an unknown name says last: "Did you mean 'x'?" where one is near, else `otherwise`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]!r}?" if close else otherwise

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from miniature import write_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +19,18 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data: neither SCR_TEST_DATA nor {folder} is a folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and a subprocess must compute with as many as we do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny LLaVA; each test file has its own."""
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")

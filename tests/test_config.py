@@ -7,7 +7,8 @@ import pytest
 from tiny import tiny_llava
 
 import scr
-from hooks import find_family
+from benchmarks.suggest import suggestion as benchmarks_suggestion
+from hooks import find_family, suggestion
 from scr import ConfigError, MethodConfig, MethodEntry, SCRConfig
 
 
@@ -129,3 +130,11 @@ def test_every_error_is_also_the_builtin_one_would_expect():
     for error, expected in builtin.items():
         assert issubclass(error, (scr.SCRError,))
         assert issubclass(error, expected)
+
+
+def test_suggestions():
+    """Two copies, since what lists tasks may not import torch; they say the same."""
+    for one in (suggestion, benchmarks_suggestion):
+        assert one("pop", ["chair", "pope"]) == "Did you mean 'pope'?"
+        assert one("xyz", ["chair", "pope"]) == "Choose one of them."
+        assert one("xyz", ["chair"], "See the manual.") == "See the manual."

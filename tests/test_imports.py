@@ -31,6 +31,7 @@ ONLY_STANDARD_LIBRARY = {
     "benchmarks/tasks/__init__.py",
     "benchmarks/records.py",
     "benchmarks/store.py",
+    "benchmarks/suggest.py",
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from ..suggest import suggestion
 
 if TYPE_CHECKING:
     from .base import Task
@@ -54,8 +55,7 @@ def load_task(name: str) -> Task:
 
 
 def _unknown(name: str, known: list[str]) -> UnknownTaskError:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
+    hint = suggestion(name, known)
     return UnknownTaskError(
-        f"unknown task: got {name!r}; expected one of the table. {hint}Available: {', '.join(known)}."
+        f"unknown task: got {name!r}; expected one of the table. {hint} Available: {', '.join(known)}."
     )

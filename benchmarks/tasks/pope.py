@@ -80,7 +80,6 @@ class Pope(YesNoTask):
                 samples.append(Sample(id=sample_id, image=row.image.path, prompt=question(name), target=target))
         return samples
 
-    @abstractmethod
     def negative(
         self,
         positive: str,
@@ -89,7 +88,7 @@ class Pope(YesNoTask):
         tables: ObjectTables,
         generator: random.Random,
     ) -> str:
-        """An object to ask about that is not in the image.
+        """An object to ask about that is not in the image: the first candidate, else any object.
 
         Args:
             positive: the object that was asked about just before.
@@ -101,6 +100,12 @@ class Pope(YesNoTask):
         Raises:
             ConfigError: where none is left.
         """
+        found = _first(self.candidates(positive, tables), objects, asked)
+        return found if found is not None else _draw(objects, asked, tables, generator)
+
+    @abstractmethod
+    def candidates(self, positive: str, tables: ObjectTables) -> Sequence[str]:
+        """Objects to ask about after `positive`, the best first; one that is in the image or was asked is no choice."""
 
 
 class PopeRandom(Pope):
@@ -108,16 +113,9 @@ class PopeRandom(Pope):
 
     name = "pope_random"
 
-    def negative(
-        self,
-        positive: str,
-        objects: Sequence[str],
-        asked: Sequence[str],
-        tables: ObjectTables,
-        generator: random.Random,
-    ) -> str:
-        """Any object that is neither in the image nor asked about."""
-        return _draw(objects, asked, tables, generator)
+    def candidates(self, positive: str, tables: ObjectTables) -> Sequence[str]:
+        """None: every negative is drawn."""
+        return ()
 
 
 class PopePopular(Pope):
@@ -125,17 +123,9 @@ class PopePopular(Pope):
 
     name = "pope_popular"
 
-    def negative(
-        self,
-        positive: str,
-        objects: Sequence[str],
-        asked: Sequence[str],
-        tables: ObjectTables,
-        generator: random.Random,
-    ) -> str:
-        """The most frequent object that is neither in the image nor asked about."""
-        found = _first(tables.popular, objects, asked)
-        return found if found is not None else _draw(objects, asked, tables, generator)
+    def candidates(self, positive: str, tables: ObjectTables) -> Sequence[str]:
+        """All objects, the most frequent first."""
+        return tables.popular
 
 
 class PopeAdversarial(Pope):
@@ -143,17 +133,9 @@ class PopeAdversarial(Pope):
 
     name = "pope_adversarial"
 
-    def negative(
-        self,
-        positive: str,
-        objects: Sequence[str],
-        asked: Sequence[str],
-        tables: ObjectTables,
-        generator: random.Random,
-    ) -> str:
-        """The object that most often accompanies the positive and is neither in the image nor asked about."""
-        found = _first(tables.co_occurring.get(positive, ()), objects, asked)
-        return found if found is not None else _draw(objects, asked, tables, generator)
+    def candidates(self, positive: str, tables: ObjectTables) -> Sequence[str]:
+        """The objects that accompany the positive, the most frequent first."""
+        return tables.co_occurring.get(positive, ())
 
 
 def sample_images(data: CocoData, generator: random.Random, img_num: int, sample_num: int) -> list[ImageObjects]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 from transformers import PreTrainedModel
 
-from ..errors import UnsupportedModelError
+from ..errors import UnsupportedModelError, suggestion
 from .base import ImagePatches, ModelFamily, PatchGrid
 from .llava import Llava
 
@@ -27,11 +25,10 @@ def find_family(model: object) -> ModelFamily:
     model_type = model.config.model_type
     known = {name: family for family in FAMILIES.values() for name in family.model_types}
     if model_type not in known:
-        close = difflib.get_close_matches(model_type, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UnsupportedModelError(
-            f"unknown model type: got {model_type!r} ({type(model).__name__}); expected one of {sorted(known)}.{hint} "
-            "Load a checkpoint of a supported family, or add the family: one file and one line in hooks/families."
+            f"unknown model type: got {model_type!r} ({type(model).__name__}); expected one of {sorted(known)}. "
+            f"{suggestion(model_type, known, 'No name is near.')} Load a checkpoint of a supported "
+            "family, or add the family: one file and one line in hooks/families."
         )
     return known[model_type]
 

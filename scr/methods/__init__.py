@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from hooks import suggestion
 
 from ..errors import ConfigError
 from .base import Lever, Method, MethodConfig
@@ -77,9 +78,9 @@ def get_method(name: str) -> MethodEntry:
         ConfigError: for an unknown name, with the nearest known one.
     """
     if not isinstance(name, str) or name not in METHODS:
-        close = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"unknown method: got {name!r}; expected one of {list(METHODS)}.{hint or ' Choose one.'}")
+        raise ConfigError(
+            f"unknown method: got {name!r}; expected one of {list(METHODS)}. {suggestion(str(name), METHODS)}"
+        )
     return METHODS[name]
 
 

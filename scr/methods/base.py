@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from transformers import PreTrainedModel
 
-from hooks import HookStack
+from hooks import HookStack, suggestion
 
 from ..errors import ConfigError
 
@@ -40,10 +39,9 @@ class MethodConfig:
         known = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else " Choose one of them."
                 raise ConfigError(
-                    f"unknown field of {cls.__name__}: got {name!r}; expected one of {list(known)}.{hint}"
+                    f"unknown field of {cls.__name__}: got {name!r}; expected one of {list(known)}. "
+                    f"{suggestion(name, known)}"
                 )
         # Annotations are strings here, so a range is told by its name.
         ranges = {name for name, field in known.items() if "range" in str(field.type)}

@@ -141,8 +141,9 @@ class SCR(Method):
 
     def install(self, model: PreTrainedModel, stack: HookStack) -> None:
         """See `Method`."""
-        dispatcher(model).attach(self)
-        stack.callback(dispatcher(model).detach, self)
+        served = dispatcher(model)
+        served.attach(self)
+        stack.callback(served.detach, self)
 
     def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> SCRSession:
         """Start one prefill. See `hooks.PrefillMethod`."""
