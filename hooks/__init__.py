@@ -3,6 +3,7 @@
 Knows modules and tensors; knows no method and no benchmark.
 """
 
+from .compiled import eager_prefills, unwrap
 from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
 from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
 from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
@@ -24,9 +25,11 @@ __all__ = [
     "UnsupportedGenerationError",
     "UnsupportedModelError",
     "dispatcher",
+    "eager_prefills",
     "edit_tokens",
     "find_family",
     "hidden_of",
     "suggestion",
+    "unwrap",
     "with_hidden",
 ]

@@ -31,7 +31,9 @@ from transformers import PreTrainedModel
 from . import compat
 from .attention import AttentionReader, reading
 from .cache import first_key_column, fork, past_length
+from .compiled import eager_prefills
 from .errors import SCRError, UnsupportedGenerationError
+from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
 from .queries import real_tokens, text_queries, visual_input, visual_tokens
 from .residual import hidden_of
@@ -78,8 +80,15 @@ class PrefillMethod(Protocol):
 
     attention_layers: range
 
-    def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> PrefillSession:
-        """Start one prefill, given its images and the decoder's merged input embeddings."""
+    def open(
+        self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int
+    ) -> PrefillSession:
+        """Start one prefill, given its images and the decoder's merged input embeddings.
+
+        Beam search and `num_return_sequences` repeat every row of a prompt: the diagnostic runs on the prompt's own
+        rows, which `images` and `embeds` count, and row r of them is rows r · copies to (r + 1) · copies − 1 of what
+        `edit` gets.
+        """
 
 
 @dataclass
@@ -91,6 +100,7 @@ class _GenerateCall:
     """
 
     prompt_end: int | None
+    prompt_rows: int | None
     chunked: bool
     image: object | None = None
     visual: Bool[Tensor, "batch prompt"] | None = None
@@ -125,6 +135,7 @@ class PrefillDispatcher:
         self._installed: HookStack | None = None
         self._local = _Local()
         self._lock = threading.RLock()
+        self.forwards = 0  # seen while installed, of any kind
 
     def attach(self, method: PrefillMethod) -> None:
         """Serve `method` from the next forward on."""
@@ -145,6 +156,8 @@ class PrefillDispatcher:
         compat.check_transformers()
         model = self._model
         with HookStack() as stack:
+            for module in dict.fromkeys((model, model.base_model)):
+                eager_prefills(stack, module)
             stack.forward_pre_hook(model.base_model, self._before_model)
             stack.forward_hook(model.base_model, self._after_model, always_call=True)
             stack.forward_pre_hook(self._family.decoder(model), self._before_decoder)
@@ -170,9 +183,10 @@ class PrefillDispatcher:
         return watched
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._local.frame is not None and self._local.frame.diagnosing:
+        if torch.compiler.is_compiling() or (self._local.frame is not None and self._local.frame.diagnosing):
             return
         self._local.frame = None
+        self.forwards += 1
         inputs = _named(module, args, kwargs)
         image = visual_input(inputs)
         if image is None:
@@ -201,22 +215,32 @@ class PrefillDispatcher:
             frame.sessions, frame.fresh = call.sessions, False
         self._local.frame = frame
 
-    def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():
+            return None
         frame = self._local.frame
         if frame is None or frame.diagnosing:
-            return
+            return None
         if frame.decoded:  # left over from a forward that was interrupted
             self._local.frame = None
-            return
+            return None
         frame.decoded = True
-        if frame.sessions is None:
-            frame.sessions = self._diagnose(module, _named(module, args, kwargs), frame)
-            if frame.call is not None:
-                frame.call.sessions = frame.sessions
+        if frame.sessions is not None:
+            return None
+        given = _named(module, args, kwargs)
+        inputs = self._family.decoder_inputs(self._model, given)
+        frame.sessions = self._diagnose(module, inputs, frame)
+        if frame.call is not None:
+            frame.call.sessions = frame.sessions
+        return None if inputs is given else ((), dict(inputs))
 
-    def _diagnose(self, decoder: Any, inputs: dict[str, Any], frame: _Frame) -> list[PrefillSession]:
-        images = self._family.images(self._model, frame.visual, inputs)
-        queries = text_queries(frame.text, images)
+    def _diagnose(self, decoder: Any, inputs: Mapping[str, Any], frame: _Frame) -> list[PrefillSession]:
+        copies = prompt_copies(inputs, frame.call.prompt_rows if frame.call is not None else None)
+        inputs, visual, text = without_copies(inputs, copies), frame.visual[::copies], frame.text[::copies]
+        images = self._family.images(self._model, visual, inputs)
+        if not images:
+            return []
+        queries = text_queries(text, images)
         has_text = queries.weights.any(dim=2)
         blind = [image for image in images if not has_text[image.row, image.index]]
         if blind:
@@ -228,8 +252,8 @@ class PrefillDispatcher:
         images = [image for image in images if has_text[image.row, image.index]]
         if not images:
             return []
-        cache, seq = inputs.get("past_key_values"), frame.visual.shape[1]
-        sessions = [method.open(images, inputs["inputs_embeds"]) for method in self._methods]
+        cache, seq = inputs.get("past_key_values"), visual.shape[1]
+        sessions = [method.open(images, inputs["inputs_embeds"], copies) for method in self._methods]
         wanted = sorted({layer for method in self._methods for layer in method.attention_layers})
         reader = AttentionReader(*queries, {layer: first_key_column(cache, layer, seq) for layer in wanted})
         inputs = {**inputs, "past_key_values": fork(cache), "use_cache": cache is not None}
@@ -252,6 +276,8 @@ class PrefillDispatcher:
         return sessions
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return None
         frame = self._local.frame
         if frame is None or not frame.sessions:
             return None
@@ -264,6 +290,8 @@ class PrefillDispatcher:
         return output
 
     def _after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         frame = self._local.frame
         if frame is None or frame.diagnosing:
             return
@@ -312,7 +340,8 @@ def _generate_call(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     default = getattr(getattr(generate, "__self__", None), "generation_config", None)
     config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or default
     chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-    return _GenerateCall(prompt_end=max(lengths, default=None), chunked=chunk is not None)
+    rows = prompt.shape[0] if isinstance(prompt, Tensor) else None
+    return _GenerateCall(prompt_end=max(lengths, default=None), prompt_rows=rows, chunked=chunk is not None)
 
 
 # A dispatcher is kept alive by the hooks that it has installed, and otherwise by whoever asked for it: held here, it

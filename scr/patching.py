@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel
 
-from hooks import HookStack
+from hooks import HookStack, dispatcher, eager_prefills, unwrap
 
 from .errors import AlreadyPatchedError, ConfigError
 from .methods import METHODS, Method, MethodConfig, MethodEntry, Trace, get_method
@@ -28,12 +29,13 @@ class Patch:
         config: the effective configuration, with the family's values filled in.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, method: Method) -> None:
+    def __init__(self, model: PreTrainedModel, name: str, method: Method, compiled: Sequence[nn.Module] = ()) -> None:
         """Use `scr.patch`."""
         self.name = name
         self.config = method.config
-        self._model, self._method = model, method
+        self._model, self._method, self._compiled = model, method, compiled
         self._installed: HookStack | None = None
+        self._forwards_before = 0
 
     @property
     def traces(self) -> Sequence[Trace]:
@@ -57,6 +59,9 @@ class Patch:
                 names.add(self.name)
                 stack.callback(names.discard, self.name)
                 self._method.install(self._model, stack)
+                for wrapper in self._compiled:
+                    eager_prefills(stack, wrapper)
+                self._forwards_before = dispatcher(self._model).forwards
                 self._installed = stack.pop_all()
         return self
 
@@ -74,8 +79,15 @@ class Patch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Remove, whatever happened."""
+        """Remove, whatever happened; warn if the model was never called where the patch could see it."""
+        unseen = self._installed is not None and dispatcher(self._model).forwards == self._forwards_before
         self.remove()
+        if unseen and kind is None:
+            warnings.warn(
+                f"no forward was seen under {self.name!r}: the model was not called, or a wrapper was, such as what "
+                "torch.compile(model) returned, that bypasses it. Patch what you call.",
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         """Name, configuration and whether it is on."""
@@ -94,7 +106,8 @@ def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: 
         with scr.patch(model, "uniform_smooth", seed=1): ...
 
     Args:
-        model: a transformers model of a supported family (`scr.list_families()`).
+        model: a transformers model of a supported family (`scr.list_families()`), or a PeftModel around one, or what
+            `torch.compile` made of it.
         method: a name of `scr.list_methods()`, or a configuration.
         **fields: fields of the method's configuration, where a name is given; a range also as [start, stop].
 
@@ -102,6 +115,7 @@ def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: 
         UnsupportedModelError: for a model that no family answers for.
         ConfigError: for an unknown method or field, or a value out of range.
     """
+    model, compiled = unwrap(model)
     if isinstance(method, MethodConfig):
         if fields:
             raise ConfigError(
@@ -112,7 +126,7 @@ def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: 
     else:
         entry = get_method(method)
         config = entry.configure(fields)
-    return Patch(model, entry.name, entry.method(model, config))
+    return Patch(model, entry.name, entry.method(model, config), compiled)
 
 
 def _entry_of(config: MethodConfig) -> MethodEntry:

@@ -49,16 +49,13 @@ def reference_plan(
     return sources, neighbors, owners
 
 
-def reference_attention(model, inputs: dict, row: int, image: int, per_image: int, layers: range) -> torch.Tensor:
+def reference_attention(model, inputs: dict, row: int, positions: list[int], visual, layers: range) -> torch.Tensor:
     """A of one image: mean over heads, layers and the text after it, from the whole maps of an eager model."""
-    ids = inputs["input_ids"][row]
-    visual = ids == model.config.image_token_id
-    positions = visual.nonzero().flatten()[image * per_image : (image + 1) * per_image]
     real = inputs["attention_mask"][row].bool()
-    queries = [q for q in range(len(ids)) if real[q] and not visual[q] and q > positions[-1]]
+    queries = [q for q in range(len(real)) if real[q] and not visual[row, q] and q > max(positions)]
     with torch.no_grad():
         attentions = model(**inputs, output_attentions=True).attentions
-    total = torch.zeros(per_image)
+    total = torch.zeros(len(positions))
     for layer in layers:
         for head in range(attentions[layer].shape[1]):
             for query in queries:
@@ -66,42 +63,52 @@ def reference_attention(model, inputs: dict, row: int, image: int, per_image: in
     return total / (len(layers) * attentions[0].shape[1] * len(queries))
 
 
-def reference_logits(model, inputs: dict, per_image: int, config, plans: dict | None = None) -> torch.Tensor:
-    """Logits of an eager model with plain hooks on its blocks; fills `plans` with (row, image) → plan and attention."""
-    side = round(per_image**0.5)
+def reference_logits(model, inputs: dict, layout: dict, visual, config, plans: dict | None = None) -> torch.Tensor:
+    """Logits of an eager model with plain hooks on its blocks; fills `plans` with (row, image) → plan and attention.
+
+    `layout` says where each image's patches are: (row, image) → (positions, shapes of its grids). `visual` says which
+    tokens are image tokens.
+    """
     plans = {} if plans is None else plans
     edits = []  # (row, source token, [neighbour tokens])
-    for row, ids in enumerate(inputs["input_ids"]):
-        tokens = (ids == model.config.image_token_id).nonzero().flatten().tolist()
-        for image in range(len(tokens) // per_image):
-            positions = tokens[image * per_image : (image + 1) * per_image]
-            attention = reference_attention(model, inputs, row, image, per_image, config.attention_layers)
-            plan = reference_plan(
-                [attention.reshape(side, side).tolist()],
-                config.num_sources,
-                config.connectivity,
-                config.radius,
-                config.include_border,
-                config.selection,
-            )
-            plans[row, image] = (*plan, attention)
-            sources, neighbors, owners = plan
-            for number, source in enumerate(sources):
-                mine = [positions[n] for n, owner in zip(neighbors, owners, strict=True) if owner == number]
-                edits.append((row, positions[source], mine))
+    for (row, image), (positions, shapes) in layout.items():
+        attention = reference_attention(model, inputs, row, positions, visual, config.attention_layers)
+        grids, left = [], attention.tolist()
+        for height, width in shapes:
+            grids.append([left[start : start + width] for start in range(0, height * width, width)])
+            left = left[height * width :]
+        plan = reference_plan(
+            grids, config.num_sources, config.connectivity, config.radius, config.include_border, config.selection
+        )
+        plans[row, image] = (*plan, attention)
+        sources, neighbors, owners = plan
+        for number, source in enumerate(sources):
+            mine = [positions[n] for n, owner in zip(neighbors, owners, strict=True) if owner == number]
+            edits.append((row, positions[source], mine))
 
     def hook(module, args, output):
-        hidden, old = output.clone(), output
+        old = output[0] if isinstance(output, tuple) else output
+        hidden = old.clone()
         for row, source, neighbors in edits:
             for neighbor in neighbors:
                 hidden[row, neighbor] = old[row, neighbor] + (config.scale - 1) * old[row, source]
             hidden[row, source] = old[row, source] / config.scale
-        return hidden
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    handles = [model.model.language_model.layers[layer].register_forward_hook(hook) for layer in config.layers]
+    handles = [model.get_decoder().layers[layer].register_forward_hook(hook) for layer in config.layers]
     try:
         with torch.no_grad():
             return model(**inputs).logits
     finally:
         for handle in handles:
             handle.remove()
+
+
+def squares(inputs: dict, image_token: int, side: int) -> dict:
+    """Layout of prompts whose every image is one square of image tokens."""
+    layout = {}
+    for row, ids in enumerate(inputs["input_ids"]):
+        tokens = (ids == image_token).nonzero().flatten().tolist()
+        for image in range(len(tokens) // side**2):
+            layout[row, image] = (tokens[image * side**2 : (image + 1) * side**2], [(side, side)])
+    return layout

@@ -92,15 +92,15 @@ def test_num_return_sequences_repeat_the_plan(tiny):
         single = {(trace.row, trace.image): trace.sources for trace in patched.traces}
         generate(tiny, do_sample=True, num_return_sequences=2)
         for trace in patched.traces[3:]:
-            assert torch.equal(trace.sources, single[trace.row // 2, trace.image])
-        assert len(patched.traces) == 9
+            assert torch.equal(trace.sources, single[trace.row, trace.image])
+        assert len(patched.traces) == 6, "the diagnostic runs on the prompt's own rows"
 
 
 def test_beams(tiny):
     """Beam search scored by hand: the best of all sequences kept, with the edited model's own probabilities."""
     with scr.patch(tiny[0], num_sources=4) as patched:
         out = generate(tiny, num_beams=3, output_scores=True, max_new_tokens=4, length_penalty=0.0)
-        assert len(patched.traces) == 9
+        assert len(patched.traces) == 3
         for row, prompt in enumerate(PROMPTS):
             inputs = inputs_for(tiny[1], [prompt])
             answer = out.sequences[row, -4:]

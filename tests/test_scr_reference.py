@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import reference_logits
+from reference import reference_logits, squares
 from tiny import SIDE, inputs_for, tiny_llava
 
 import scr
@@ -13,7 +13,6 @@ PROMPTS = [
     ("<image> <image> describe this image in detail . please is there a cat ? it", [4, 5]),
     ("is there a dog", []),
 ]
-PATCHES = SIDE * SIDE
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -33,7 +32,9 @@ def test_plans_and_logits_equal_the_naive_reference(attention, options):
     plans: dict = {}
     with scr.patch(model, **options) as patched, torch.no_grad():
         logits = model(**inputs).logits
-    expected = reference_logits(eager, inputs, PATCHES, patched.config, plans)
+    visual = inputs["input_ids"] == model.config.image_token_id
+    layout = squares(inputs, model.config.image_token_id, SIDE)
+    expected = reference_logits(eager, inputs, layout, visual, patched.config, plans)
     with torch.no_grad():
         untouched = eager(**inputs).logits
     real = inputs["attention_mask"].bool()

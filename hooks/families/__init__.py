@@ -6,9 +6,26 @@ from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError, suggestion
 from .base import ImagePatches, ModelFamily, PatchGrid
+from .chameleon import Chameleon
+from .idefics3 import Idefics3
+from .internvl import InternVL
 from .llava import Llava
+from .llava_next import LlavaNext, LlavaOnevision
+from .qwen2_vl import Qwen2VL
 
-FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (Llava(),)}
+FAMILIES: dict[str, ModelFamily] = {
+    family.name: family
+    for family in (Llava(), LlavaNext(), LlavaOnevision(), Qwen2VL(), InternVL(), Chameleon(), Idefics3())
+}
+
+# What users ask for and cannot have: model type → why, and what to load instead.
+_REFUSED = {
+    "internvl_chat": "its remote code embeds the image outside `forward`, and is not made for transformers 5. Load the "
+    "converted checkpoint, whose name ends in -hf, such as 'OpenGVLab/InternVL3-8B-hf'.",
+    "qwen": "the remote code of Qwen-VL v1 drops the image under transformers 5. Load 'Qwen/Qwen2-VL-7B-Instruct'.",
+    "mllama": "its image never enters the residual stream, but is read by cross-attention: there are no patches to "
+    "redistribute. Load a model that puts image tokens in the prompt, such as 'llava-hf/llava-1.5-7b-hf'.",
+}
 
 
 def find_family(model: object) -> ModelFamily:
@@ -19,16 +36,19 @@ def find_family(model: object) -> ModelFamily:
     """
     if not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(
-            f"not a transformers model: got {type(model).__name__}; expected a PreTrainedModel. "
-            "Pass the model itself, not a wrapper of it (of a PeftModel, `model.get_base_model()`)."
+            f"not a transformers model: got {type(model).__name__}; expected a PreTrainedModel, or a PeftModel or "
+            "compiled model around one. Pass the model itself."
         )
     model_type = model.config.model_type
     known = {name: family for family in FAMILIES.values() for name in family.model_types}
     if model_type not in known:
+        advice = _REFUSED.get(model_type) or (
+            f"{suggestion(model_type, known, 'No name is near.')} Load a checkpoint of a supported family, or add the "
+            "family: one file and one line in hooks/families."
+        )
+        kind = "model type that cannot be patched" if model_type in _REFUSED else "unknown model type"
         raise UnsupportedModelError(
-            f"unknown model type: got {model_type!r} ({type(model).__name__}); expected one of {sorted(known)}. "
-            f"{suggestion(model_type, known, 'No name is near.')} Load a checkpoint of a supported "
-            "family, or add the family: one file and one line in hooks/families."
+            f"{kind}: got {model_type!r} ({type(model).__name__}); expected one of {sorted(known)}. {advice}"
         )
     return known[model_type]
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import UnsupportedModelError
+from ..errors import PromptLayoutError, UnsupportedModelError
 
 
 class PatchGrid(NamedTuple):
@@ -47,13 +47,24 @@ class ModelFamily(ABC):
     model_types: ClassVar[tuple[str, ...]]
     """Values of `config.model_type` that belong to the family."""
     edit_layers: ClassVar[range]
-    """Blocks whose output SCR edits, as published for models of 24 blocks and more."""
+    """Blocks whose output SCR edits, as published for models of 24 blocks and more; see `edit_layers_of`."""
     attention_layers: ClassVar[range] = range(8, 17)
     """Blocks whose attention SCR averages, likewise."""
 
+    def edit_layers_of(self, model: PreTrainedModel) -> range:
+        """`edit_layers`, where members of the family have published ranges of their own."""
+        return self.edit_layers
+
     def decoder(self, model: PreTrainedModel) -> nn.Module:
-        """The text decoder, whose `inputs_embeds` already hold the image features."""
+        """The text decoder, whose `inputs_embeds` hold the image features: see `decoder_inputs`."""
         return model.get_decoder()
+
+    def decoder_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keyword arguments of the decoder, by which one may call it twice, with the image features in `inputs_embeds`.
+
+        They are that already wherever the decoder is a module of its own.
+        """
+        return inputs
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """The decoder blocks, in order.
@@ -88,8 +99,42 @@ class ModelFamily(ABC):
         Args:
             model: the model.
             visual: which tokens of this forward are image tokens; on the CPU.
-            decoder_inputs: keyword arguments of the decoder: `inputs_embeds`, `position_ids`, ...
+            decoder_inputs: what `decoder_inputs` returned: `inputs_embeds`, `position_ids`, ...
 
         Raises:
             PromptLayoutError: if the image tokens do not fit the grids; nothing is guessed.
         """
+
+
+def visual_runs(visual: Bool[Tensor, "seq"]) -> list[Int[Tensor, "tokens"]]:
+    """Positions of image tokens, cut wherever another token stands in between."""
+    positions = visual.nonzero().flatten()
+    if not len(positions):
+        return []
+    return list(positions.tensor_split((positions.diff() != 1).nonzero().flatten() + 1))
+
+
+def square_images(visual: Bool[Tensor, "batch seq"], side: int, class_tokens: int = 0) -> list[ImagePatches]:
+    """Cut each row's image tokens into images of one square grid.
+
+    Args:
+        visual: which tokens are image tokens; on the CPU.
+        side: of the square, in patches.
+        class_tokens: how many tokens stand before each square that are no patches.
+
+    Raises:
+        PromptLayoutError: if they are no multiple of an image.
+    """
+    per_image = side * side + class_tokens
+    found = []
+    for row, row_visual in enumerate(visual):
+        positions = row_visual.nonzero().flatten()
+        if len(positions) % per_image:
+            raise PromptLayoutError(
+                f"image tokens of row {row} do not fit the patch grid: got {len(positions)}; expected a "
+                f"multiple of {per_image} ({side} × {side} patches per image). Build the prompt with the model's "
+                "own processor."
+            )
+        for index, image in enumerate(positions.split(per_image) if len(positions) else ()):
+            found.append(ImagePatches(row, index, image[class_tokens:], (PatchGrid(side, side),)))
+    return found

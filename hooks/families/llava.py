@@ -9,8 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..errors import PromptLayoutError, UnsupportedModelError
-from .base import ImagePatches, ModelFamily, PatchGrid
+from ..errors import UnsupportedModelError
+from .base import ImagePatches, ModelFamily, square_images
 
 _HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
 
@@ -32,20 +32,7 @@ class Llava(ModelFamily):
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
     ) -> list[ImagePatches]:
         """Cut each row's image tokens into runs of one image. See `ModelFamily.images`."""
-        side, class_tokens = _tokens_per_image(model)
-        per_image = side * side + class_tokens
-        found = []
-        for row, row_visual in enumerate(visual):
-            positions = row_visual.nonzero().flatten()
-            if len(positions) % per_image:
-                raise PromptLayoutError(
-                    f"image tokens of row {row} do not fit the patch grid: got {len(positions)}; expected a "
-                    f"multiple of {per_image} ({side} × {side} patches per image). Build the prompt with the model's "
-                    "own processor."
-                )
-            for index, image in enumerate(positions.split(per_image) if len(positions) else ()):
-                found.append(ImagePatches(row, index, image[class_tokens:], (PatchGrid(side, side),)))
-        return found
+        return square_images(visual, *_tokens_per_image(model))
 
 
 def _tokens_per_image(model: PreTrainedModel) -> tuple[int, int]:

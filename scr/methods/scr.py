@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hooks import Diagnosis, HookStack, ImagePatches, ModelFamily, dispatcher, edit_tokens, find_family, hidden_of
+from hooks import Diagnosis, HookStack, ImagePatches, dispatcher, edit_tokens, find_family, hidden_of
 
 from ..credit import attention_entropy, hidden_norms
 from ..errors import ConfigError
@@ -92,15 +92,15 @@ class SCRConfig(MethodConfig):
                     "such as range(0, 12). Name the first block and the one after the last."
                 )
 
-    def resolve(self, family: ModelFamily, num_layers: int) -> SCRConfig:
-        """The configuration with the family's ranges filled in, checked against a model of `num_layers` blocks.
+    def resolve(self, layers: range, attention_layers: range, num_layers: int) -> SCRConfig:
+        """The configuration with the published ranges filled in, checked against a model of `num_layers` blocks.
 
-        Published ranges hold for models of 24 blocks and more; a smaller model takes their share of 32.
+        They hold for models of 24 blocks and more; a smaller model takes their share of 32.
         """
         resolved = replace(
             self,
-            layers=self.layers or _scaled(family.edit_layers, num_layers),
-            attention_layers=self.attention_layers or _scaled(family.attention_layers, num_layers),
+            layers=self.layers or _scaled(layers, num_layers),
+            attention_layers=self.attention_layers or _scaled(attention_layers, num_layers),
         )
         for name in ("layers", "attention_layers"):
             blocks = getattr(resolved, name)
@@ -133,7 +133,7 @@ class SCR(Method):
         """See `Method`."""
         family = find_family(model)
         family.check(model)
-        self.config = config.resolve(family, len(family.layers(model)))
+        self.config = config.resolve(family.edit_layers_of(model), family.attention_layers, len(family.layers(model)))
         # Never None in a resolved configuration.
         self.layers = cast(range, self.config.layers)
         self.attention_layers = cast(range, self.config.attention_layers)
@@ -145,17 +145,19 @@ class SCR(Method):
         served.attach(self)
         stack.callback(served.detach, self)
 
-    def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> SCRSession:
+    def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int) -> SCRSession:
         """Start one prefill. See `hooks.PrefillMethod`."""
-        return SCRSession(self, images, embeds)
+        return SCRSession(self, images, embeds, copies)
 
 
 class SCRSession:
     """SCR in one prefill, all rows and images of the batch at once."""
 
-    def __init__(self, method: SCR, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> None:
+    def __init__(
+        self, method: SCR, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int
+    ) -> None:
         """Start with the decoder's merged input embeddings, which key the random controls."""
-        self._config, self._images, self._traces = method.config, images, method.traces
+        self._config, self._images, self._traces, self._copies = method.config, images, method.traces, copies
         self._layers, self._attention_layers = method.layers, method.attention_layers
         self._generators: list[torch.Generator] = []
         if self._config.source == "random" or self._config.edit == "noise":
@@ -194,8 +196,15 @@ class SCRSession:
             neighbors.append(_tokens(image, plan.neighbors))
             owners.append(plan.owners + first)
             first += len(plan.sources)
-        self._num_sources, self._owners = first, torch.cat(owners)
-        self._rows, self._positions = torch.cat([*sources, *neighbors], dim=1)
+        # Every copy of a row gets the row's own edits: all copies of the sources, then all copies of the neighbours.
+        copies = range(self._copies)
+        self._num_sources = first * self._copies
+        self._owners = torch.cat([torch.cat(owners) + copy * first for copy in copies])
+        rows, self._positions = torch.cat([*(sources * self._copies), *(neighbors * self._copies)], dim=1)
+        offsets = [
+            torch.full((count,), copy) for count in (first, len(self._owners) // self._copies) for copy in copies
+        ]
+        self._rows = rows * self._copies + torch.cat(offsets)
 
     def _plan_image(self, index: int) -> RedistributionPlan:
         config, grids = self._config, self._images[index].grids
@@ -222,7 +231,7 @@ class SCRSession:
         if layer in self._layers and self._config.scale != 1 and self._num_sources:
             output = edit_tokens(output, self._rows, self._positions, functools.partial(self._edited, layer))
         if self._norms_before is not None and self._norms_after is None and layer == self._measured:
-            self._norms_after = self._norms(hidden_of(output))
+            self._norms_after = self._norms(hidden_of(output)[:: self._copies])
         return output
 
     def _edited(self, layer: int, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
@@ -232,7 +241,9 @@ class SCRSession:
         if self._config.edit == "redistribute":
             return edited
         if layer not in self._noise:  # drawn once: without a cache the same edit is made at every step
-            self._noise[layer] = random_directions(hidden.shape[1], self._noise_shares(), self._generators)
+            drawn = random_directions(hidden.shape[1], self._noise_shares(), self._generators)
+            parts = drawn.split([self._num_sources // self._copies, len(self._owners) // self._copies])
+            self._noise[layer] = torch.cat([part.repeat(self._copies, 1) for part in parts])
         return hidden + with_norms_of(edited - hidden, self._noise[layer])
 
     def _noise_shares(self) -> list[Tensor]:

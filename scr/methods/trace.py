@@ -16,7 +16,7 @@ class Trace:
     """One image of one prefill; tensors on the CPU, indices as in `RedistributionPlan`.
 
     Attributes:
-        row: row of the batch.
+        row: row of the prompt, as given to `generate`: beams and returned sequences share it.
         image: how many images come before it in the row.
         grids: (height, width) of its rasters, in patches.
         sources: chosen patches, by descending attention (of `source="random"`: in the order drawn).

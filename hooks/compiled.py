@@ -1,0 +1,95 @@
+"""See every image prefill, whatever has been compiled: under a patch those forwards run eagerly, and only those.
+
+A compiled forward is a recording: hooks put on after it was made are not in it, and torch does not look for new ones.
+Steps of decoding, on which no hook does anything, stay compiled.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .queries import visual_input
+from .stack import HookStack
+
+
+def unwrap(model: Any) -> tuple[Any, list[nn.Module]]:
+    """The transformers model inside PeftModels and compiled wrappers, and those wrappers that are compiled.
+
+    What is neither is returned as it is.
+    """
+    compiled: list[nn.Module] = []
+    while not isinstance(model, PreTrainedModel):
+        if hasattr(model, "_orig_mod"):
+            compiled.append(model)
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            break
+    return model, compiled
+
+
+def eager_prefills(stack: HookStack, module: nn.Module) -> None:
+    """Let forwards of `module` that carry an image run uncompiled, inside and out, until `stack` is closed.
+
+    Args:
+        stack: takes what is put on the module.
+        module: a model, or what `torch.compile(model)` returned.
+    """
+    if hasattr(module, "_orig_mod"):
+        compiled: Any = module
+        stack.attribute(module, "forward", _dispatching(compiled.forward, compiled._orig_mod))
+        return
+    # `Module.__call__` goes through this attribute, where `module.compile()` leaves its result.
+    call = module._compiled_call_impl or module._call_impl
+    stack.attribute(module, "_compiled_call_impl", _dispatching(call, module._call_impl))
+
+
+def _dispatching(usual: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _carries_image(args, kwargs):
+            return _run_eagerly(eager, args, kwargs)
+        return usual(*args, **kwargs)
+
+    return call
+
+
+def _carries_image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    # Given by position, pixels are not told from ids: every tensor beyond the first may be one.
+    return visual_input(kwargs) is not None or len(args) > 1
+
+
+class _EagerStance:
+    """torch's compile stance belongs to the process: the first thread in sets it, the last one out puts it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._stance.__exit__(None, None, None)
+
+
+_EAGER_STANCE = _EagerStance()
+
+
+@torch.compiler.disable
+def _run_eagerly(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with _EAGER_STANCE:
+        return call(*args, **kwargs)

@@ -1,0 +1,47 @@
+"""Chameleon: a square grid of discrete codes per image, embedded by the decoder itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxtyping import Bool
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .base import ImagePatches, ModelFamily, square_images
+
+
+class Chameleon(ModelFamily):
+    """`ChameleonForConditionalGeneration`: `facebook/chameleon-7b`, `facebook/chameleon-30b`."""
+
+    name: ClassVar[str] = "chameleon"
+    summary: ClassVar[str] = "Chameleon: one square grid of codes per image; the 30B edits blocks 0–20"
+    model_types: ClassVar[tuple[str, ...]] = ("chameleon",)
+    edit_layers: ClassVar[range] = range(0, 16)
+
+    def edit_layers_of(self, model: PreTrainedModel) -> range:
+        """The 30B, which alone has Swin's order of norms, has a published range of its own."""
+        return range(0, 21) if model.config.swin_norm else self.edit_layers
+
+    def decoder_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Embed the codes here, since the decoder is the base model: so the image is encoded once for both passes."""
+        if inputs.get("pixel_values") is None and not inputs.get("mm_encoder_outputs"):
+            return inputs
+        merged: Any = model.base_model
+        inputs = dict(inputs)
+        tokens, pixels = inputs.pop("input_ids", None), inputs.pop("pixel_values", None)
+        encoded = (inputs.pop("mm_encoder_outputs", None) or {}).get("image")
+        if encoded is None:
+            encoded = merged.get_image_features(pixels, return_dict=True)
+        embeds = inputs["inputs_embeds"] if tokens is None else merged.get_input_embeddings()(tokens)
+        features = encoded.pooler_output
+        mask = merged.get_placeholder_mask(tokens, inputs_embeds=embeds, image_features=features)
+        return {**inputs, "inputs_embeds": embeds.masked_scatter(mask, features)}
+
+    def images(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
+    ) -> list[ImagePatches]:
+        """Cut each row's image tokens into squares of codes. See `ModelFamily.images`."""
+        codes: Any = model.config.vq_config
+        return square_images(visual, codes.resolution // 2 ** (len(codes.channel_multiplier) - 1))

@@ -1,0 +1,46 @@
+"""InternVL: every tile of an image is a square grid, the thumbnail one more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxtyping import Bool
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..errors import PromptLayoutError
+from .base import ImagePatches, ModelFamily, PatchGrid, visual_runs
+
+
+class InternVL(ModelFamily):
+    """`InternVLForConditionalGeneration`: converted checkpoints, such as `OpenGVLab/InternVL3-8B-hf`."""
+
+    name: ClassVar[str] = "internvl"
+    summary: ClassVar[str] = "InternVL (-hf): one grid per tile, the thumbnail its own"
+    model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+    # The paper gives no range for InternVL2; this is that of its other families of the same depth.
+    edit_layers: ClassVar[range] = range(0, 16)
+
+    def images(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
+    ) -> list[ImagePatches]:
+        """Every run of image tokens is one image, of one or more tiles; how they were laid out is not known here."""
+        config: Any = model.config
+        grid = PatchGrid(*(round(side * config.downsample_ratio) for side in _vision_grid(config.vision_config)))
+        per_tile = grid.height * grid.width
+        found = []
+        for row, row_visual in enumerate(visual):
+            for index, run in enumerate(visual_runs(row_visual)):
+                if len(run) % per_tile:
+                    raise PromptLayoutError(
+                        f"image tokens of row {row} do not fit the tiles: got a run of {len(run)}; expected a multiple "
+                        f"of {per_tile} ({grid.height} × {grid.width} per tile). Build the prompt with the model's own "
+                        "processor."
+                    )
+                found.append(ImagePatches(row, index, run, (grid,) * (len(run) // per_tile)))
+        return found
+
+
+def _vision_grid(vision: Any) -> tuple[int, int]:
+    return vision.image_size[0] // vision.patch_size[0], vision.image_size[1] // vision.patch_size[1]

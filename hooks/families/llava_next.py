@@ -1,0 +1,86 @@
+"""LLaVA-NeXT and LLaVA-OneVision: a square overview, then the picture in full, with a newline token after each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import PromptLayoutError
+from .base import ImagePatches, ModelFamily, PatchGrid, visual_runs
+
+
+class LlavaNext(ModelFamily):
+    """`LlavaNextForConditionalGeneration`: `llava-hf/llava-v1.6-mistral-7b-hf` and its kin."""
+
+    name: ClassVar[str] = "llava_next"
+    summary: ClassVar[str] = "LLaVA-NeXT: overview and full picture; newline tokens are left alone"
+    model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
+    edit_layers: ClassVar[range] = range(0, 12)  # LLaVA-1.5's; the paper has no LLaVA-NeXT
+
+    def images(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
+    ) -> list[ImagePatches]:
+        """Find the newline tokens by their embedding; between them lie the rows. See `ModelFamily.images`."""
+        embeds, base_model = decoder_inputs["inputs_embeds"].detach(), model.base_model
+        newline: Any = base_model.image_newline
+        is_newline = (embeds == newline.detach().to(embeds)).all(dim=-1).cpu()
+        vision: Any = model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        found = []
+        for row, row_visual in enumerate(visual):
+            index = 0
+            for run in visual_runs(row_visual):
+                ends = is_newline[row, run].nonzero().flatten().tolist()
+                for image in self._cut(run, ends, side):
+                    found.append(ImagePatches(row, index, *image))
+                    index += 1
+        return found
+
+    def _cut(
+        self, run: Int[Tensor, "tokens"], newlines: list[int], side: int
+    ) -> list[tuple[Int[Tensor, "patches"], tuple[PatchGrid, ...]]]:
+        """Positions and grids of each image in a run of image tokens, given where in the run the newlines are."""
+        images, start = [], 0
+        while newlines:
+            overview = side * side
+            width = newlines[0] - start - overview
+            ends = [newlines.pop(0)]
+            while width > 0 and newlines and newlines[0] - ends[-1] == width + 1:
+                ends.append(newlines.pop(0))
+            # Without tiles there is the overview alone, and one newline after it.
+            grids = [PatchGrid(side, side), *([PatchGrid(len(ends), width)] if width > 0 else ())]
+            if width < 0:
+                grids = self._frames(ends[0] - start, side)
+            kept = [token for token in range(start, ends[-1] + 1) if token not in set(ends)]
+            images.append((run[kept], tuple(grids)))
+            start = ends[-1] + 1
+        if start != len(run):
+            raise _misfit(f"{len(run) - start} image tokens after the last newline token", side)
+        return images
+
+    def _frames(self, tokens: int, side: int) -> list[PatchGrid]:
+        """Grids of what is shorter than an overview; LLaVA-NeXT has no such thing."""
+        raise _misfit(f"{tokens} image tokens before the first newline token", side)
+
+
+class LlavaOnevision(LlavaNext):
+    """`LlavaOnevisionForConditionalGeneration`: `llava-hf/llava-onevision-qwen2-7b-ov-hf` and its kin."""
+
+    name: ClassVar[str] = "llava_onevision"
+    summary: ClassVar[str] = "LLaVA-OneVision: as LLaVA-NeXT, one grid per frame of a video"
+    model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
+
+    def visual_token_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        """Images and videos."""
+        return config.image_token_id, config.video_token_id
+
+
+def _misfit(got: str, side: int) -> PromptLayoutError:
+    return PromptLayoutError(
+        f"image tokens do not fit the grids: got {got}; expected {side} × {side} patches of the overview, then rows "
+        "that each end with a newline token. Build the prompt with the model's own processor."
+    )

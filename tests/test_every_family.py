@@ -1,0 +1,129 @@
+"""Every family, on a tiny model of its real class: where its patches are, and the whole chain against the reference."""
+
+import pytest
+import torch
+from reference import reference_logits
+from tiny_families import PROMPTS, SIDE, TEXT, TINY
+
+import scr
+from hooks import FAMILIES, PromptLayoutError, find_family
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", params=list(TINY))
+def name(request):
+    return request.param
+
+
+def embeddings(tiny, inputs):
+    """What the first decoder block gets."""
+    seen = []
+    handle = tiny.layers[0].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        tiny.model(**inputs)
+    handle.remove()
+    return seen[0]
+
+
+def test_every_model_type_has_a_tiny_model():
+    assert set(TINY) == {model_type for family in FAMILIES.values() for model_type in family.model_types}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_plans_and_logits_equal_the_naive_reference(name, attention):
+    tiny, eager = TINY[name](attention=attention), TINY[name](attention="eager")
+    prompt = tiny.prompt()
+    plans: dict = {}
+    with scr.patch(tiny.model, num_sources=5, scale=1.5) as patched, torch.no_grad():
+        logits = tiny.model(**prompt.inputs).logits
+    visual = tiny.visual(prompt.inputs)
+    expected = reference_logits(eager.model, prompt.inputs, prompt.layout, visual, patched.config, plans)
+    with torch.no_grad():
+        untouched = eager.model(**prompt.inputs).logits
+    real = prompt.inputs["attention_mask"].bool()
+    assert (expected - untouched)[real].abs().max() > 0.05, "the reference must do something"
+    assert (logits - expected)[real].abs().max() < 2e-5
+    assert [(trace.row, trace.image) for trace in patched.traces] == list(plans)
+    for trace in patched.traces:
+        sources, neighbors, owners, attention_map = plans[trace.row, trace.image]
+        assert [tuple(grid) for grid in trace.grids] == prompt.layout[trace.row, trace.image][1]
+        assert trace.sources.tolist() == sources
+        assert trace.neighbors.tolist() == neighbors
+        assert trace.owners.tolist() == owners
+        assert (trace.attention - attention_map).abs().max() < 1e-6
+
+
+def test_patches_are_in_raster_order_by_pixel_perturbation(name):
+    """Changing the pixels of one patch changes the token at its place more than any other patch of the image."""
+    if name == "chameleon":
+        pytest.skip("its codes do not change by degrees; see the next test")
+    tiny = TINY[name]()
+    prompts = [("USER : <image> two of <image> describe", [7, 1])]  # LLaVA-OneVision shrinks the larger pictures
+    prompt, picture = tiny.prompt(prompts), tiny.picture(1)
+    first, second = (prompt.layout[0, image][0] for image in (0, 1))
+    plain, hits = embeddings(tiny, prompt.inputs), 0
+    pictures = [tiny.picture(7), tiny.picture(1)]
+    for patch in range(len(picture.patches)):
+        pictures[1].pixels = tiny.disturbed(picture, patch)
+        change = (embeddings(tiny, {**prompt.inputs, **tiny.batch([pictures])}) - plain).norm(dim=-1)[0]
+        assert change[first].max() < 1e-5, "the other image is another image"
+        hits += int(change[second].argmax() == patch)
+    assert hits >= 0.9 * len(second)
+
+
+def test_chameleons_codes_are_in_raster_order():
+    """Pixels move the encoder's map where they lie, and the map's nearest codes, row by row, are the image's tokens."""
+    tiny, maps = TINY["chameleon"](), []
+    coder, table = tiny.model.model.vqmodel, tiny.model.get_input_embeddings().weight
+    handle = coder.quantize.register_forward_pre_hook(lambda module, args: maps.append(args[0][0].flatten(1).T))
+    prompt, picture = tiny.prompt([("USER : <image> describe", [1])]), tiny.picture(1)
+    tokens = embeddings(tiny, prompt.inputs)[0, prompt.layout[0, 0][0]]
+    codes = torch.cdist(maps[0], coder.quantize.embedding.weight).argmin(dim=1)
+    assert len(codes.unique()) > 3
+    assert torch.equal(tokens, table[TEXT["vocab_size"] - tiny.codes + codes])
+    for patch in range(SIDE**2):
+        embeddings(tiny, {**prompt.inputs, "pixel_values": tiny.disturbed(picture, patch)})
+    handle.remove()
+    # A pixel is seen all over a map this small; where most of the change lies follows it, by rows and by columns.
+    change = torch.stack([moved - maps[0] for moved in maps[1:]]).norm(dim=-1).square()
+    places = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).float()
+    centers = change @ places / change.sum(dim=1, keepdim=True)
+    agreement = torch.corrcoef(torch.cat([centers.T, places.T]))[:2, 2:]
+    assert agreement.diagonal().min() > 0.7
+    assert agreement.fliplr().diagonal().abs().max() < 0.3
+
+
+def test_the_vision_tower_runs_once(name):
+    tiny, calls = TINY[name](), []
+    tower = next(
+        module
+        for path, module in tiny.model.model.named_children()
+        if path in ("vision_tower", "vision_model", "visual", "vqmodel")
+    )
+    tower = getattr(tower, "encoder", tower)
+    handle = tower.register_forward_pre_hook(lambda module, args: calls.append(1))
+    inputs = tiny.prompt().inputs
+    with torch.no_grad():
+        tiny.model(**inputs)
+        plain = len(calls)
+        with scr.patch(tiny.model):
+            for call in (lambda: tiny.model(**inputs), lambda: tiny.model.generate(**inputs, max_new_tokens=2)):
+                calls.clear()
+                call()
+                assert len(calls) == plain
+    handle.remove()
+
+
+def test_a_prompt_whose_image_tokens_fit_no_grid_is_refused(name):
+    """One image token too few, and the features too: only the grid can tell."""
+    tiny = TINY[name]()
+    prompt = tiny.prompt(PROMPTS[:1])
+    visual = tiny.visual(prompt.inputs)
+    visual[0, prompt.layout[0, 0][0][1]] = False
+    embeds = embeddings(tiny, prompt.inputs)
+    positions = torch.arange(embeds.shape[1]).expand(3, 1, -1)
+    with pytest.raises(PromptLayoutError, match=r"got .*; expected .*"):
+        find_family(tiny.model).images(tiny.model, visual, {"inputs_embeds": embeds, "position_ids": positions})

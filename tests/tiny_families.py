@@ -1,0 +1,446 @@
+"""One tiny model of each family, of the real class with random weights, and prompts made by hand.
+
+Made by hand, because then the place of every patch is known without asking the code under test: `Prompt.layout` holds
+the tokens of each image's patches, in raster order, and the shapes of its grids.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import transformers as hf
+from tiny import WORDS
+from torch import Tensor
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>", "<open>", "<close>", "<tile>", "<overview>", "\n"]
+VOCABULARY = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+TEXT = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIDE = 5  # patches of a square, so that a grid has 9 patches inside its border
+PIXELS = 4  # side of a patch
+
+# (text, seeds of its images): left padding, one and two images, none.
+PROMPTS = [
+    ("USER : <image> is there a dog in the image ? ASSISTANT :", [1]),
+    ("USER : two of <image> describe <image> yes", [2, 3]),
+    ("is there a dog", []),
+]
+
+
+@dataclass
+class Picture:
+    """One image in a prompt: its tokens, which of them are patches, and what the vision tower gets."""
+
+    tokens: list[int]
+    patches: list[int]  # indices into `tokens`, in raster order
+    grids: list[tuple[int, int]]
+    pixels: Tensor
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Prompt:
+    """A batch, and where its patches are: (row, image) → (positions, grids)."""
+
+    inputs: dict[str, Tensor]
+    layout: dict[tuple[int, int], tuple[list[int], list[tuple[int, int]]]]
+
+
+class Tiny(ABC):
+    """A model of one family."""
+
+    model_class: ClassVar[type]
+
+    def __init__(self, seed: int = 0, layers: int = 8, attention: str = "sdpa", **changes: Any) -> None:
+        config = self.config(layers, **changes)
+        config._attn_implementation = attention
+        state = torch.random.get_rng_state()
+        torch.manual_seed(seed)
+        self.model = self.model_class(config).eval()
+        with torch.no_grad():  # larger than usual, so that attention is far from uniform and edits show
+            for name, parameter in self.model.named_parameters():
+                if parameter.ndim > 1 and "norm" not in name:
+                    parameter.normal_(std=0.2 if any(part in name for part in ("vis", "vq", "proj", "conn")) else 0.15)
+        torch.random.set_rng_state(state)
+        # Random models say their end token at once; without it every test generates what it asks for.
+        self.model.generation_config.eos_token_id = None
+        self.model.generation_config.pad_token_id = 0
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        return self.model.get_decoder().layers
+
+    @abstractmethod
+    def config(self, layers: int, **changes: Any) -> hf.PreTrainedConfig: ...
+
+    @abstractmethod
+    def picture(self, seed: int) -> Picture: ...
+
+    def batch(self, rows: Sequence[Sequence[Picture]]) -> dict[str, Any]:
+        """What the model gets beside the ids."""
+        return {"pixel_values": torch.cat([picture.pixels for row in rows for picture in row])}
+
+    def prompt(self, prompts: Sequence[tuple[str, list[int]]] = PROMPTS, padding: str = "left") -> Prompt:
+        rows, marks, pictures = [], [], []
+        for text, seeds in prompts:
+            tokens, places, seen = [1], [], [self.picture(seed) for seed in seeds]
+            left = iter(seen)
+            for word in text.split():
+                if word == "<image>":
+                    picture = next(left)
+                    places.append(([len(tokens) + patch for patch in picture.patches], picture.grids))
+                    tokens += picture.tokens
+                else:
+                    tokens.append(VOCABULARY[word])
+            rows.append(tokens)
+            marks.append(places)
+            pictures.append(seen)
+        width = max(map(len, rows))
+        ids, mask, layout = torch.zeros(len(rows), width, dtype=torch.long), None, {}
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(rows):
+            start = width - len(tokens) if padding == "left" else 0
+            ids[row, start : start + len(tokens)] = torch.tensor(tokens)
+            mask[row, start : start + len(tokens)] = 1
+            for image, (positions, grids) in enumerate(marks[row]):
+                layout[row, image] = ([start + position for position in positions], grids)
+        extra = self.batch(pictures) if any(pictures) else {}
+        return Prompt({"input_ids": ids, "attention_mask": mask, **extra, **self.token_types(ids)}, layout)
+
+    def token_types(self, ids: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def disturbed(self, picture: Picture, patch: int) -> Tensor:
+        """The picture's pixels with those of one patch changed: of one tile after another, in raster order."""
+        pixels, size = picture.pixels.clone(), picture.pixels.shape[-1] // SIDE
+        tile, row, column = patch // SIDE**2, patch % SIDE**2 // SIDE, patch % SIDE
+        pixels[tile, :, row * size : (row + 1) * size, column * size : (column + 1) * size] += 8
+        return pixels
+
+    def visual(self, inputs: dict[str, Tensor]) -> Tensor:
+        return (inputs["input_ids"] == VOCABULARY["<image>"]) | (inputs["input_ids"] == VOCABULARY["<video>"])
+
+    def without_image(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is left of the inputs for a turn of text."""
+        return {name: inputs[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in inputs}
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def square(token: str = "<image>", opened: str | None = None, closed: str | None = None) -> tuple[list[int], list[int]]:
+    tokens = [VOCABULARY[mark] for mark in (opened, *[token] * SIDE**2, closed) if mark is not None]
+    first = 1 if opened else 0
+    return tokens, list(range(first, first + SIDE**2))
+
+
+class TinyLlava(Tiny):
+    model_class = hf.LlavaForConditionalGeneration
+
+    def config(self, layers, **changes):
+        return hf.LlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**VISION, image_size=SIDE * PIXELS, patch_size=PIXELS),
+            text_config=hf.LlamaConfig(**TEXT, num_hidden_layers=layers),
+            image_token_index=VOCABULARY["<image>"],
+            image_seq_length=SIDE**2,
+            vision_feature_layer=-1,
+            **changes,
+        )
+
+    def picture(self, seed):
+        tokens, patches = square()
+        return Picture(tokens, patches, [(SIDE, SIDE)], noise(seed, 1, 3, SIDE * PIXELS, SIDE * PIXELS))
+
+
+class TinyLlavaNext(Tiny):
+    """Tiles of SIDE × SIDE patches. What the model makes of a picture's size is asked of transformers' own packing."""
+
+    model_class = hf.LlavaNextForConditionalGeneration
+    sizes = ((30, 40), (40, 20), (18, 47), (40, 40), (20, 60))  # height and width of pictures, by seed
+
+    def config(self, layers, **changes):
+        tile = SIDE * PIXELS
+        pinpoints = [[tile, 2 * tile], [2 * tile, tile], [2 * tile, 2 * tile], [tile, 3 * tile]]
+        return self.config_class(
+            vision_config=hf.CLIPVisionConfig(**VISION, image_size=tile, patch_size=PIXELS),
+            text_config=hf.LlamaConfig(**TEXT, num_hidden_layers=layers),
+            image_token_index=VOCABULARY["<image>"],
+            image_grid_pinpoints=pinpoints,
+            image_seq_length=SIDE**2,
+            vision_feature_layer=-1,
+            **changes,
+        )
+
+    config_class = hf.LlavaNextConfig
+    packing: ClassVar[dict[str, Any]] = {"vision_feature_select_strategy": "default"}
+
+    def picture(self, seed):
+        size = torch.tensor([self.sizes[seed % len(self.sizes)]])
+        tiles = self.tiles(size[0])
+        # Every patch says where it is: (tile, row, column); a newline says −1.
+        places = torch.stack(
+            torch.meshgrid(torch.arange(tiles), torch.arange(SIDE), torch.arange(SIDE), indexing="ij"), dim=-1
+        )
+        packed = self.model.model.pack_image_features(
+            [places.flatten(1, 2).float()], size, image_newline=torch.full((3,), -1.0), **self.packing
+        )[0][0]
+        ends = (packed == -1).all(-1)
+        patches = (~ends).nonzero().flatten().tolist()
+        rows = int(ends.sum())
+        grids = [(SIDE, SIDE), (rows, (len(patches) - SIDE**2) // rows)]
+        tokens = [VOCABULARY["<image>"]] * len(packed)
+        tile = SIDE * PIXELS
+        return Picture(tokens, patches, grids, noise(seed, tiles, 3, tile, tile), {"size": size[0], "packed": packed})
+
+    def tiles(self, size):
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        return image_size_to_num_patches(size, self.model.config.image_grid_pinpoints, SIDE * PIXELS)
+
+    def disturbed(self, picture, patch):
+        tile, row, column = picture.extra["packed"][picture.patches[patch]].int().tolist()
+        return super().disturbed(picture, tile * SIDE**2 + row * SIDE + column)
+
+    def batch(self, rows):
+        pictures = [picture for row in rows for picture in row]
+        most = max(len(picture.pixels) for picture in pictures)
+        padded = [
+            torch.cat([picture.pixels, torch.zeros(most - len(picture.pixels), *picture.pixels.shape[1:])])
+            for picture in pictures
+        ]
+        sizes = torch.stack([picture.extra["size"] for picture in pictures])
+        return {"pixel_values": torch.stack(padded), "image_sizes": sizes}
+
+
+class TinyLlavaOnevision(TinyLlavaNext):
+    model_class = hf.LlavaOnevisionForConditionalGeneration
+    packing: ClassVar[dict[str, Any]] = {"vision_aspect_ratio": "anyres_max_2"}
+
+    def config(self, layers, **changes):
+        tile = SIDE * PIXELS
+        pinpoints = [[tile, 2 * tile], [2 * tile, tile], [2 * tile, 2 * tile], [tile, 3 * tile]]
+        return hf.LlavaOnevisionConfig(
+            vision_config=hf.SiglipVisionConfig(**VISION, image_size=tile, patch_size=PIXELS),
+            text_config=hf.Qwen2Config(**TEXT, num_hidden_layers=layers),
+            image_token_index=VOCABULARY["<image>"],
+            video_token_index=VOCABULARY["<video>"],
+            image_grid_pinpoints=pinpoints,
+            vision_aspect_ratio="anyres_max_2",  # shrinks the larger pictures, as anyres_max_9 does those of 27 × 27
+            vision_feature_layer=-1,
+            **changes,
+        )
+
+
+class TinyQwen2VL(Tiny):
+    """Pictures of 5 × 4, 3 × 6, ... merged patches."""
+
+    model_class = hf.Qwen2VLForConditionalGeneration
+    shapes = ((5, 4), (3, 6), (5, 5), (4, 4))
+
+    def config(self, layers, **changes):
+        return hf.Qwen2VLConfig(
+            vision_config=self.vision(),
+            text_config={
+                **TEXT,
+                "num_hidden_layers": layers,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+            },
+            image_token_id=VOCABULARY["<image>"],
+            video_token_id=VOCABULARY["<video>"],
+            vision_start_token_id=VOCABULARY["<open>"],
+            vision_end_token_id=VOCABULARY["<close>"],
+            **changes,
+        )
+
+    def vision(self):
+        return {
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": PIXELS,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        }
+
+    def picture(self, seed, shape=None, frames=1, token="<image>"):
+        height, width = shape or self.shapes[seed % len(self.shapes)]
+        count = frames * height * width
+        tokens = [VOCABULARY["<open>"], *[VOCABULARY[token]] * count, VOCABULARY["<close>"]]
+        pixels = noise(seed, 4 * count, 3 * 2 * PIXELS**2)
+        grid = torch.tensor([frames, 2 * height, 2 * width])
+        return Picture(tokens, list(range(1, count + 1)), [(height, width)] * frames, pixels, {"grid": grid})
+
+    def disturbed(self, picture, patch):
+        pixels = picture.pixels.clone()
+        pixels[4 * patch : 4 * patch + 4] += 8  # the processor lays four patches that merge side by side
+        return pixels
+
+    def batch(self, rows):
+        grids = torch.stack([picture.extra["grid"] for row in rows for picture in row])
+        return {**super().batch(rows), "image_grid_thw": grids}
+
+    def token_types(self, ids):
+        types = (ids == VOCABULARY["<image>"]).int() + 2 * (ids == VOCABULARY["<video>"]).int()
+        return {"mm_token_type_ids": types}
+
+
+class TinyQwen25VL(TinyQwen2VL):
+    model_class = hf.Qwen2_5_VLForConditionalGeneration
+
+    def config(self, layers, **changes):
+        return hf.Qwen2_5_VLConfig(
+            **{
+                name: value
+                for name, value in super().config(layers).to_dict().items()
+                if name.endswith("token_id") and name.startswith(("image", "video", "vision"))
+            },
+            vision_config={
+                "depth": 2,
+                "hidden_size": 32,
+                "out_hidden_size": 32,
+                "num_heads": 2,
+                "intermediate_size": 48,
+                "patch_size": PIXELS,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "window_size": 4 * PIXELS,
+                "fullatt_block_indexes": [1],
+            },
+            text_config={
+                **TEXT,
+                "num_hidden_layers": layers,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+            },
+            **changes,
+        )
+
+
+class TinyInternVL(Tiny):
+    """One tile, or two and a thumbnail."""
+
+    model_class = hf.InternVLForConditionalGeneration
+
+    def config(self, layers, **changes):
+        side = 2 * SIDE * PIXELS
+        return hf.InternVLConfig(
+            vision_config=hf.InternVLVisionConfig(**VISION, image_size=[side, side], patch_size=[PIXELS, PIXELS]),
+            text_config=hf.Qwen2Config(**TEXT, num_hidden_layers=layers),
+            image_token_id=VOCABULARY["<image>"],
+            image_seq_length=SIDE**2,
+            downsample_ratio=0.5,
+            vision_feature_layer=-1,
+            **changes,
+        )
+
+    def picture(self, seed):
+        tiles = 3 if seed % 2 else 1
+        count = tiles * SIDE**2
+        tokens = [VOCABULARY["<open>"], *[VOCABULARY["<image>"]] * count, VOCABULARY["<close>"]]
+        pixels = noise(seed, tiles, 3, 2 * SIDE * PIXELS, 2 * SIDE * PIXELS)
+        return Picture(tokens, list(range(1, count + 1)), [(SIDE, SIDE)] * tiles, pixels)
+
+
+class TinyChameleon(Tiny):
+    model_class = hf.ChameleonForConditionalGeneration
+    codes = 40
+
+    def config(self, layers, **changes):
+        names = {"<image>": VOCABULARY["<image>"]}
+        for code in range(self.codes):
+            letters = "".join(chr(ord("A") + int(digit)) for digit in str(code))
+            names[f"IMGIMG{letters}Z"] = TEXT["vocab_size"] - self.codes + code
+        return hf.ChameleonConfig(
+            **TEXT,
+            num_hidden_layers=layers,
+            vocabulary_map=names,
+            vq_config={
+                "embed_dim": 8,
+                "num_embeddings": self.codes,
+                "latent_channels": 8,
+                "resolution": SIDE * 4,
+                "base_channels": 32,
+                "channel_multiplier": [1, 1, 1],
+                "num_res_blocks": 1,
+                "attn_resolutions": [],
+                "attn_type": "none",  # global attention would blur where a pixel is seen
+            },
+            **changes,
+        )
+
+    def picture(self, seed):
+        tokens, patches = square(opened="<open>", closed="<close>")
+        return Picture(tokens, patches, [(SIDE, SIDE)], noise(seed, 1, 3, SIDE * 4, SIDE * 4))
+
+
+class TinyIdefics3(Tiny):
+    """One tile, or 1 × 2 tiles and the overview; markers between tiles are text."""
+
+    model_class = hf.Idefics3ForConditionalGeneration
+    config_class = hf.Idefics3Config
+    vision_class = hf.Idefics3VisionConfig
+
+    def config(self, layers, **changes):
+        return self.config_class(
+            vision_config=self.vision_class(**VISION, image_size=2 * SIDE * PIXELS, patch_size=PIXELS).to_dict(),
+            text_config=hf.LlamaConfig(**TEXT, num_hidden_layers=layers).to_dict(),
+            image_token_id=VOCABULARY["<image>"],
+            pad_token_id=0,
+            scale_factor=2,
+            **changes,
+        )
+
+    def picture(self, seed):
+        tile, overview = square(opened="<tile>")[0], square(opened="<overview>")[0]
+        opened, newline = VOCABULARY["<open>"], VOCABULARY["\n"]
+        tiles = 3 if seed % 2 else 1
+        tokens = [opened, *overview, opened]
+        if tiles == 3:
+            tokens = [opened, *tile, opened, *tile, newline, newline, *tokens]
+        patches = [index for index, token in enumerate(tokens) if token == VOCABULARY["<image>"]]
+        return Picture(tokens, patches, [(SIDE, SIDE)] * tiles, noise(seed, tiles, 3, *[2 * SIDE * PIXELS] * 2))
+
+    def batch(self, rows):
+        most = max(sum(len(picture.pixels) for picture in row) for row in rows)
+        pixels = torch.zeros(len(rows), most, 3, *[2 * SIDE * PIXELS] * 2)
+        for row, pictures in enumerate(rows):
+            if pictures:
+                tiles = torch.cat([picture.pixels for picture in pictures])
+                pixels[row, : len(tiles)] = tiles
+        return {"pixel_values": pixels}
+
+
+class TinySmolVLM(TinyIdefics3):
+    model_class = hf.SmolVLMForConditionalGeneration
+    config_class = hf.SmolVLMConfig
+    vision_class = hf.SmolVLMVisionConfig
+
+
+# Every model type that a family answers for.
+TINY: dict[str, type[Tiny]] = {
+    "llava": TinyLlava,
+    "llava_next": TinyLlavaNext,
+    "llava_onevision": TinyLlavaOnevision,
+    "qwen2_vl": TinyQwen2VL,
+    "qwen2_5_vl": TinyQwen25VL,
+    "internvl": TinyInternVL,
+    "chameleon": TinyChameleon,
+    "idefics3": TinyIdefics3,
+    "smolvlm": TinySmolVLM,
+}
