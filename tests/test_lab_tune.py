@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 import scr
-from benchmarks.lab import checkpoint_folder
+from benchmarks.lab import CHECKPOINTS, checkpoint_folder
 from benchmarks.lab.tune import GRID, configurations, tune
 
+TUNED = [name for name in CHECKPOINTS if (checkpoint_folder(name) / "scr.json").exists()]
 
-def test_the_settings_beside_the_checkpoint_are_the_grids_winner():
+
+@pytest.mark.parametrize("name", TUNED)
+def test_the_settings_beside_the_checkpoint_are_the_grids_winner(name: str):
     grid = json.loads(GRID.read_text())
-    found = json.loads((checkpoint_folder("lab/llava") / "scr.json").read_text())
+    found = json.loads((checkpoint_folder(name) / "scr.json").read_text())
     tried = configurations(grid)
     assert found["configurations"] == len(tried) == len(found["results"])
     assert [{name: result[name] for name in grid["fields"]} for result in found["results"]] == tried

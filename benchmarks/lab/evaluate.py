@@ -24,14 +24,20 @@ from .config import WorldConfig
 from .language import DETAIL_PROMPTS, article, is_well_formed, question
 from .world import LabImage, make_image
 
-__all__ = ["evaluate", "negatives"]
+__all__ = ["evaluate", "negatives", "prompt_of"]
 
 _POSITIVES = 3
 _BATCH = 50
 
 
 def evaluate(
-    model: PreTrainedModel, processor: ProcessorMixin, count: int, world: WorldConfig | None = None
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    count: int,
+    world: WorldConfig | None = None,
+    *,
+    shape: tuple[int, int] | None = None,
+    captions: bool = True,
 ) -> dict[str, Any]:
     """Ask POPE's three kinds of questions and for a detailed caption about the first ``count`` val images.
 
@@ -40,6 +46,8 @@ def evaluate(
         processor: Its processor.
         count: Number of val images.
         world: The world; None for the lab's own.
+        shape: Height and width at which images are given to the processor; None for the world's own.
+        captions: Whether to ask for captions too.
 
     Returns:
         Per kind of question counts and rates, the same of captions; rates are fractions.
@@ -50,7 +58,10 @@ def evaluate(
     positives = [list(dict.fromkeys(item.name for item in image.objects))[:_POSITIVES] for image in images]
     pairs = {(i, name) for i in range(count) for chosen in (positives, *asked.values()) for name in chosen[i]}
     model.eval()
-    said = _ask(model, processor, images, sorted(pairs))
+    pictures = [Image.fromarray(image.pixels) for image in images]
+    if shape is not None:
+        pictures = [picture.resize(shape[::-1], Image.Resampling.BICUBIC) for picture in pictures]
+    said = _ask(model, processor, pictures, sorted(pairs))
     result: dict[str, Any] = {"images": count, "world": world.digest}
     for kind, absent in asked.items():
         counts: Counter[str] = Counter(tp=0, fp=0, tn=0, fn=0, unparsed=0)
@@ -65,7 +76,8 @@ def evaluate(
             "hallucination_rate": counts["fp"] / max(1, counts["fp"] + counts["tn"]),
             "yes_ratio": (counts["tp"] + counts["fp"]) / total,
         }
-    result["captions"] = _score_captions(images, _caption(model, processor, images))
+    if captions:
+        result["captions"] = _score_captions(images, _caption(model, processor, pictures))
     return result
 
 
@@ -98,7 +110,8 @@ def negatives(images: Sequence[LabImage], kind: str, seed: int) -> list[list[str
     return chosen
 
 
-def _prompt(processor: ProcessorMixin, text: str) -> str:
+def prompt_of(processor: ProcessorMixin, text: str) -> str:
+    """Return what a processor's chat template makes of an image and a question about it."""
     message: dict[str, Any] = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
     return processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
 
@@ -106,7 +119,7 @@ def _prompt(processor: ProcessorMixin, text: str) -> str:
 def _ask(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    images: Sequence[LabImage],
+    pictures: Sequence[Image.Image],
     pairs: Sequence[tuple[int, str]],
 ) -> dict[tuple[int, str], bool | None]:
     answers: dict[tuple[int, str], bool | None] = {}
@@ -114,8 +127,8 @@ def _ask(
     for start in tqdm(range(0, len(pairs), _BATCH), desc="questions", disable=None, leave=False):
         part = pairs[start : start + _BATCH]
         inputs = processor(
-            text=[_prompt(processor, question(name)) for _, name in part],
-            images=[Image.fromarray(images[i].pixels) for i, _ in part],
+            text=[prompt_of(processor, question(name)) for _, name in part],
+            images=[pictures[i] for i, _ in part],
             padding=True,
             return_tensors="pt",
         ).to(model.device)
@@ -125,13 +138,13 @@ def _ask(
     return answers
 
 
-def _caption(model: PreTrainedModel, processor: ProcessorMixin, images: Sequence[LabImage]) -> list[str]:
+def _caption(model: PreTrainedModel, processor: ProcessorMixin, pictures: Sequence[Image.Image]) -> list[str]:
     captions: list[str] = []
-    for start in tqdm(range(0, len(images), _BATCH), desc="captions", disable=None, leave=False):
-        part = images[start : start + _BATCH]
+    for start in tqdm(range(0, len(pictures), _BATCH), desc="captions", disable=None, leave=False):
+        part = list(pictures[start : start + _BATCH])
         inputs = processor(
-            text=[_prompt(processor, DETAIL_PROMPTS[0])] * len(part),
-            images=[Image.fromarray(image.pixels) for image in part],
+            text=[prompt_of(processor, DETAIL_PROMPTS[0])] * len(part),
+            images=part,
             padding=True,
             return_tensors="pt",
         ).to(model.device)

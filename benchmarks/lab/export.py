@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..provenance import checkout_state
 from .evaluate import evaluate
+from .families import LabFamily
 from .recipe import Recipe
-from .tokenizer import build_processor
 
 __all__ = ["export"]
 
 
 def export(
-    model: LlavaForConditionalGeneration, recipe: Recipe, curve: list[dict[str, Any]], folder: Path, images: int
+    family: LabFamily, model: Any, recipe: Recipe, curve: list[dict[str, Any]], folder: Path, images: int
 ) -> dict[str, Any]:
     """Save weights in bfloat16 with all that goes with them, and evaluate what was saved, read back as float32.
 
     Args:
+        family: The model's family.
         model: The trained model.
         recipe: What it was trained by.
         curve: Losses and metrics of all stages.
@@ -36,17 +37,21 @@ def export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = copy.deepcopy(model)
-    stored.to(torch.bfloat16)  # type: ignore[arg-type]
+    stored.to(torch.bfloat16)
     stored.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a package is for all
-    build_processor(recipe.size.image_size, recipe.size.patch_size).save_pretrained(folder)
+    family.build_processor().save_pretrained(folder)
     world = {"digest": recipe.world.digest, **recipe.world.to_dict()}
     (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")
     with (folder / "curve.jsonl").open("w") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in curve)
     saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    metrics = evaluate(saved, AutoProcessor.from_pretrained(folder), images, recipe.world)
-    (folder / "README.md").write_text(_card(recipe, metrics, saved.num_parameters(), plot(curve, folder)))
+    processor = AutoProcessor.from_pretrained(folder)
+    metrics = evaluate(saved, processor, images, recipe.world)
+    for shape in family.other_shapes:
+        at = evaluate(saved, processor, images, recipe.world, shape=shape, captions=False)
+        metrics |= {f"{kind} at {shape[1]} × {shape[0]}": at[kind] for kind in ("random", "adversarial")}
+    (folder / "README.md").write_text(_card(family, recipe, metrics, saved, plot(curve, folder)))
     return metrics
 
 
@@ -74,7 +79,7 @@ def plot(curve: list[dict[str, Any]], folder: Path) -> bool:
     return True
 
 
-def _card(recipe: Recipe, metrics: dict[str, Any], parameters: int, plotted: bool) -> str:
+def _card(family: LabFamily, recipe: Recipe, metrics: dict[str, Any], model: Any, plotted: bool) -> str:
     questions = "\n".join(
         f"| {kind} | {m['accuracy']:.3f} | {m['recall']:.3f} | {m['hallucination_rate']:.3f} | {m['yes_ratio']:.3f} "
         f"| {m['tp']} | {m['fp']} | {m['tn']} | {m['fn']} | {m['unparsed']} |"
@@ -86,6 +91,8 @@ def _card(recipe: Recipe, metrics: dict[str, Any], parameters: int, plotted: boo
         f"| {c['captions']} | {c['chair_i']:.3f} | {c['chair_s']:.3f} | {c['recall']:.3f} "
         f"| {c['mentions']} | {c['hallucinated']} | {c['well_formed']} |"
     )
+    native = (recipe.size.image_size, recipe.size.image_size)
+    sizes = ", at the world's own size where no other is named" if family.other_shapes else ""
     picture = "![training curves](curve.png)\n\n" if plotted else ""
     return f"""---
 license: apache-2.0
@@ -93,14 +100,14 @@ library_name: transformers
 pipeline_tag: image-text-to-text
 ---
 
-# lab/llava
+# lab/{family.name}
 
-A LLaVA of {parameters / 1e6:.1f} million parameters for the lab of `scr-vlm`: the real class
-`LlavaForConditionalGeneration` with a CLIP vision tower and a Llama decoder of {recipe.size.text_blocks} blocks over
-{recipe.size.patches} patches. It knows one small synthetic world of drawn objects, and nothing else: it is a test
-bed and a demonstration, not a model of photographs. What it was trained to say leans on a documented language prior,
-so that it hallucinates as larger models do. Weights are stored in bfloat16; the metrics below hold for them loaded as
-float32.
+{family.title} of {model.num_parameters() / 1e6:.1f} million parameters for the lab of `scr-vlm`: the real class
+`{type(model).__name__}` with {family.parts},
+{recipe.size.text_blocks} blocks over {family.tokens(native)} image tokens. {family.sees}
+It knows one small synthetic world of drawn objects, and nothing else: it is a test bed and a demonstration, not a model
+of photographs. What it was trained to say leans on a documented language prior, so that it hallucinates as larger
+models do. Weights are stored in bfloat16; the metrics below hold for them loaded as float32.
 
 ## World
 
@@ -109,7 +116,7 @@ World `{recipe.world.digest}`, data seed {recipe.world.seed}; all knobs in `worl
 
 ## Val, before any method
 
-First {metrics["images"]} val images. HR is FP / (FP + TN).
+First {metrics["images"]} val images{sizes}. HR is FP / (FP + TN).
 
 | questions | accuracy | recall | HR | yes | TP | FP | TN | FN | unparsed |
 |---|---|---|---|---|---|---|---|---|---|
@@ -122,15 +129,15 @@ First {metrics["images"]} val images. HR is FP / (FP + TN).
 {picture}## Recipe
 
 Four stages, AdamW (betas 0.9 and 0.98, gradient clipped at norm 1, cosine decay to a tenth), float32 on a processor:
-the vision tower on dense per-patch labels; the projector regressed onto the decoder's word embedding of each patch's
-label; projector and decoder on cached vision features, several questions about an image packed in one sequence;
-the same once more, with more questions for what is typical and absent. The final weights lie between those before and
-after that last stage, at `refined_share`.
+the vision tower on dense per-patch labels; the projector regressed onto the decoder's word embeddings of the labels
+that an image token stands for; projector and decoder on cached vision features, several questions about an image packed
+in one sequence; the same once more, with more questions for what is typical and absent. The final weights lie between
+those before and after that last stage, at `refined_share`.
 
 ```json
 {json.dumps(asdict(recipe), indent=1)}
 ```
 
 Trained by the code of commit {checkout_state().commit or "unknown"}. To train it again:
-`python -m benchmarks.lab.train llava`.
+`python -m benchmarks.lab.train {family.name}`.
 """

@@ -23,10 +23,9 @@ from .language import (
     short_caption,
     training_objects,
 )
-from .tokenizer import build_tokenizer
 from .world import LabImage
 
-__all__ = ["PackedBatch", "conversations", "pack"]
+__all__ = ["Chat", "PackedBatch", "conversations", "pack"]
 
 _SUFFIX_RATE = 0.15  # of questions end as some benchmarks end them
 _UNKNOWN_RATE = 0.05  # of prompts begin with words the model does not know, as a system prompt would
@@ -38,8 +37,9 @@ class PackedBatch:
     """A batch for the decoder.
 
     Attributes:
-        ids: Tokens ``(batch, length)``; image placeholders where patches go.
-        positions: Position of each token, counted as in the conversation that holds only it, ``(batch, length)``.
+        ids: Tokens ``(batch, length)``; placeholders where image tokens go.
+        positions: Position of each token along each axis, as in the conversation that holds only it,
+            ``(axes, batch, length)``.
         mask: True where a token may look, ``(batch, 1, length, length)``.
         rows: Row of every token that predicts a part of an answer, ``(targets,)``.
         columns: Its column, ``(targets,)``.
@@ -82,38 +82,80 @@ def conversations(image: LabImage, world: WorldConfig, questions: int, rng: rand
     ]
 
 
+class Chat:
+    """What a chat template puts around an image and a question, in tokens.
+
+    Args:
+        tokenizer: The tokenizer.
+        before: What stands before the tokens of the image.
+        image_token: The placeholder of image tokens.
+        after: What stands between image and question.
+        closing: What stands between question and answer.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, before: str, image_token: int, after: str, closing: str
+    ) -> None:
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+        self.before: tuple[int, ...] = tuple(tokenizer(before).input_ids)
+        self.after = encode(after)
+        self.image_token = image_token
+        self.pad: int = tokenizer.pad_token_id
+        self.end: int = tokenizer.eos_token_id
+        self._closing = closing
+        self._encode = lru_cache(maxsize=200_000)(encode)
+
+    def turn(self, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens of a question up to its answer, and those of the answer."""
+        return self._encode(prompt + self._closing), (*self._encode(answer), self.end)
+
+
 def pack(
-    batch: Sequence[Sequence[tuple[str, str]]], patches: int, answer_weight: float, device: torch.device
+    batch: Sequence[Sequence[tuple[str, str]]],
+    places: Sequence[Tensor],
+    chat: Chat,
+    answer_weight: float,
+    device: torch.device,
 ) -> PackedBatch:
     """Pack the conversations of each image behind one copy of the image.
 
     Args:
         batch: For each image, pairs of prompt and answer.
-        patches: Number of patches.
+        places: For each image, the positions of its tokens from 0, ``(axes, tokens)``.
+        chat: What stands around them.
         answer_weight: Weight of a yes/no token in the loss.
         device: Where the tensors go.
     """
-    prefix = [*_encode("USER: <image>", True)[:-1], *[_encode("<image>", False)[0]] * patches]
-    end = _tokenizer().eos_token_id
-    length = len(prefix) + max(sum(len(_turn(*pair)[0]) + len(_turn(*pair)[1]) for pair in pairs) for pairs in batch)
-    ids = torch.full((len(batch), length), _tokenizer().pad_token_id)
-    positions = torch.zeros_like(ids)
+    turns = [[chat.turn(*pair) for pair in pairs] for pairs in batch]
+    prefixes = [[*chat.before, *[chat.image_token] * place.shape[1], *chat.after] for place in places]
+    length = max(
+        len(prefix) + sum(len(prompt) + len(answer) for prompt, answer in asked)
+        for prefix, asked in zip(prefixes, turns, strict=True)
+    )
+    ids = torch.full((len(batch), length), chat.pad)
+    positions = torch.zeros(len(places[0]), *ids.shape, dtype=torch.long)
     segments = torch.full_like(ids, -1)
-    ids[:, : len(prefix)] = torch.tensor(prefix)
-    positions[:, : len(prefix)] = torch.arange(len(prefix))
-    segments[:, : len(prefix)] = 0
     found: list[tuple[int, int, int, float]] = []
-    for row, pairs in enumerate(batch):
-        start = len(prefix)
-        for segment, pair in enumerate(pairs, start=1):
-            prompt, answer = _turn(*pair)
+    for row, (prefix, place, asked) in enumerate(zip(prefixes, places, turns, strict=True)):
+        start, image = len(prefix), len(chat.before)
+        ids[row, :start] = torch.tensor(prefix)
+        positions[:, row, :image] = torch.arange(image)
+        positions[:, row, image : image + place.shape[1]] = image + place
+        # Text goes on after the largest position of the image, along every axis alike.
+        begin = image + int(place.max()) + 1
+        positions[:, row, image + place.shape[1] : start] = begin + torch.arange(len(chat.after))
+        begin += len(chat.after)
+        segments[row, :start] = 0
+        for segment, (prompt, answer) in enumerate(asked, start=1):
             stop = start + len(prompt) + len(answer)
             ids[row, start:stop] = torch.tensor([*prompt, *answer])
-            positions[row, start:stop] = len(prefix) + torch.arange(stop - start)
+            positions[:, row, start:stop] = begin + torch.arange(stop - start)
             segments[row, start:stop] = segment
-            first = answer_weight if pair[1] in ("Yes", "No") else 1.0
+            first = answer_weight if batch[row][segment - 1][1] in ("Yes", "No") else 1.0
             for offset, token in enumerate(answer):
-                found.append((row, start + len(prompt) + offset - 1, token, first if token != end else 1.0))
+                found.append((row, start + len(prompt) + offset - 1, token, first if token != chat.end else 1.0))
             start = stop
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same = (segments[:, None, :] == segments[:, :, None]) | (segments[:, None, :] == 0)
@@ -127,17 +169,3 @@ def pack(
         torch.tensor(targets, device=device),
         torch.tensor(weights, device=device),
     )
-
-
-@lru_cache(maxsize=1)
-def _tokenizer() -> PreTrainedTokenizerBase:
-    return build_tokenizer()
-
-
-@lru_cache(maxsize=200_000)
-def _encode(text: str, start: bool) -> tuple[int, ...]:
-    return tuple(_tokenizer()(text, add_special_tokens=start).input_ids)
-
-
-def _turn(prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return _encode(f"{prompt} ASSISTANT:", False), (*_encode(answer, False), _tokenizer().eos_token_id)

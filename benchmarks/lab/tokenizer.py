@@ -1,83 +1,84 @@
-"""A word-level tokenizer for the lab's language, and the processor that a LLaVA checkpoint is saved with."""
+"""A word-level tokenizer for the lab's language: the same words for every family, between its own special tokens."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from .language import all_words
 
-__all__ = ["CHAT_TEMPLATE", "SPECIAL_TOKENS", "build_processor", "build_tokenizer"]
+__all__ = ["CHATML", "SpecialTokens", "build_tokenizer"]
 
-# Identities 0–4, in this order.
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-
-# LLaVA-1.5's turns, on one line per message as its checkpoints have them.
-CHAT_TEMPLATE = (
+# Turns as Qwen2-VL and InternVL3 have them; IMAGE stands for what a family puts where an image goes.
+CHATML = (
     "{% for message in messages %}"
-    "{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' if message['role'] == 'assistant' else '' }}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\\n' }}{% endif %}{% endfor %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "{% endif %}"
-    "{{ '</s>' if message['role'] == 'assistant' else ' ' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ 'IMAGE' }}{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\\n' }}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 # Words are stored in lower case so that any spelling is understood; what starts a sentence gets its capital back here.
 _SENTENCE_STARTS = ("yes", "no", "a", "an", "the", "there", "is", "please")
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer; a word of its vocabulary is one token in any mixture of cases, others are ``<unk>``."""
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *all_words()))}
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """The tokens of a family that are no words.
+
+    Attributes:
+        tokens: All of them, `<unk>` included, in the order of their identities from 0.
+        pad: What fills up a batch.
+        begin: What starts every text; None for nothing.
+        end: What ends an answer.
+        image: The placeholder of image tokens.
+        named: Attributes of the tokenizer by which the family's processor finds some of them.
+    """
+
+    tokens: tuple[str, ...]
+    pad: str
+    begin: str | None
+    end: str
+    image: str
+    named: dict[str, str] = field(default_factory=dict)
+
+
+def build_tokenizer(special: SpecialTokens) -> PreTrainedTokenizerFast:
+    """Build the tokenizer; a word of its vocabulary is one token in any mixture of cases, others are ``<unk>``.
+
+    Args:
+        special: The family's tokens.
+    """
+    vocabulary = {word: index for index, word in enumerate((*special.tokens, *all_words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
     )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
-    )
+    if special.begin is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{special.begin} $A",
+            pair=f"{special.begin} $A $B",
+            special_tokens=[(special.begin, vocabulary[special.begin])],
+        )
     capitals = [decoders.Replace(Regex(rf"(^|(?<=[.?] )){word}\b"), word.capitalize()) for word in _SENTENCE_STARTS]
     tokenizer.decoder = decoders.Sequence(
         [decoders.WordPiece("##", cleanup=True), decoders.Fuse(), decoders.Replace(" :", ":"), *capitals]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
+        pad_token=special.pad,
+        bos_token=special.begin,
+        eos_token=special.end,
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=special.named,
         padding_side="left",
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
-    )
-
-
-def build_processor(image_size: int, patch_size: int) -> LlavaProcessor:
-    """Build the processor: any image is resized to the model's square, one placeholder per patch.
-
-    Args:
-        image_size: Side of the model's input, in pixels.
-        patch_size: Side of a patch, in pixels.
-    """
-    square = {"height": image_size, "width": image_size}
-    image_processor = CLIPImageProcessorPil(
-        size=square,
-        crop_size=square,
-        do_center_crop=False,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=build_tokenizer(),
-        patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE,
-        # The class token, which the strategy "default" takes off again.
-        num_additional_image_tokens=1,
     )

@@ -1,4 +1,4 @@
-"""Train the lab's LLaVA: `python -m benchmarks.lab.train llava`. Killed at any moment, the same command resumes."""
+"""Train a lab model: `python -m benchmarks.lab.train llava`. Killed at any moment, the same command resumes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import CHECKPOINTS
 from .config import digest_of
 from .corpus import build_corpus
 from .evaluate import evaluate
 from .export import export
+from .families import build_family
 from .loop import load_finished, run_stage
-from .model import build_model
-from .recipe import Recipe
+from .recipe import RECIPES, Recipe
 from .stages import decoder_stage, encode_corpus, projector_stage, vision_stage
-from .tokenizer import build_processor
 
 __all__ = ["train"]
 
@@ -42,7 +40,7 @@ def train(
         recipe: Every number of the training.
         folder: Where states are kept; made if absent.
         output: Where the checkpoint goes; None for no checkpoint.
-        val_images: Val images for the metrics of the model card; a fifth of them is used while training.
+        val_images: Val images for the metrics of the model card; a tenth of them is used while training.
         stop_after: Give up after this many steps of the first unfinished stage, as a kill would; for tests.
 
     Returns:
@@ -51,14 +49,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(recipe.size, recipe.seed)
-    model.to(device)  # type: ignore[arg-type]
-    processor = build_processor(recipe.size.image_size, recipe.size.patch_size)
-    corpus = build_corpus(recipe, "train", recipe.images)
+    family = build_family(recipe.family, recipe.size)
+    model = family.build_model(recipe.seed).to(device)
+    processor = family.build_processor()
+    corpus = build_corpus(family, recipe, "train", recipe.images)
     curve: list[dict[str, Any]] = []
 
     def measure(step: int) -> dict[str, float]:
-        result = evaluate(model, processor, max(1, val_images // 5), recipe.world)
+        result = evaluate(model, processor, max(1, val_images // 10), recipe.world)
         model.train()
         return {
             "random_accuracy": result["random"]["accuracy"],
@@ -93,27 +91,27 @@ def train(
         curve.extend(found)
         return True
 
-    if not run("vision", vision_stage(model, corpus, recipe)):
+    if not run("vision", vision_stage(family, model, corpus, recipe)):
         return curve
-    features = encode_corpus(model, corpus)
-    if not run("projector", projector_stage(model, corpus, features, recipe)):
+    features = encode_corpus(family, model, corpus)
+    if not run("projector", projector_stage(family, model, corpus, features, recipe)):
         return curve
-    if not run("decoder", decoder_stage(model, corpus, features, recipe, "decoder"), measured=True):
+    if not run("decoder", decoder_stage(family, model, corpus, features, recipe, "decoder"), measured=True):
         return curve
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    if not run("refine", decoder_stage(model, corpus, features, recipe, "refine"), measured=True):
+    if not run("refine", decoder_stage(family, model, corpus, features, recipe, "refine"), measured=True):
         return curve
     after = model.state_dict()
     model.load_state_dict({name: before[name].lerp(after[name], recipe.refined_share) for name in after})
     if output is not None:
-        print(export(model, recipe, curve, output, val_images), flush=True)
+        print(export(family, model, recipe, curve, output, val_images), flush=True)
     return curve
 
 
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.train", description=__doc__)
-    parser.add_argument("model", choices=[Path(path).name for path in CHECKPOINTS.values()], help="what to train")
+    parser.add_argument("model", choices=list(RECIPES), help="what to train")
     parser.add_argument("--work", type=Path, default=Path("lab-training"), help="states (default ./lab-training)")
     parser.add_argument("--output", type=Path, help="checkpoint folder (default: inside the package)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
@@ -124,8 +122,8 @@ def main() -> None:
             sys.executable, [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]], os.environ | _ENVIRONMENT
         )
     torch.set_num_threads(arguments.threads)
-    output = arguments.output or Path(__file__).parent / CHECKPOINTS[f"lab/{arguments.model}"]
-    train(Recipe(), arguments.work, output)
+    output = arguments.output or Path(__file__).parent / "checkpoints" / arguments.model
+    train(RECIPES[arguments.model], arguments.work, output)
 
 
 if __name__ == "__main__":
