@@ -1,0 +1,270 @@
+"""What SCR costs: `python -m benchmarks.overhead`.
+
+The unpatched model, SCR, and a naive two-pass with eager attention take turns in one process, round after round, on
+models with random weights in the shapes of real ones; ratios are taken within a round. Latency and memory need no
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .overhead_table import NOTES, as_markdown, as_text, rows
+from .provenance import checkout_state, package_versions, timestamp
+from .suggest import suggestion
+
+# torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
+
+_EPILOG = """examples:
+  python -m benchmarks.overhead
+  python -m benchmarks.overhead --shape llava,qwen2_vl,internvl --json overhead.json
+  python -m benchmarks.overhead --num-beams 3 --new-tokens 1,20 --threads 1
+
+The small scale, for a CPU, has the blocks and the image tokens of the model it stands for, an eighth of its width and a
+smaller vision tower. The full one, for a GPU, has its widths, in bfloat16.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        0 if something was measured, 1 if nothing was, 2 for an argument that cannot be used, 130 if interrupted.
+    """
+    try:
+        options = build_parser().parse_args(argv)
+    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
+        return exit_.code if isinstance(exit_.code, int) else 2
+    from scr import SCRError
+
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return 130
+    except SCRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}. See --help.\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _Parser(
+        prog="python -m benchmarks.overhead",
+        description="Measure what SCR costs, beside the unpatched model and a naive two-pass.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--shape", default="llava", metavar="NAME[,NAME]", help="llava, qwen2_vl, internvl (%(default)s)")
+    add("--scale", default="auto", metavar="NAME", help="tiny, small, full or auto: full on a GPU, else small")
+    add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
+    add("--new-tokens", type=_counts, default=(1, 20, 100), metavar="N[,N]", help="generation lengths (1,20,100)")
+    add("--rounds", type=_positive, default=9, metavar="N", help="how often each method is measured (%(default)s)")
+    add("--batch", type=_positive, default=1, metavar="N", help="prompts per generation (%(default)s)")
+    add("--num-beams", type=_positive, default=1, metavar="N", help="beams per prompt (%(default)s)")
+    add("--threads", type=_positive, metavar="N", help="torch's threads (as torch chooses)")
+    add("--json", type=Path, metavar="FILE", help="also write all rounds and ratios there")
+    add("--markdown", action="store_true", help="print the tables as Markdown")
+    return parser
+
+
+def measure_shape(
+    name: str,
+    scale: str,
+    device: Any,
+    *,
+    new_tokens: Sequence[int],
+    rounds: int,
+    batch: int = 1,
+    beams: int = 1,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure all methods on one shape.
+
+    Args:
+        name: of the table of shapes.
+        scale: `tiny`, `small` or `full`.
+        device: a `torch.device`.
+        new_tokens: ascending; one generation of the last of them tells the times of all.
+        rounds: how often.
+        batch: prompts per generation.
+        beams: per prompt.
+        report: is told what is going on.
+
+    Returns:
+        JSON values: what was measured, `rounds` with each method's times, and peak memory.
+    """
+    import scr
+
+    from .overhead_measure import METHODS, measure_rounds, peak_bytes
+    from .overhead_models import SHAPES, build_workload
+
+    shape = SHAPES[name]
+    report(f"{name}: building the {scale} model")
+    workload = build_workload(shape, scale, device, batch)
+    methods = [method(workload) for method in METHODS]
+    found = []
+    for number, measured in enumerate(measure_rounds(methods, rounds, new_tokens[-1], beams), start=1):
+        report(f"{name}: round {number} of {rounds}")
+        found.append(
+            {
+                method: {
+                    "prefill_ms": one.token_ms[0],
+                    "until_ms": [one.token_ms[tokens - 1] for tokens in new_tokens],
+                    "per_token_ms": one.per_token,
+                    "pass_ms": one.pass_ms,
+                }
+                for method, one in measured.items()
+            }
+        )
+    peaks = {}
+    for method in methods:
+        with method.applied():
+            # The first tokens hold all that the methods differ in; later ones only lengthen the cache of each.
+            few = functools.partial(method.generate, max_new_tokens=2, num_beams=beams, do_sample=False)
+            peaks[method.name] = peak_bytes(few, device)
+    text = workload.size.text
+    return {
+        "shape": name,
+        "stands_for": shape.stands_for,
+        "scale": scale,
+        "dtype": str(workload.model.dtype).removeprefix("torch."),
+        "parameters": workload.model.num_parameters(),
+        "hidden": text.hidden,
+        "blocks": text.blocks,
+        "blocks_needed": scr.patch(workload.model).config.to_dict()["attention_layers"][1],
+        "image_tokens": workload.size.image_tokens,
+        "text_tokens": workload.inputs["input_ids"].shape[1] - workload.size.image_tokens,
+        "batch": batch,
+        "beams": beams,
+        "new_tokens": list(new_tokens),
+        "weight_bytes": workload.weight_bytes,
+        "peak_bytes": peaks,
+        "rounds": found,
+    }
+
+
+def machine(device: Any, threads: int) -> dict[str, Any]:
+    """What the numbers were measured on and with."""
+    import torch
+
+    commit = checkout_state()
+    return {
+        "processor": _processor(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": threads,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "packages": package_versions(),
+        "commit": commit.commit,
+        "dirty": commit.dirty,
+        "created": timestamp(),
+    }
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+
+    threads = torch.get_num_threads()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        return _measure(options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(options: argparse.Namespace) -> int:
+    import torch
+    from transformers.utils import logging
+
+    from scr import ConfigError
+
+    from .models import resolve_device
+    from .overhead_models import SCALES, SHAPES
+
+    names = [name.strip() for name in options.shape.split(",")]
+    for kind, known, given in (("shape", SHAPES, names), ("scale", ("auto", *SCALES), [options.scale])):
+        for name in given:
+            if name not in known:
+                raise ConfigError(
+                    f"unknown {kind}: got {name!r}; expected one of {list(known)}. {suggestion(name, known)}"
+                )
+    device = resolve_device(options.device)
+    scale = options.scale if options.scale != "auto" else "full" if device.type == "cuda" else "small"
+    logging.set_verbosity_error()  # transformers tells the configuration that it has made up
+    where = machine(device, torch.get_num_threads())
+    print(_line(where))
+    measured, skipped = [], {}
+    for name in dict.fromkeys(names):
+        if not SHAPES[name].is_supported():
+            skipped[name] = f"no family of this version patches model type {SHAPES[name].model_type!r}"
+            print(f"\n{name}: skipped, {skipped[name]}")
+            continue
+        record = measure_shape(
+            name,
+            scale,
+            device,
+            new_tokens=options.new_tokens,
+            rounds=options.rounds,
+            batch=options.batch,
+            beams=options.num_beams,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        measured.append({**record, "ratios": {row.name: row.ratios for row in rows(record)}})
+        print(f"\n{as_markdown(record) if options.markdown else as_text(record)}", flush=True)
+    if measured:
+        print("", *NOTES, sep="\n")
+    if options.json:
+        found = {"machine": where, "shapes": measured, "skipped": skipped}
+        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0 if measured else 1
+
+
+def _line(where: dict[str, Any]) -> str:
+    packages = where["packages"]
+    load = "" if where["load"] is None else f", load {where['load']:.1f} before"
+    commit = "" if where["commit"] is None else f"; commit {where['commit'][:7]}{' and changes' * where['dirty']}"
+    return (
+        f"{where['gpu'] or where['processor']}, {where['threads']} threads{load}; torch {packages['torch']}, "
+        f"transformers {packages['transformers']}; {where['created'][:10]}{commit}"
+    )
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected 1 or more")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What SCR costs: the command end to end on tiny shapes, the naive two-pass against SCR, and the memory counter."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.overhead import build_parser, main
+from benchmarks.overhead_measure import METHODS, SCR, Measurement, NaiveTwoPass, Vanilla, measure_rounds, peak_bytes
+from benchmarks.overhead_models import SHAPES, Workload, build_workload
+from benchmarks.overhead_table import Spread, rows, spread
+
+CPU = torch.device("cpu")
+TINY = ["--scale", "tiny", "--device", "cpu", "--threads", "1", "--rounds", "2", "--new-tokens", "4,1,2"]
+RATIOS = ["prefill", "until_2", "until_4", "per_token", "diagnostic", "diagnostic_of_prefill"]
+MEMORY = ["peak_memory", "peak_beyond_weights"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def strengthened(shape: str, batch: int = 2) -> Workload:
+    """A tiny workload whose attention is far from uniform, so that edits show."""
+    workload = build_workload(SHAPES[shape], "tiny", CPU, batch)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in workload.model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.15, generator=generator)
+    return workload
+
+
+def logits(method: Vanilla | SCR | NaiveTwoPass, beams: int = 1) -> torch.Tensor:
+    """Of every new token."""
+    with method.applied():
+        found = method.generate(
+            max_new_tokens=3, num_beams=beams, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    return torch.stack(found.logits)
+
+
+@pytest.mark.parametrize(
+    ("form", "shapes"), [([], list(SHAPES)), (["--markdown"], ["llava"])], ids=["text", "markdown"]
+)
+def test_the_command_prints_every_ratio(
+    form: list[str], shapes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "overhead.json"
+    threads = torch.get_num_threads()
+    assert main([*TINY, *form, "--shape", ",".join(shapes), "--json", str(file)]) == 0
+    assert torch.get_num_threads() == threads
+    out = capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert [one["shape"] for one in found["shapes"]] == shapes
+    assert found["skipped"] == {}
+    assert found["machine"]["threads"] == 1
+    for record in found["shapes"]:
+        assert list(record["ratios"]) == [*RATIOS, *MEMORY]
+        assert [len(one) for one in record["rounds"]] == [len(METHODS)] * 2
+        for row in rows(record):
+            assert row.label in out
+            for method in ("scr", "naive"):
+                assert str(row.ratios[method]) in out
+                assert record["ratios"][row.name][method] == list(row.ratios[method])
+                assert row.ratios[method].low <= row.ratios[method].median <= row.ratios[method].high
+        memory = record["peak_bytes"]
+        assert memory["scr"] < 1.05 * memory["vanilla"] < memory["naive"]
+
+
+def test_beams_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--num-beams", "2", "--batch", "2"]) == 0
+    assert "batch 2, beams 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_naive_two_pass_does_what_scr_does(shape: str) -> None:
+    workload = strengthened(shape)
+    plain, patched, naive = (logits(method(workload)) for method in METHODS)
+    assert (patched[0] - plain[0]).abs().max() > 0.05
+    assert torch.allclose(naive, patched, atol=1e-4, rtol=0)
+    assert torch.equal(logits(Vanilla(workload)), plain)
+
+
+def test_the_naive_two_pass_under_beams() -> None:
+    workload = strengthened("llava")
+    assert torch.allclose(logits(NaiveTwoPass(workload), 2), logits(SCR(workload), 2), atol=1e-4, rtol=0)
+
+
+def test_rounds_take_turns_and_every_token_is_timed() -> None:
+    workload = build_workload(SHAPES["llava"], "tiny", CPU)
+    measured = list(measure_rounds([method(workload) for method in METHODS], rounds=2, tokens=3))
+    assert [list(one) for one in measured] == [["vanilla", "scr", "naive"]] * 2
+    for one in measured:
+        for found in one.values():
+            assert len(found.token_ms) == 3
+            assert found.token_ms == sorted(found.token_ms)
+            assert 0 < found.pass_ms < found.token_ms[0]
+
+
+def test_time_per_token() -> None:
+    assert Measurement([10.0, 12.0, 16.0], 5.0).per_token == 3.0
+    assert math.isnan(Measurement([10.0], 5.0).per_token)
+
+
+def test_workloads_repeat_and_leave_the_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = (build_workload(SHAPES["llava"], "tiny", CPU) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first.inputs[name], second.inputs[name]) for name in first.inputs)
+    assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
+    assert first.weight_bytes >= 4 * first.model.num_parameters()
+
+
+def test_the_table_of_shapes_is_what_it_stands_for() -> None:
+    for shape in SHAPES.values():
+        small, full = shape.sizes["small"], shape.sizes["full"]
+        assert (small.text.blocks, small.grids) == (full.text.blocks, full.grids)
+        assert small.text.heads * full.text.key_heads == full.text.heads * small.text.key_heads
+        with torch.device("meta"):
+            pixels = shape.pixels(full, 2)
+        assert pixels["pixel_values"].numel() > 0
+    assert SHAPES["llava"].sizes["small"].image_tokens == 576
+    assert SHAPES["llava"].sizes["small"].text.blocks == 32
+
+
+def test_live_bytes_are_exact() -> None:
+    kept = torch.ones(1000)
+
+    def run() -> torch.Tensor:
+        first = torch.empty(1000)  # 4,000 bytes
+        second = torch.empty(2000)  # 12,000, the peak
+        view = second[:10].add_(1)  # nothing: no new storage
+        kept.mul_(2)  # nothing: older than the count
+        del first
+        return view + torch.empty(100, dtype=torch.float64).sum()  # 8,000 + 800 + 8 + 40
+
+    assert [peak_bytes(run, CPU) for _ in range(2)] == [12_000] * 2
+    assert peak_bytes(lambda: None, CPU) == 0
+
+
+def test_spread() -> None:
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == Spread(3.0, 2.0, 4.0)
+    assert str(spread([1.0, 2.0, 3.0])) == "2.00 (1.50–2.50)"
+    assert str(spread([1.5])) == "1.50"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--shape", "lava"],
+            "unknown shape: got 'lava'; expected one of ['llava', 'qwen2_vl', 'internvl']. Did you mean",
+        ),
+        (["--scale", "huge"], "unknown scale: got 'huge'; expected one of ['auto', 'tiny', 'small', 'full']."),
+        (["--device", "tpu9"], "unknown device: got 'tpu9'; expected auto, cpu, cuda or cuda:N."),
+        (["--rounds", "0"], "argument --rounds: got '0'; expected 1 or more."),
+        (["--new-tokens", "1,x"], "argument --new-tokens: got 'x'; expected 1 or more."),
+    ],
+)
+def test_options_that_cannot_be_used(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_shape_without_a_family_is_skipped_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.overhead_models.list_families", lambda: ["llava"])
+    assert main([*TINY, "--shape", "qwen2_vl"]) == 1
+    assert "qwen2_vl: skipped, no family of this version patches model type 'qwen2_vl'" in capsys.readouterr().out
+
+
+def test_defaults() -> None:
+    options = build_parser().parse_args([])
+    assert (options.shape, options.new_tokens, options.rounds) == ("llava", (1, 20, 100), 9)
