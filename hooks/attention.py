@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from . import compat
 from .errors import SCRError, UnsupportedModelError
+from .masks import masked
 from .stack import HookStack
 
 _QUERY_CHUNK = 256  # bounds the memory of a long prompt: batch × heads × 256 × keys scores at a time
+
+# Arguments of attention functions that would change what the queries see or how much.
+_NOT_READ = {
+    "s_aux": "attention sinks",
+    "position_bias": "a position bias",
+    "cu_seq_lens_q": "several sequences packed into one row",
+}
 
 
 class StopForward(BaseException):
@@ -46,11 +54,39 @@ class AttentionReader:
     first_key: dict[int, int]
     maps: dict[int, Float[Tensor, "batch targets seq"]] = field(default_factory=dict)
 
-    def add(self, module: Any, query: Tensor, key: Tensor, mask: Any, scaling: float | None, softcap: Any) -> None:
-        """Read one layer: `query` (batch, heads, seq, dim) and `key` (batch, key heads, keys, dim)."""
+    def add(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        mask: Any,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        sliding_window: int | None = None,
+        is_causal: bool | None = None,
+        **others: Any,
+    ) -> None:
+        """Read one layer, from what transformers hands to its attention function.
+
+        Args:
+            module: the attention module.
+            query: (batch, heads, seq, dim).
+            key: (batch, key heads, keys, dim).
+            mask: in any of the forms of `masks.masked`.
+            scaling: of the scores; by default 1 / √dim.
+            softcap: bound of the scores, by tanh.
+            sliding_window: for masks that leave it to the kernel.
+            is_causal: likewise; by default what the module says.
+            others: arguments that do not change the attention; one that would is refused.
+
+        Raises:
+            UnsupportedModelError: if the attention cannot be computed from these arguments.
+        """
+        _refuse_what_changes_attention(others)
         layer, seq = module.layer_idx, query.shape[2]
         first = self.first_key[layer]
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         queries, weights = self.queries.to(query.device), self.weights.to(query.device)
         total = torch.zeros(*weights.shape[:2], key.shape[2], device=query.device, dtype=torch.float32)
         # Under a user's autocast the averages would be rounded to 8 bits, and patches would tie.
@@ -60,11 +96,30 @@ class AttentionReader:
                 scores = _scores(query, key, chunk).float() * scaling
                 if softcap is not None:
                     scores = torch.tanh(scores / softcap) * softcap
-                scores = _masked(scores, mask, chunk, first)
+                scores = masked(scores, mask, chunk, first, sliding_window, causal)
                 # Over heads first: the weights are the same for all of them.
                 probabilities = torch.softmax(scores, dim=-1).mean(dim=1)
                 total += weights[:, :, start : start + _QUERY_CHUNK] @ probabilities
-        self.maps[layer] = total[:, :, first : first + seq]
+        self.maps[layer] = _over_all_heads(total[:, :, first : first + seq], module, query.shape[1])
+
+
+def _refuse_what_changes_attention(others: Mapping[str, Any]) -> None:
+    for name, meaning in _NOT_READ.items():
+        if others.get(name) is not None:
+            raise UnsupportedModelError(
+                f"attention with {meaning}, which the diagnostic does not compute: got the argument {name}; expected "
+                "none. Use a model or an input without them."
+            )
+
+
+def _over_all_heads(mean: Tensor, module: Any, heads: int) -> Tensor:
+    """The mean over all heads of a module of which this process has computed `heads`."""
+    everywhere = getattr(module.config, "num_attention_heads", heads)
+    if heads < everywhere:
+        # Under tensor parallelism each rank would otherwise choose patches by its own heads, and the ranks diverge.
+        mean = (mean * (heads / everywhere)).contiguous()
+        torch.distributed.all_reduce(mean, group=compat.head_group(module, heads))
+    return mean
 
 
 def _scores(query: Tensor, key: Tensor, rows: Int[Tensor, "batch rows"]) -> Float[Tensor, "batch heads rows keys"]:
@@ -73,23 +128,6 @@ def _scores(query: Tensor, key: Tensor, rows: Int[Tensor, "batch rows"]) -> Floa
     # Heads that share a key head are folded into the rows, so that grouped keys need not be repeated.
     folded = picked.reshape(batch, key.shape[1], -1, dim)
     return (folded @ key.transpose(2, 3)).reshape(batch, heads, rows.shape[1], key.shape[2])
-
-
-def _masked(scores: Tensor, mask: Any, rows: Int[Tensor, "batch rows"], first: int) -> Tensor:
-    """Scores with the rows of `mask` applied: 4-D boolean or additive as transformers builds it, or None for causal."""
-    batch, _, count, keys = scores.shape
-    if mask is None:
-        visible: Bool[Tensor, "..."] = torch.arange(keys, device=scores.device) <= (rows[:, :, None] + first)
-        return scores.masked_fill(~visible[:, None], -torch.inf)
-    if not isinstance(mask, Tensor) or mask.ndim != 4:
-        raise UnsupportedModelError(
-            f"attention mask that the diagnostic cannot read: got {type(mask).__name__}"
-            f"{tuple(mask.shape) if isinstance(mask, Tensor) else ''}; expected a 4-D tensor or None. "
-            "Load the model with attn_implementation='sdpa' or 'eager'."
-        )
-    mask = mask.expand(batch, -1, -1, -1)[..., :keys]
-    picked = mask.gather(2, rows[:, None, :, None].expand(batch, mask.shape[1], count, keys))
-    return scores.masked_fill(~picked, -torch.inf) if picked.dtype == torch.bool else scores + picked.float()
 
 
 class _Local(threading.local):
@@ -105,10 +143,10 @@ def _collect(
     """The attention function that transformers calls for the swapped modules."""
     reader = _LOCAL.reader
     if reader is not None and module.layer_idx in reader.first_key:
-        reader.add(module, query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
+        reader.add(module, query, key, attention_mask, **kwargs)
         if len(reader.maps) == len(reader.first_key):
             raise StopForward
-    return compat.original_attention(module)(module, query, key, value, attention_mask, *args, **kwargs)
+    return compat.original_attention(module)(query, key, value, attention_mask, *args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -68,3 +68,9 @@ def first_key_column(cache: Cache | None, layer: int, new_tokens: int) -> int:
     if cache is None or layer >= len(cache.layers):
         return past_length(cache)
     return past_length(cache) - int(cache.get_mask_sizes(new_tokens, layer)[1])
+
+
+def mask_layer(cache: Cache | None) -> int:
+    """The layer whose keys a model's mask is made for: its "full_attention" mask, or the only one if there is one."""
+    sliding = [] if cache is None else cache.is_sliding
+    return sliding.index(False) if False in sliding else 0

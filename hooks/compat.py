@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import AttentionInterface, PreTrainedConfig
@@ -21,7 +22,7 @@ from .errors import UnsupportedModelError
 
 # No part of this name may read "flash", "sdpa", "flex" or "paged": transformers matches on those.
 COLLECTOR = "scr_collect"
-_ORIGINAL = "_scr_original_implementation"
+_ORIGINAL = "_scr_original_config"
 
 
 @functools.cache
@@ -54,21 +55,30 @@ def register_collector(collect: Callable[..., Any]) -> None:
 
 
 def collecting_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A shallow copy of an attention module's config that dispatches to the collector, and remembers where from."""
+    """A shallow copy of an attention module's config that dispatches to the collector, and remembers the original."""
     swapped = copy.copy(config)
-    setattr(swapped, _ORIGINAL, config._attn_implementation)
+    setattr(swapped, _ORIGINAL, config)
     # The public setter would also rewrite the sub-configurations, which the shallow copy shares with the model.
     swapped._attn_implementation_internal = COLLECTOR
     return swapped
 
 
 def original_attention(module: nn.Module) -> Callable[..., Any]:
-    """The attention function that `module` would have called had its config not been swapped."""
+    """The attention function that `module` would have called had its config not been swapped, with that module bound.
+
+    Flash attention looks in the module's config which of its kernels to load: it gets a twin with the original config,
+    because the module itself may be in use by another thread.
+    """
     config: Any = module.config
     # Another thread may have put the real config back between transformers' dispatch and this call.
-    implementation = getattr(config, _ORIGINAL, config._attn_implementation)
+    original: Any = getattr(config, _ORIGINAL, config)
     attention_class: Any = type(module)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention(attention_class))
+    twin = object.__new__(attention_class)
+    vars(twin).update(vars(module), config=original)
+    implementation = original._attn_implementation
+    return functools.partial(
+        ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention(attention_class)), twin
+    )
 
 
 @functools.cache
@@ -80,4 +90,28 @@ def _eager_attention(attention_class: type) -> Callable[..., Any]:
     raise UnsupportedModelError(
         f"no eager attention beside the attention class: got {attention_class.__module__}.{attention_class.__name__}; "
         "expected a transformers model with `eager_attention_forward` in its module. Load it without remote code."
+    )
+
+
+def head_group(module: nn.Module, heads: int) -> Any:
+    """The process group over which the heads of an attention module are spread, by transformers' tensor parallelism.
+
+    Args:
+        module: the attention module, of which this process holds a part.
+        heads: how many heads that part has.
+
+    Raises:
+        UnsupportedModelError: if the parts cannot be brought together.
+    """
+    config: Any = module.config
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for mesh in {parameter.device_mesh for parameter in module.parameters() if hasattr(parameter, "device_mesh")}:
+            if mesh.ndim > 1 and "tp" in (mesh.mesh_dim_names or ()):
+                mesh = mesh["tp"]
+            if mesh.ndim == 1 and mesh.size() * heads == config.num_attention_heads:
+                return mesh.get_group()
+    raise UnsupportedModelError(
+        f"attention heads on other processes, which cannot be reached: got {heads} of {config.num_attention_heads} "
+        "heads; expected all, or an equal share by DTensor weights on an initialised process group. Load the model "
+        "with transformers' DistributedConfig(tp_size=...), or without tensor parallelism."
     )

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .cache import first_key_column, past_length
+from .cache import first_key_column, mask_layer, past_length
 from .families import ImagePatches, ModelFamily
+from .masks import sees_itself
 
 
 class TextQueries(NamedTuple):
@@ -43,19 +44,17 @@ def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) ->
 
 def real_tokens(inputs: Mapping[str, Any], batch: int, seq: int) -> Bool[Tensor, "batch seq"]:
     """Which tokens of a forward are not padding, from an attention mask in any of transformers' forms; on the CPU."""
-    mask = inputs.get("attention_mask")
+    mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
     if isinstance(mask, Mapping):
         mask = mask.get("full_attention", next(iter(mask.values())))
     if mask is None:
         return torch.ones(batch, seq, dtype=torch.bool, device="cpu")
-    cache = inputs.get("past_key_values")
-    if mask.ndim == 2:
-        past = past_length(cache)
-        return mask[:, past : past + seq].bool().cpu()
-    # Prepared masks, causal or sliding: every token sees itself, unless it is padding.
-    first = first_key_column(cache, 0, seq)
-    itself = mask[:, 0, :, first : first + seq].diagonal(dim1=1, dim2=2).expand(batch, -1).cpu()
-    return itself if itself.dtype == torch.bool else itself == 0
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        # What is prepared for sliding layers has lost its oldest columns, and ends with this forward's tokens.
+        start = min(past_length(cache), mask.shape[1] - seq)
+        return mask[:, start : start + seq].bool().cpu()
+    first = first_key_column(cache, mask_layer(cache), seq)
+    return sees_itself(mask, batch, seq, first).cpu()
 
 
 def text_queries(text: Bool[Tensor, "batch seq"], images: Sequence[ImagePatches]) -> TextQueries:
