@@ -3,10 +3,17 @@
 import pytest
 import torch
 from reference import reference_logits
-from tiny_families import PROMPTS, SIDE, TEXT, TINY
+from tiny_families import PROMPTS, SIDE, TEXT, TINY, VOCABULARY
+from transformers import (
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 
 import scr
-from hooks import FAMILIES, PromptLayoutError, find_family
+from hooks import FAMILIES, PromptLayoutError, UnsupportedModelError, find_family
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,3 +134,127 @@ def test_a_prompt_whose_image_tokens_fit_no_grid_is_refused(name):
     positions = torch.arange(embeds.shape[1]).expand(3, 1, -1)
     with pytest.raises(PromptLayoutError, match=r"got .*; expected .*"):
         find_family(tiny.model).images(tiny.model, visual, {"inputs_embeds": embeds, "position_ids": positions})
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_a_video_is_one_grid_per_time_step(name):
+    """Also where Qwen2.5-VL's clock, in whole steps, stands still from one frame pair to the next."""
+    tiny = TINY[name]()
+    still, moving = tiny.picture(0), tiny.picture(1, shape=(3, 4), frames=3, token="<video>")
+    prompt = tiny.prompt([("USER : <image> is there a dog <image> ?", [0, 1])], pictures=[[still, moving]])
+    inputs = {**prompt.inputs, **tiny.batch([[still]])}
+    inputs |= {"pixel_values_videos": moving.pixels, "video_grid_thw": moving.extra["grid"][None]}
+    if name == "qwen2_5_vl":
+        inputs["second_per_grid_ts"] = torch.tensor([0.1])
+    for call in (
+        lambda: tiny.model(**inputs),
+        lambda: tiny.model.generate(**inputs, max_new_tokens=1, do_sample=False),
+    ):
+        with scr.patch(tiny.model, num_sources=4) as patched, torch.no_grad():
+            call()
+        assert [trace.grids for trace in patched.traces] == [((5, 4),), ((3, 4),) * 3]
+
+
+def test_qwens_grids_need_the_token_types():
+    tiny = TINY["qwen2_vl"]()
+    inputs = tiny.prompt(PROMPTS[:1]).inputs
+    inputs.pop("mm_token_type_ids")
+    with scr.patch(tiny.model), pytest.raises(PromptLayoutError, match="mm_token_type_ids"):
+        tiny.model.generate(**inputs, max_new_tokens=1)
+
+
+def test_onevision_several_images_and_videos():
+    """Several images of a prompt have no tiles; a video has a pooled grid per frame; one newline ends either."""
+    tiny = TINY["llava_onevision"]()
+    size = SIDE * 4
+    image = [VOCABULARY["<image>"]] * (SIDE**2 + 1)
+    frame = -(-SIDE // 2)
+    video = [VOCABULARY["<video>"]] * (2 * frame**2 + 1)
+    ids = torch.tensor([[1, *image, 20, *image, 21, *video, 22, 23]])
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(2, 1, 3, size, size),
+        "image_sizes": torch.tensor([[size, size], [size, size]]),
+        "batch_num_images": torch.tensor([2]),
+        "pixel_values_videos": torch.randn(1, 2, 3, size, size),
+    }
+    with scr.patch(tiny.model, num_sources=4) as patched, torch.no_grad():
+        tiny.model(**inputs)
+    assert [trace.grids for trace in patched.traces] == [
+        ((SIDE, SIDE),),
+        ((SIDE, SIDE),),
+        ((frame, frame),) * 2,
+    ]
+
+
+def test_images_side_by_side_are_two():
+    """LLaVA-NeXT's have no marker in between, only their newline tokens."""
+    for name in ("llava", "llava_next"):
+        tiny = TINY[name]()
+        prompt = tiny.prompt([("USER : <image> <image> <image> describe", [1, 2, 3])])
+        with scr.patch(tiny.model, num_sources=4) as patched, torch.no_grad():
+            tiny.model(**prompt.inputs)
+        grids = [[tuple(grid) for grid in trace.grids] for trace in patched.traces]
+        assert grids == [prompt.layout[0, image][1] for image in range(3)]
+
+
+def test_chameleon_30b_edits_more_blocks_and_another_block_class():
+    big, small = TINY["chameleon"](layers=48, swin_norm=True), TINY["chameleon"](layers=32)
+    ranges = [scr.patch(tiny.model).config.layers for tiny in (big, small)]
+    assert ranges == [range(0, 21), range(0, 16)]
+    assert find_family(big.model).edit_layers_of(small.model) == range(0, 16)
+    assert type(big.layers[0]) is not type(small.layers[0])
+    prompt = big.prompt()
+    with torch.no_grad():
+        plain = big.model(**prompt.inputs).logits
+        with scr.patch(big.model, num_sources=4) as patched:
+            assert not torch.equal(big.model(**prompt.inputs).logits, plain)
+        assert len(patched.traces) == 3
+        assert torch.equal(big.model(**prompt.inputs).logits, plain)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "instead"),
+    [
+        ("internvl_chat", "-hf"),
+        ("qwen", "Qwen/Qwen2-VL-7B-Instruct"),
+        ("mllama", "cross-attention.*llava-hf/llava-1.5"),
+    ],
+)
+def test_what_cannot_be_patched_is_refused_with_what_to_load_instead(model_type, instead):
+    class Config(PreTrainedConfig):
+        pass
+
+    class Remote(PreTrainedModel):
+        config_class = Config
+
+    Config.model_type = model_type
+    with pytest.raises(UnsupportedModelError, match=f"cannot be patched: got '{model_type}' .Remote.*{instead}"):
+        scr.patch(Remote(Config()))
+
+
+def test_a_real_cross_attention_model_is_refused():
+    text = MllamaTextConfig(
+        **{name: value for name, value in TEXT.items() if name != "max_position_embeddings"},
+        num_hidden_layers=2,
+        cross_attention_layers=[1],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    with pytest.raises(UnsupportedModelError, match=r"'mllama'.*Load a model that puts image tokens"):
+        scr.patch(MllamaForConditionalGeneration(MllamaConfig(text_config=text, vision_config=MLLAMA_VISION)))
+
+
+MLLAMA_VISION = MllamaVisionConfig(
+    hidden_size=16,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_global_layers=1,
+    attention_heads=2,
+    image_size=16,
+    patch_size=8,
+    max_num_tiles=1,
+    supported_aspect_ratios=[[1, 1]],
+    intermediate_layers_indices=[0],
+    vision_output_dim=32,
+)

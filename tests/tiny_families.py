@@ -94,10 +94,17 @@ class Tiny(ABC):
         """What the model gets beside the ids."""
         return {"pixel_values": torch.cat([picture.pixels for row in rows for picture in row])}
 
-    def prompt(self, prompts: Sequence[tuple[str, list[int]]] = PROMPTS, padding: str = "left") -> Prompt:
-        rows, marks, pictures = [], [], []
-        for text, seeds in prompts:
-            tokens, places, seen = [1], [], [self.picture(seed) for seed in seeds]
+    def prompt(
+        self,
+        prompts: Sequence[tuple[str, list[int]]] = PROMPTS,
+        padding: str = "left",
+        pictures: Sequence[Sequence[Picture]] | None = None,
+    ) -> Prompt:
+        """Make a batch of prompts, with the pictures of their seeds or those given."""
+        pictures = pictures or [[self.picture(seed) for seed in seeds] for _, seeds in prompts]
+        rows, marks = [], []
+        for (text, _), seen in zip(prompts, pictures, strict=True):
+            tokens, places = [1], []
             left = iter(seen)
             for word in text.split():
                 if word == "<image>":
@@ -108,7 +115,6 @@ class Tiny(ABC):
                     tokens.append(VOCABULARY[word])
             rows.append(tokens)
             marks.append(places)
-            pictures.append(seen)
         width = max(map(len, rows))
         ids, mask, layout = torch.zeros(len(rows), width, dtype=torch.long), None, {}
         mask = torch.zeros_like(ids)

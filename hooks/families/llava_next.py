@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -51,20 +52,22 @@ class LlavaNext(ModelFamily):
             ends = [newlines.pop(0)]
             while width > 0 and newlines and newlines[0] - ends[-1] == width + 1:
                 ends.append(newlines.pop(0))
-            # Without tiles there is the overview alone, and one newline after it.
-            grids = [PatchGrid(side, side), *([PatchGrid(len(ends), width)] if width > 0 else ())]
-            if width < 0:
-                grids = self._frames(ends[0] - start, side)
+            grids = self._frames(ends[0] - start, side) if len(ends) == 1 and width else ()
+            if not grids:
+                if width < 0:
+                    raise _misfit(f"{ends[0] - start} image tokens before the first newline token", side)
+                # Without tiles there is the overview alone, and one newline after it.
+                grids = (PatchGrid(side, side), *([PatchGrid(len(ends), width)] if width else ()))
             kept = [token for token in range(start, ends[-1] + 1) if token not in set(ends)]
-            images.append((run[kept], tuple(grids)))
+            images.append((run[kept], grids))
             start = ends[-1] + 1
         if start != len(run):
             raise _misfit(f"{len(run) - start} image tokens after the last newline token", side)
         return images
 
-    def _frames(self, tokens: int, side: int) -> list[PatchGrid]:
-        """Grids of what is shorter than an overview; LLaVA-NeXT has no such thing."""
-        raise _misfit(f"{tokens} image tokens before the first newline token", side)
+    def _frames(self, tokens: int, side: int) -> tuple[PatchGrid, ...]:
+        """Grids of a video of so many tokens, which LLaVA-NeXT does not have."""
+        return ()
 
 
 class LlavaOnevision(LlavaNext):
@@ -77,6 +80,14 @@ class LlavaOnevision(LlavaNext):
     def visual_token_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
         """Images and videos."""
         return config.image_token_id, config.video_token_id
+
+    def _frames(self, tokens: int, side: int) -> tuple[PatchGrid, ...]:
+        """Frames of a pooled grid each. A picture of one row of patches could be taken for a video; it has no sources.
+
+        That takes a picture more than twenty times as wide as high.
+        """
+        pooled = math.ceil(side / 2)
+        return (PatchGrid(pooled, pooled),) * (tokens // pooled**2) if tokens % pooled**2 == 0 else ()
 
 
 def _misfit(got: str, side: int) -> PromptLayoutError:
