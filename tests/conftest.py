@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import kernels as plain_kernels
 import pytest
 import torch
 from miniature import write_checkpoint
@@ -34,3 +35,9 @@ def one_thread() -> Iterator[None]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny LLaVA; each test file has its own."""
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[None]:
+    """`flash_attention_2` without a GPU, and `padding_free`: see kernels.py."""
+    yield from plain_kernels.installed()
