@@ -109,11 +109,11 @@ def measure_shape(
         report: is told what is going on.
 
     Returns:
-        JSON values: what was measured, `rounds` with each method's times, and peak memory.
+        JSON values: what was measured, `rounds` with each method's times, peak memory, and the arithmetic of a prefill.
     """
     import scr
 
-    from .overhead_measure import METHODS, measure_rounds, peak_bytes
+    from .overhead_measure import METHODS, measure_rounds, operations, peak_bytes
     from .overhead_models import SHAPES, build_workload
 
     shape = SHAPES[name]
@@ -134,9 +134,11 @@ def measure_shape(
                 for method, one in measured.items()
             }
         )
-    peaks = {}
+    peaks, arithmetic = {}, {}
     for method in methods:
         with method.applied():
+            first = functools.partial(method.generate, max_new_tokens=1, num_beams=beams, do_sample=False)
+            arithmetic[method.name] = operations(first)
             # The first tokens hold all that the methods differ in; later ones only lengthen the cache of each.
             few = functools.partial(method.generate, max_new_tokens=2, num_beams=beams, do_sample=False)
             peaks[method.name] = peak_bytes(few, device)
@@ -157,6 +159,7 @@ def measure_shape(
         "new_tokens": list(new_tokens),
         "weight_bytes": workload.weight_bytes,
         "peak_bytes": peaks,
+        "prefill_operations": arithmetic,
         "rounds": found,
     }
 

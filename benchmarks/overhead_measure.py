@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessor
 
 import scr
@@ -247,6 +248,16 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     with _LiveBytes() as counted:
         run()
     return counted.peak
+
+
+def operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products and the attention in `run`, as torch counts them.
+
+    The same at every run and on every machine: what is left of a ratio of times when noise and all else is taken away.
+    """
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -15,7 +15,7 @@ NOTES = (
     "tower included.",
     "The text prefill is vanilla's way through the text decoder, all that the diagnostic pass of scr runs; the prefill "
     "also has the vision tower and the head. The diagnostic of naive is a whole forward.",
-    "Peak memory is counted, not timed: it has no spread.",
+    "Arithmetic and memory are counted, not timed: they have no spread.",
 )
 
 
@@ -85,7 +85,7 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
     target = f"≤ {needed + _ALLOWED:.2f}; {record['blocks_needed']} of {record['blocks']} blocks are {needed:.2f}"
     table.append(row("diagnostic", "diagnostic / text prefill", _pass, target=target))
     table.append(row("diagnostic_of_prefill", "diagnostic / prefill", _pass, _prefill))
-    return table + _memory(record, others)
+    return [*table, *_counted(record, others)]
 
 
 def _prefill(part: Mapping[str, Any]) -> float:
@@ -104,15 +104,18 @@ def _until(index: int) -> _Time:
     return lambda part: part["until_ms"][index]
 
 
-def _memory(record: Mapping[str, Any], others: Sequence[str]) -> list[Row]:
+def _counted(record: Mapping[str, Any], others: Sequence[str]) -> list[Row]:
+    weights, beyond = record["weight_bytes"], record["peak_bytes"]
+    whole = {method: weights + peak for method, peak in beyond.items()}
     found = []
-    for name, label, base, target in (
-        ("peak_memory", "peak memory", record["weight_bytes"], "≤ 1.05"),
-        ("peak_beyond_weights", "peak memory beyond the weights", 0, ""),
+    for name, label, counts, unit, target in (
+        ("operations", "arithmetic of the prefill", record["prefill_operations"], "GFLOP", ""),
+        ("peak_memory", "peak memory", whole, "MB", "≤ 1.05"),
+        ("peak_beyond_weights", "peak memory beyond the weights", beyond, "MB", ""),
     ):
-        peaks = {method: base + beyond for method, beyond in record["peak_bytes"].items()}
-        ratios = {method: spread([peaks[method] / peaks["vanilla"]]) for method in others}
-        found.append(Row(name, label, f"{peaks['vanilla'] / 1e6:.0f} MB", ratios, target))
+        ratios = {method: spread([counts[method] / counts["vanilla"]]) for method in others}
+        scaled = counts["vanilla"] / (1e9 if unit == "GFLOP" else 1e6)
+        found.append(Row(name, label, f"{scaled:,.{1 if scaled < 100 else 0}f} {unit}", ratios, target))
     return found
 
 
