@@ -132,7 +132,7 @@ RECIPES: dict[str, Recipe] = {
         family="qwen2_vl",
         size=Qwen2VLSize(),
         vision=StageRecipe(steps=2000, batch=16),
-        decoder=StageRecipe(steps=900, batch=16),
+        decoder=StageRecipe(steps=700, batch=16),
         refine=StageRecipe(steps=160, batch=16, learning_rate=6e-4, warmup=20),
         **_SHORTER,
     ),
@@ -141,7 +141,7 @@ RECIPES: dict[str, Recipe] = {
         size=InternVLSize(),
         # An image is four or five tiles here, each a sequence of its own.
         vision=StageRecipe(steps=1750, batch=12),
-        decoder=StageRecipe(steps=850, batch=16),
+        decoder=StageRecipe(steps=600, batch=16),
         refine=StageRecipe(steps=160, batch=16, learning_rate=6e-4, warmup=20),
         **_SHORTER,
     ),
