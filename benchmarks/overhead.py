@@ -15,8 +15,9 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from .arguments import Parser, positive
 from .overhead_table import NOTES, as_markdown, as_text, rows
 from .provenance import checkout_state, package_versions, timestamp
 from .suggest import suggestion
@@ -57,14 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}. See --help.\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m benchmarks.overhead",
         description="Measure what SCR costs, beside the unpatched model and a naive two-pass.",
         epilog=_EPILOG,
@@ -76,10 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--scale", default="auto", metavar="NAME", help="tiny, small, full or auto: full on a GPU, else small")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     add("--new-tokens", type=_counts, default=(1, 20, 100), metavar="N[,N]", help="generation lengths (1,20,100)")
-    add("--rounds", type=_positive, default=9, metavar="N", help="how often each method is measured (%(default)s)")
-    add("--batch", type=_positive, default=1, metavar="N", help="prompts per generation (%(default)s)")
-    add("--num-beams", type=_positive, default=1, metavar="N", help="beams per prompt (%(default)s)")
-    add("--threads", type=_positive, metavar="N", help="torch's threads (as torch chooses)")
+    add("--rounds", type=positive, default=9, metavar="N", help="how often each method is measured (%(default)s)")
+    add("--batch", type=positive, default=1, metavar="N", help="prompts per generation (%(default)s)")
+    add("--num-beams", type=positive, default=1, metavar="N", help="beams per prompt (%(default)s)")
+    add("--threads", type=positive, metavar="N", help="torch's threads (as torch chooses)")
     add("--json", type=Path, metavar="FILE", help="also write all rounds and ratios there")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     return parser
@@ -259,14 +255,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected 1 or more")
-    return int(text)
-
-
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))
+    return tuple(sorted({positive(part.strip()) for part in text.split(",")}))
 
 
 if __name__ == "__main__":

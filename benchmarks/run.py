@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from .arguments import Parser, positive
 from .prompts import PROMPTS, UnknownPromptError
 from .records import RecordError
 from .store import FolderInUseError
@@ -61,16 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as all our errors, without the twelve lines of usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}. See --help.\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of `RunConfig`, shown by --help."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m benchmarks.run",
         description="Run a model with and without hallucination-reducing methods on benchmarks, and compare.",
         epilog=_EPILOG,
@@ -119,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on a CPU)")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     how.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
-    how.add_argument("--batch-size", type=_positive, default=50, metavar="N", help="samples per batch (50)")
+    how.add_argument("--batch-size", type=positive, default=50, metavar="N", help="samples per batch (50)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
     how.add_argument(
         "--gen-kwarg", type=_pair, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
@@ -230,14 +224,8 @@ def _pair(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected 1 or more")
-    return int(text)
-
-
 def _limit(text: str) -> int | None:
-    return None if text == "all" else _positive(text)
+    return None if text == "all" else positive(text)
 
 
 if __name__ == "__main__":

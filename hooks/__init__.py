@@ -6,6 +6,7 @@ Knows modules and tensors; knows no method and no benchmark.
 from .compiled import eager_prefills, unwrap
 from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
 from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
+from .placed import Placed
 from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
 from .residual import edit_tokens, hidden_of, with_hidden
 from .stack import HookStack
@@ -17,6 +18,7 @@ __all__ = [
     "ImagePatches",
     "ModelFamily",
     "PatchGrid",
+    "Placed",
     "PrefillDispatcher",
     "PrefillMethod",
     "PrefillSession",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import compat
 from .errors import SCRError, UnsupportedModelError
 from .masks import masked
+from .placed import Placed
 from .stack import HookStack
 
 _QUERY_CHUNK = 256  # bounds the memory of a long prompt: batch × heads × 256 × keys scores at a time
@@ -53,6 +54,10 @@ class AttentionReader:
     weights: Float[Tensor, "batch targets queries"]
     first_key: dict[int, int]
     maps: dict[int, Float[Tensor, "batch targets seq"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep the queries where the blocks are."""
+        self._placed = Placed(self.queries, self.weights)
 
     def add(
         self,
@@ -87,7 +92,7 @@ class AttentionReader:
         first = self.first_key[layer]
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        queries, weights = self.queries.to(query.device), self.weights.to(query.device)
+        queries, weights = self._placed.on(query.device)
         total = torch.zeros(*weights.shape[:2], key.shape[2], device=query.device, dtype=torch.float32)
         # Under a user's autocast the averages would be rounded to 8 bits, and patches would tie.
         with torch.autocast(query.device.type, enabled=False):

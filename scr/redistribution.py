@@ -68,7 +68,9 @@ def plan_redistribution(
         ConfigError: for values out of range, or attention that is not 2-D and finite.
     """
     check_topology(num_sources, connectivity, radius, selection)
-    grids = [torch.as_tensor(grid) for grid in ([attention] if hasattr(attention, "ndim") else attention)]
+    given = [attention] if hasattr(attention, "ndim") else attention
+    # Without a device `as_tensor` would move them to torch's default one.
+    grids = [grid if isinstance(grid, Tensor) else torch.as_tensor(grid, device="cpu") for grid in given]
     if not grids or any(grid.ndim != 2 for grid in grids):
         shapes = [tuple(grid.shape) for grid in grids]
         raise ConfigError(

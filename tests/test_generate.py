@@ -355,7 +355,10 @@ def test_the_plan_does_not_depend_on_ambient_settings(tiny):
             model(**inputs)
         with torch.autocast("cpu", torch.bfloat16):
             model(**inputs)
-    first, second, third, fourth = patched.traces
+        with torch.device("meta"):  # what is made without a device in mind cannot be used with the model
+            model(**inputs)
+    first, second, third, fourth, fifth = patched.traces
+    assert torch.equal(first.attention, fifth.attention)
     assert torch.equal(first.attention, second.attention)
     assert torch.equal(first.attention, third.attention)
     third.attention.add_(1)  # not a tensor of inference mode

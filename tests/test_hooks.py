@@ -7,7 +7,7 @@ import torch
 from tiny import inputs_for, tiny_llava
 from transformers import DynamicCache, LlamaConfig, StaticCache
 
-from hooks import HookStack, UnsupportedModelError, edit_tokens, hidden_of, with_hidden
+from hooks import HookStack, Placed, UnsupportedModelError, edit_tokens, hidden_of, with_hidden
 from hooks.attention import AttentionReader, reading
 from hooks.cache import first_key_column, fork, past_length
 from hooks.families import ImagePatches, PatchGrid
@@ -160,3 +160,11 @@ def test_the_stack_restores_attributes_and_their_absence():
     installed.close()
     assert module.note == "mine"
     assert "generate" not in vars(module)
+
+
+def test_index_tensors_are_placed_once_per_device():
+    first, second = torch.arange(3), torch.ones(2)
+    placed = Placed(first, second)
+    assert placed.on(torch.device("cpu")) == (first, second)
+    assert placed.on(torch.device("meta"))[0].device.type == "meta"
+    assert placed.on(torch.device("meta")) is placed.on(torch.device("meta"))

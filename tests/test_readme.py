@@ -63,11 +63,14 @@ def test_the_twelve_line_example_compiles_and_is_twelve_lines():
 
 
 def test_flags_named_in_the_readme_exist():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.run", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    known = ""
+    for command in re.findall(r"python -m (benchmarks\.\w+)", README):
+        done = subprocess.run(
+            [sys.executable, "-m", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        known += done.stdout
     for flag in sorted(set(re.findall(r"(?<!-)--[a-z][a-z-]+", README)) - {"--no-deps"}):
-        assert flag in done.stdout, flag
+        assert flag in known, flag
 
 
 @pytest.mark.parametrize("path", ["README.md", "pyproject.toml", "constraints.txt", ".ci/run"])

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hooks import Diagnosis, HookStack, ImagePatches, dispatcher, edit_tokens, find_family, hidden_of
+from hooks import Diagnosis, HookStack, ImagePatches, Placed, dispatcher, edit_tokens, find_family, hidden_of
 
 from ..credit import attention_entropy, hidden_norms
 from ..errors import ConfigError
@@ -165,8 +165,8 @@ class SCRSession:
                 image_generator(self._config.seed, embeds[image.row, image.positions.to(embeds.device)])
                 for image in images
             ]
-        self._patch_rows = torch.cat([torch.full_like(image.positions, image.row) for image in images])
-        self._patch_positions = torch.cat([image.positions for image in images])
+        rows = torch.cat([torch.full_like(image.positions, image.row) for image in images])
+        self._patches = Placed(rows, torch.cat([image.positions for image in images]))
         self._noise: dict[int, Tensor] = {}
         # Norms are compared after the last edited block that the diagnostic, which stops in its last one, completes.
         self._measured = min(self._layers[-1], self._attention_layers[-1] - 1)
@@ -199,12 +199,15 @@ class SCRSession:
         # Every copy of a row gets the row's own edits: all copies of the sources, then all copies of the neighbours.
         copies = range(self._copies)
         self._num_sources = first * self._copies
-        self._owners = torch.cat([torch.cat(owners) + copy * first for copy in copies])
-        rows, self._positions = torch.cat([*(sources * self._copies), *(neighbors * self._copies)], dim=1)
+        everyones = torch.cat([torch.cat(owners) + copy * first for copy in copies])
+        rows, positions = torch.cat([*(sources * self._copies), *(neighbors * self._copies)], dim=1)
+        self._num_edges = len(everyones)
         offsets = [
-            torch.full((count,), copy) for count in (first, len(self._owners) // self._copies) for copy in copies
+            torch.full((count,), copy, device="cpu")
+            for count in (first, self._num_edges // self._copies)
+            for copy in copies
         ]
-        self._rows = rows * self._copies + torch.cat(offsets)
+        self._edits = Placed(rows * self._copies + torch.cat(offsets), positions, everyones)
 
     def _plan_image(self, index: int) -> RedistributionPlan:
         config, grids = self._config, self._images[index].grids
@@ -229,20 +232,21 @@ class SCRSession:
     def edit(self, layer: int, output: Any) -> Any:
         """Redistribute after block `layer`; at λ = 1 nothing is touched."""
         if layer in self._layers and self._config.scale != 1 and self._num_sources:
-            output = edit_tokens(output, self._rows, self._positions, functools.partial(self._edited, layer))
+            rows, positions, _ = self._edits.on(hidden_of(output).device)
+            output = edit_tokens(output, rows, positions, functools.partial(self._edited, layer))
         if self._norms_before is not None and self._norms_after is None and layer == self._measured:
             self._norms_after = self._norms(hidden_of(output)[:: self._copies])
         return output
 
     def _edited(self, layer: int, hidden: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens dim"]:
         sources, neighbors = hidden[: self._num_sources], hidden[self._num_sources :]
-        owners = self._owners.to(hidden.device)
+        _, _, owners = self._edits.on(hidden.device)
         edited = torch.cat([give(sources, self._config.scale), receive(neighbors, sources[owners], self._config.scale)])
         if self._config.edit == "redistribute":
             return edited
         if layer not in self._noise:  # drawn once: without a cache the same edit is made at every step
             drawn = random_directions(hidden.shape[1], self._noise_shares(), self._generators)
-            parts = drawn.split([self._num_sources // self._copies, len(self._owners) // self._copies])
+            parts = drawn.split([self._num_sources // self._copies, self._num_edges // self._copies])
             self._noise[layer] = torch.cat([part.repeat(self._copies, 1) for part in parts])
         return hidden + with_norms_of(edited - hidden, self._noise[layer])
 
@@ -254,7 +258,7 @@ class SCRSession:
         return [(owner == index).nonzero().flatten() for index in range(len(self._plans))]
 
     def _norms(self, hidden: Tensor) -> Float[Tensor, "images"]:
-        rows, positions = self._patch_rows.to(hidden.device), self._patch_positions.to(hidden.device)
+        rows, positions = self._patches.on(hidden.device)
         norms = hidden_norms(hidden[rows, positions].detach())
         return torch.stack([part.sum() for part in norms.split([len(image.positions) for image in self._images])])
 
