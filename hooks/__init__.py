@@ -3,7 +3,7 @@
 Knows modules and tensors; knows no method and no benchmark.
 """
 
-from .compiled import eager_prefills, unwrap
+from .compiled import unwrap
 from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
 from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
 from .placed import Placed
@@ -27,7 +27,6 @@ __all__ = [
     "UnsupportedGenerationError",
     "UnsupportedModelError",
     "dispatcher",
-    "eager_prefills",
     "edit_tokens",
     "find_family",
     "hidden_of",

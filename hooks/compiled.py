@@ -35,24 +35,27 @@ def unwrap(model: Any) -> tuple[Any, list[nn.Module]]:
     return model, compiled
 
 
-def eager_prefills(stack: HookStack, module: nn.Module) -> None:
+def eager_prefills(stack: HookStack, module: nn.Module, seen: Callable[[], None]) -> None:
     """Let forwards of `module` that carry an image run uncompiled, inside and out, until `stack` is closed.
 
     Args:
         stack: takes what is put on the module.
         module: a model, or what `torch.compile(model)` returned.
+        seen: called at each forward that is not itself part of a compiled one.
     """
     if hasattr(module, "_orig_mod"):
         compiled: Any = module
-        stack.attribute(module, "forward", _dispatching(compiled.forward, compiled._orig_mod))
+        stack.attribute(module, "forward", _dispatching(compiled.forward, compiled._orig_mod, seen))
         return
     # `Module.__call__` goes through this attribute, where `module.compile()` leaves its result.
     call = module._compiled_call_impl or module._call_impl
-    stack.attribute(module, "_compiled_call_impl", _dispatching(call, module._call_impl))
+    stack.attribute(module, "_compiled_call_impl", _dispatching(call, module._call_impl, seen))
 
 
-def _dispatching(usual: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
+def _dispatching(usual: Callable[..., Any], eager: Callable[..., Any], seen: Callable[[], None]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            seen()
         if _carries_image(args, kwargs):
             return _run_eagerly(eager, args, kwargs)
         return usual(*args, **kwargs)

@@ -133,15 +133,18 @@ class PrefillDispatcher:
         self._family = find_family(model)
         self._methods: list[PrefillMethod] = []
         self._installed: HookStack | None = None
+        self._watched: list[nn.Module] = []
         self._local = _Local()
         self._lock = threading.RLock()
         self.forwards = 0  # seen while installed, of any kind
 
-    def attach(self, method: PrefillMethod) -> None:
-        """Serve `method` from the next forward on."""
+    def attach(self, method: PrefillMethod, model: PreTrainedModel) -> None:
+        """Serve `method` from the next forward on, of `model`, which is this dispatcher's or its base model."""
         with self._lock:
             if self._installed is None:
                 self._installed = self._install()
+            if model not in self._watched:
+                self._watch(model, self._installed)
             self._methods = [*self._methods, method]
 
     def detach(self, method: PrefillMethod) -> None:
@@ -150,25 +153,36 @@ class PrefillDispatcher:
             self._methods = [other for other in self._methods if other is not method]
             if not self._methods and self._installed is not None:
                 self._installed.close()
-                self._installed = None
+                self._installed, self._watched = None, []
+
+    def watch_compiled(self, wrapper: nn.Module, stack: HookStack) -> None:
+        """See image prefills that are called through what `torch.compile(model)` returned, until `stack` is closed."""
+        eager_prefills(stack, wrapper, self._saw_a_forward)
+
+    def _saw_a_forward(self) -> None:
+        self.forwards += 1
 
     def _install(self) -> HookStack:
         compat.check_transformers()
         model = self._model
         with HookStack() as stack:
-            for module in dict.fromkeys((model, model.base_model)):
-                eager_prefills(stack, module)
+            self._watch(model.base_model, stack)
             stack.forward_pre_hook(model.base_model, self._before_model)
             stack.forward_hook(model.base_model, self._after_model, always_call=True)
             stack.forward_pre_hook(self._family.decoder(model), self._before_decoder)
             for index, layer in enumerate(self._family.layers(model)):
                 stack.forward_hook(layer, functools.partial(self._after_layer, index))
-            generate: Any = getattr(model, "generate", None)
-            if generate is not None:
-                stack.attribute(model, "generate", self._watched(generate))
             return stack.pop_all()
 
-    def _watched(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+    def _watch(self, model: Any, stack: HookStack) -> None:
+        """See every image prefill that `model` is called with, and every `generate` around it."""
+        eager_prefills(stack, model, self._saw_a_forward)
+        generate: Any = getattr(model, "generate", None)
+        if generate is not None:
+            stack.attribute(model, "generate", self._watched_generate(generate))
+        self._watched = [*self._watched, model]
+
+    def _watched_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """`generate`, which tells the forwards inside it how long the prompt is."""
         local = self._local
 
@@ -186,11 +200,10 @@ class PrefillDispatcher:
         if torch.compiler.is_compiling() or (self._local.frame is not None and self._local.frame.diagnosing):
             return
         self._local.frame = None
-        self.forwards += 1
         inputs = _named(module, args, kwargs)
         image = visual_input(inputs)
-        if image is None:
-            return
+        if image is None or (inputs.get("input_ids") is None and inputs.get("inputs_embeds") is None):
+            return  # the latter is for the model itself to refuse
         call = self._local.call
         if call is not None and call.image is not None and call.image is not image:
             call = None
@@ -221,14 +234,15 @@ class PrefillDispatcher:
         frame = self._local.frame
         if frame is None or frame.diagnosing:
             return None
-        if frame.decoded:  # left over from a forward that was interrupted
-            self._local.frame = None
-            return None
-        frame.decoded = True
-        if frame.sessions is not None:
-            return None
         given = _named(module, args, kwargs)
         inputs = self._family.decoder_inputs(self._model, given)
+        embeds = inputs.get("inputs_embeds")
+        if frame.decoded or (embeds is not None and embeds.shape[:2] != frame.visual.shape):
+            self._local.frame = None  # left over from a forward that was interrupted
+            return None
+        frame.decoded = True
+        if frame.sessions is not None or embeds is None or inputs.get("input_ids") is not None:
+            return None  # planned already; or what the model itself refuses
         frame.sessions = self._diagnose(module, inputs, frame)
         if frame.call is not None:
             frame.call.sessions = frame.sessions
@@ -259,11 +273,12 @@ class PrefillDispatcher:
         inputs = {**inputs, "past_key_values": fork(cache), "use_cache": cache is not None}
         inputs.pop("output_attentions", None)
         inputs.pop("output_hidden_states", None)
-        frame.sessions, frame.diagnosing = sessions, True
+        frame.sessions = sessions
         # The lock, because two threads must not swap the same configs; the modules are shared, the reader is not.
         with self._lock, torch.no_grad(), _random_state_kept(decoder, inputs["inputs_embeds"].device):
             began = time.perf_counter()
             try:
+                frame.diagnosing = True
                 with reading(self._family.layers(self._model), reader):
                     decoder(**inputs)
             finally:

@@ -26,8 +26,9 @@ def visual_input(inputs: Mapping[str, Any]) -> object | None:
 
     Image tokens alone do not count: a model may generate one. The object's identity tells one image from another.
     """
-    encoded = (inputs.get("mm_encoder_outputs") or {}).values()
-    candidates = [inputs.get("pixel_values"), inputs.get("pixel_values_videos"), *encoded]
+    encoded = inputs.get("mm_encoder_outputs")
+    parts = encoded.values() if isinstance(encoded, Mapping) else [encoded]
+    candidates = [inputs.get("pixel_values"), inputs.get("pixel_values_videos"), *parts]
     return next((candidate for candidate in candidates if candidate is not None), None)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from torch import nn
 from transformers import PreTrainedModel
 
-from hooks import HookStack, dispatcher, eager_prefills, unwrap
+from hooks import HookStack, dispatcher, unwrap
 
 from .errors import AlreadyPatchedError, ConfigError
 from .methods import METHODS, Method, MethodConfig, MethodEntry, Trace, get_method
@@ -59,9 +59,10 @@ class Patch:
                 names.add(self.name)
                 stack.callback(names.discard, self.name)
                 self._method.install(self._model, stack)
+                served = dispatcher(self._model)
                 for wrapper in self._compiled:
-                    eager_prefills(stack, wrapper)
-                self._forwards_before = dispatcher(self._model).forwards
+                    served.watch_compiled(wrapper, stack)
+                self._forwards_before = served.forwards
                 self._installed = stack.pop_all()
         return self
 
@@ -107,7 +108,7 @@ def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: 
 
     Args:
         model: a transformers model of a supported family (`scr.list_families()`), or a PeftModel around one, or what
-            `torch.compile` made of it.
+            `torch.compile` made of it: that whose `generate` is called.
         method: a name of `scr.list_methods()`, or a configuration.
         **fields: fields of the method's configuration, where a name is given; a range also as [start, stop].
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import kernels as plain_kernels
+import plain_kernels
 import pytest
 import torch
 from miniature import write_checkpoint
@@ -39,5 +39,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[None]:
-    """`flash_attention_2` without a GPU, and `padding_free`: see kernels.py."""
+    """`flash_attention_2` without a GPU, and `padding_free`: see plain_kernels.py."""
     yield from plain_kernels.installed()

@@ -268,3 +268,42 @@ MLLAMA_VISION = MllamaVisionConfig(
     intermediate_layers_indices=[0],
     vision_output_dim=32,
 )
+
+
+def test_chameleon_still_refuses_what_it_refused():
+    """Its arguments are merged before its own forward checks them."""
+    tiny = TINY["chameleon"](layers=3)
+    inputs = tiny.prompt(PROMPTS[:1]).inputs
+    embeds = tiny.model.get_input_embeddings()(inputs["input_ids"])
+    encoded = {"image": tiny.model.model.get_image_features(inputs["pixel_values"], return_dict=True)}
+    with scr.patch(tiny.model), torch.no_grad():
+        for wrong in (
+            {**inputs, "inputs_embeds": embeds},
+            {**inputs, "mm_encoder_outputs": encoded},
+            {"pixel_values": inputs["pixel_values"]},
+        ):
+            with pytest.raises(ValueError, match=r"You (must|cannot) specify"):
+                tiny.model(**wrong)
+
+
+def test_features_given_as_one_tensor():
+    """Idefics3 still takes them so."""
+    tiny = TINY["idefics3"](layers=4)
+    inputs = tiny.prompt(PROMPTS[:1]).inputs
+    with scr.patch(tiny.model, num_sources=4) as patched, torch.no_grad():
+        expected = tiny.model(**inputs).logits
+        encoded = tiny.model.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
+        features = torch.cat(list(encoded.pooler_output))
+        assert torch.equal(tiny.model(**inputs, mm_encoder_outputs=features).logits, expected)
+    assert len(patched.traces) == 2
+
+
+def test_a_truncated_prompt_is_refused():
+    tiny = TINY["idefics3"](layers=4)
+    prompt = tiny.prompt([("<image> describe <image>", [1, 3])])
+    inputs = {**prompt.inputs, **{name: prompt.inputs[name][:, :-1] for name in ("input_ids", "attention_mask")}}
+    with (
+        scr.patch(tiny.model),
+        pytest.raises(PromptLayoutError, match=r"not closed: got .*Do not truncate"),
+    ):
+        tiny.model(**inputs)

@@ -250,6 +250,15 @@ def test_bfloat16(tiny):
         assert len(patch.traces) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(tiny, patched, dtype):
+    with torch.autocast("cpu", dtype):
+        assert tiny.model(**tiny.prompt().inputs).logits.isfinite().all()
+        assert logits_of(tiny.model.generate(**tiny.prompt().inputs, **GREEDY)).isfinite().all()
+    grids = [[tuple(grid) for grid in trace.grids] for trace in patched.traces]
+    assert grids == [grids for _, grids in tiny.prompt().layout.values()] * 2
+
+
 def test_four_threads(tiny, patched):
     prompts = [tiny.prompt([prompt]).inputs for prompt in PROMPTS]
     expected = [tiny.model.generate(**inputs, **GREEDY).logits[0] for inputs in prompts]

@@ -8,7 +8,7 @@ import torch
 from tiny import inputs_for, tiny_llava
 
 import scr
-from hooks import HookStack
+from hooks import HookStack, prefill
 
 PROMPT = [("USER : <image> is there a dog in the image ? ASSISTANT :", [1])]
 
@@ -206,6 +206,50 @@ def test_a_model_and_its_base_model_are_one(warm):
         with pytest.raises(scr.AlreadyPatchedError):
             scr.patch(model.model).install()
         model(**inputs)
+    assert_untouched(*warm)
+
+
+def test_an_interrupt_while_waiting_for_another_threads_diagnostic_leaves_no_trace(warm, monkeypatch):
+    """Whatever fails between the decision to diagnose and the diagnostic."""
+    model, inputs, _, logits = warm
+    with scr.patch(model) as patched, torch.no_grad():
+
+        def interrupt(*args):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(prefill, "_random_state_kept", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                model(**inputs)
+        assert not torch.equal(model(**inputs).logits, logits)
+        assert patched.traces
+    assert_untouched(*warm)
+
+
+def test_a_method_on_the_base_model_and_one_on_the_whole(warm):
+    """`generate` is watched as soon as a method is put on the model that has it."""
+    model, inputs, _, _ = warm
+    with scr.patch(model.model, num_sources=4) as patched, scr.patch(model, "uniform_smooth", num_sources=2):
+        model.generate(**inputs, max_new_tokens=3, do_sample=False, use_cache=False)
+    assert len(patched.traces) == 1
+    assert_untouched(*warm)
+
+
+def test_the_vision_tower_interrupted_then_the_decoder_alone(warm):
+    model, inputs, _, _ = warm
+    decoder, embeds = model.model.language_model, torch.randn(2, 7, 32)
+    with torch.no_grad():
+        plain = decoder(inputs_embeds=embeds).last_hidden_state
+        with scr.patch(model):
+
+            def interrupt(module, args):
+                raise KeyboardInterrupt
+
+            handle = model.model.vision_tower.register_forward_pre_hook(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                model(**inputs)
+            handle.remove()
+            assert torch.equal(decoder(inputs_embeds=embeds).last_hidden_state, plain)
     assert_untouched(*warm)
 
 

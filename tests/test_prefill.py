@@ -46,7 +46,7 @@ def test_two_methods_share_one_diagnostic():
     with torch.no_grad():
         plain = model(**inputs).logits
         for method in methods:
-            served.attach(method)
+            served.attach(method, model)
         edited = model(**inputs).logits
         for method in methods:
             served.detach(method)

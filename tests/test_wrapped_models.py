@@ -9,7 +9,8 @@ from accelerate import cpu_offload, disk_offload
 from tiny_families import TINY
 
 import scr
-from hooks import HookStack, eager_prefills, unwrap
+from hooks import HookStack, unwrap
+from hooks.compiled import eager_prefills
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GREEDY = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
@@ -212,8 +213,14 @@ def test_leaving_without_a_forward_seen_is_warned_of():
     patch, copied = scr.patch(tiny.model), copy.deepcopy(tiny.model)
     with pytest.warns(UserWarning, match=r"no forward was seen under 'scr'.*torch.compile"), patch, torch.no_grad():
         copied(**tiny.prompt().inputs)
+    text = tiny.prompt([("is there a dog ?", [])]).inputs
     with scr.patch(tiny.model), torch.no_grad():
-        tiny.model(**tiny.prompt([("is there a dog ?", [])]).inputs)
+        tiny.model(**text)
+    wrapper = torch.compile(tiny.model, backend="eager")
+    with torch.no_grad():
+        wrapper(**text)
+        with scr.patch(wrapper):
+            wrapper(**text)
 
 
 def test_an_interrupt_puts_the_compilers_stance_back():
@@ -241,7 +248,10 @@ def test_an_interrupt_puts_the_compilers_stance_back():
 
 def test_eager_prefills_come_off_with_their_stack():
     tiny = TINY["llava"]()
-    with HookStack() as stack:
-        eager_prefills(stack, tiny.model)
+    seen: list[int] = []
+    with HookStack() as stack, torch.no_grad():
+        eager_prefills(stack, tiny.model, lambda: seen.append(1))
         assert "_compiled_call_impl" in vars(tiny.model)
+        tiny.model(**tiny.prompt().inputs)
     assert "_compiled_call_impl" not in vars(tiny.model)
+    assert seen == [1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from jaxtyping import Bool, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -104,6 +105,65 @@ class ModelFamily(ABC):
         Raises:
             PromptLayoutError: if the image tokens do not fit the grids; nothing is guessed.
         """
+
+    def map_pixels(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        change: Callable[[Float[Tensor, "tiles 3 height width"]], Float[Tensor, "tiles 3 height width"]],
+        name: str = "pixel_values",
+    ) -> Tensor:
+        """`inputs[name]`, in the layout that the processor gave it, with what `change` makes of each image.
+
+        `change` is called once per image, in the order of the prompt, and never sees padding, which stays as it is.
+        Where pixels do not tell which tiles belong together, each tile counts as an image.
+
+        Args:
+            model: the model.
+            inputs: what the processor returned.
+            change: gets the tiles, or frames, of one image; returns as many of the same size. Must not write into them.
+            name: `pixel_values`, or `pixel_values_videos`.
+
+        Returns:
+            A new tensor of the same shape, dtype and device.
+
+        Raises:
+            PromptLayoutError: for pixels in another layout.
+        """
+        pixels = inputs[name]
+        if pixels.ndim != 4:
+            raise pixel_misfit(name, pixels, "(images, 3, height, width)")
+        return torch.cat([change(image).to(pixels) for image in pixels.split(1)]) if len(pixels) else pixels.clone()
+
+    def map_features(
+        self,
+        model: PreTrainedModel,
+        features: Tensor | Sequence[Tensor],
+        change: Callable[[Float[Tensor, "tokens dim"]], Float[Tensor, "tokens dim"]],
+    ) -> Tensor | Sequence[Tensor]:
+        """Projected features as `get_image_features` or `get_video_features` pools them, each image's changed.
+
+        `change` is called once per image, in the same order as by `map_pixels`; what the features hold beside an
+        image's own tokens stays as it is.
+
+        Args:
+            model: the model.
+            features: `pooler_output`: one part per image.
+            change: gets the tokens of one image; returns as many.
+
+        Returns:
+            New features in the same container.
+        """
+        changed = [change(part).to(part) for part in features]
+        return torch.stack(changed) if isinstance(features, Tensor) else type(features)(changed)  # type: ignore[call-arg]
+
+
+def pixel_misfit(name: str, pixels: Tensor, expected: str) -> PromptLayoutError:
+    """The error about pixels that are not laid out as the family's processor does."""
+    return PromptLayoutError(
+        f"{name} are not in the family's layout: got shape {tuple(pixels.shape)}; expected {expected}. "
+        "Pass what the model's own processor returns."
+    )
 
 
 def visual_runs(visual: Bool[Tensor, "seq"]) -> list[Int[Tensor, "tokens"]]:

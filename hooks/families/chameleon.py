@@ -26,14 +26,16 @@ class Chameleon(ModelFamily):
 
     def decoder_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Embed the codes here, since the decoder is the base model: so the image is encoded once for both passes."""
-        if inputs.get("pixel_values") is None and not inputs.get("mm_encoder_outputs"):
-            return inputs
+        pixels, encoded = inputs.get("pixel_values"), inputs.get("mm_encoder_outputs")
+        both = inputs.get("input_ids") is not None and inputs.get("inputs_embeds") is not None
+        if both or (pixels is None) == (not encoded):
+            return inputs  # nothing to merge, or what the model refuses
         merged: Any = model.base_model
         inputs = dict(inputs)
-        tokens, pixels = inputs.pop("input_ids", None), inputs.pop("pixel_values", None)
-        encoded = (inputs.pop("mm_encoder_outputs", None) or {}).get("image")
-        if encoded is None:
-            encoded = merged.get_image_features(pixels, return_dict=True)
+        tokens = inputs.pop("input_ids", None)
+        for name in ("pixel_values", "mm_encoder_outputs"):
+            inputs.pop(name, None)
+        encoded = encoded["image"] if encoded else merged.get_image_features(pixels, return_dict=True)
         embeds = inputs["inputs_embeds"] if tokens is None else merged.get_input_embeddings()(tokens)
         features = encoded.pooler_output
         mask = merged.get_placeholder_mask(tokens, inputs_embeds=embeds, image_features=features)

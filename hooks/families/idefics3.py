@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import PromptLayoutError
-from .base import ImagePatches, ModelFamily, PatchGrid, visual_runs
+from .base import ImagePatches, ModelFamily, PatchGrid, pixel_misfit, visual_runs
+
+_NOT_ZERO = 2.0**-14  # the least number that is normal in every dtype
 
 
 class Idefics3(ModelFamily):
@@ -26,8 +28,7 @@ class Idefics3(ModelFamily):
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
     ) -> list[ImagePatches]:
         """Join the runs of each image's tiles. See `ModelFamily.images`."""
-        config: Any = model.config
-        side = config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
+        side = _side(model)
         embeds, found = decoder_inputs["inputs_embeds"].detach(), []
         for row, row_visual in enumerate(visual):
             runs = visual_runs(row_visual)
@@ -37,12 +38,61 @@ class Idefics3(ModelFamily):
                         f"image tokens of row {row} do not fit the tiles: got a run of {len(run)}; expected a multiple "
                         f"of {side**2} ({side} × {side} per tile). Build the prompt with the model's own processor."
                     )
+            if runs and int(runs[-1][-1]) + 1 == len(embeds[row]):
+                raise PromptLayoutError(
+                    f"last image of row {row} is not closed: got a prompt that ends with its tokens; expected a marker "
+                    "token after them. Do not truncate prompts with images."
+                )
             for index, tiles in enumerate(_images(runs, embeds[row])):
                 positions = torch.cat(tiles)
                 found.append(
                     ImagePatches(row, index, positions, (PatchGrid(side, side),) * (len(positions) // side**2))
                 )
         return found
+
+    def map_pixels(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        change: Callable[[Float[Tensor, "tiles 3 height width"]], Float[Tensor, "tiles 3 height width"]],
+        name: str = "pixel_values",
+    ) -> Tensor:
+        """Each tile is an image, without what `pixel_attention_mask` pads. See `ModelFamily.map_pixels`.
+
+        transformers takes a tile that is 0 throughout for padding and drops it. So such tiles are left alone, and one
+        that `change` makes so keeps one pixel a little above 0.
+        """
+        pixels, mask = inputs[name], inputs.get("pixel_attention_mask")
+        if pixels.ndim != 5:
+            raise pixel_misfit(name, pixels, "(rows, tiles, 3, height, width)")
+        changed = pixels.clone()
+        for row, index in (pixels != 0).flatten(2).any(dim=-1).nonzero().tolist():
+            tile = changed[row, index]
+            if mask is not None:  # the picture is at the top left
+                tile = tile[:, : int(mask[row, index].any(dim=1).sum()), : int(mask[row, index].any(dim=0).sum())]
+            tile.copy_(change(tile[None])[0])
+            if not changed[row, index].any():
+                changed[row, index, 0, 0, 0] = _NOT_ZERO
+        return changed
+
+    def map_features(
+        self,
+        model: PreTrainedModel,
+        features: Tensor | Sequence[Tensor],
+        change: Callable[[Float[Tensor, "tokens dim"]], Float[Tensor, "tokens dim"]],
+    ) -> Tensor | Sequence[Tensor]:
+        """Part each row's features into tiles. See `ModelFamily.map_features`."""
+
+        def change_tiles(part: Tensor) -> Tensor:
+            return torch.cat([change(tile) for tile in part.split(_side(model) ** 2)]) if len(part) else part
+
+        return super().map_features(model, features, change_tiles)
+
+
+def _side(model: PreTrainedModel) -> int:
+    """Of a tile, in tokens."""
+    config: Any = model.config
+    return config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
 
 
 def _images(runs: list[Tensor], embeds: Float[Tensor, "seq dim"]) -> list[list[Tensor]]:
@@ -54,9 +104,8 @@ def _images(runs: list[Tensor], embeds: Float[Tensor, "seq dim"]) -> list[list[T
     images: list[list[Tensor]] = []
     for previous, run in zip([None, *runs], runs, strict=False):
         if previous is not None and run is not None:
-            closing = min(int(runs[-1][-1]) + 1, len(embeds) - 1)
-            between = embeds[int(previous[-1]) + 1 : int(run[0])]
-            if int((between == embeds[closing]).all(dim=-1).sum()) < 2:
+            closing, between = embeds[int(runs[-1][-1]) + 1], embeds[int(previous[-1]) + 1 : int(run[0])]
+            if int((between == closing).all(dim=-1).sum()) < 2:
                 images[-1].append(run)
                 continue
         images.append([run])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from jaxtyping import Bool, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import PromptLayoutError
-from .base import ImagePatches, ModelFamily, PatchGrid, visual_runs
+from .base import ImagePatches, ModelFamily, PatchGrid, pixel_misfit, visual_runs
 
 
 class LlavaNext(ModelFamily):
@@ -28,7 +29,9 @@ class LlavaNext(ModelFamily):
         """Find the newline tokens by their embedding; between them lie the rows. See `ModelFamily.images`."""
         embeds, base_model = decoder_inputs["inputs_embeds"].detach(), model.base_model
         newline: Any = base_model.image_newline
-        is_newline = (embeds == newline.detach().to(embeds)).all(dim=-1).cpu()
+        # Under autocast, or behind a tower of lower precision, it has been rounded on its way into the prompt.
+        rounded = [newline.detach().to(dtype).to(embeds) for dtype in (embeds.dtype, torch.bfloat16, torch.float16)]
+        is_newline = torch.stack([(embeds == vector).all(dim=-1) for vector in rounded]).any(dim=0).cpu()
         vision: Any = model.config.vision_config
         side = vision.image_size // vision.patch_size
         found = []
@@ -40,6 +43,43 @@ class LlavaNext(ModelFamily):
                     found.append(ImagePatches(row, index, *image))
                     index += 1
         return found
+
+    def map_pixels(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        change: Callable[[Float[Tensor, "tiles 3 height width"]], Float[Tensor, "tiles 3 height width"]],
+        name: str = "pixel_values",
+    ) -> Tensor:
+        """Leave the all-zero tiles out that end an image of fewer tiles than another. See `ModelFamily.map_pixels`."""
+        pixels = inputs[name]
+        if pixels.ndim == 4:  # tiles of all images in one row, without padding
+            return super().map_pixels(model, inputs, change, name)
+        if pixels.ndim != 5:
+            raise pixel_misfit(name, pixels, "(images, tiles, 3, height, width)")
+        changed, seen = pixels.clone(), (pixels != 0).flatten(2).any(dim=-1).tolist()
+        for image, drawn in zip(changed, seen, strict=True):
+            tiles = max([1, *(index + 1 for index, tile in enumerate(drawn) if tile)])
+            image[:tiles] = change(image[:tiles])
+        return changed
+
+    def map_features(
+        self,
+        model: PreTrainedModel,
+        features: Tensor | Sequence[Tensor],
+        change: Callable[[Float[Tensor, "tokens dim"]], Float[Tensor, "tokens dim"]],
+    ) -> Tensor | Sequence[Tensor]:
+        """Leave newline tokens alone, by which `images` finds the rows. See `ModelFamily.map_features`."""
+        base_model: Any = model.base_model
+        newline: Tensor = base_model.image_newline.detach()
+
+        def change_patches(part: Tensor) -> Tensor:
+            patches = (part != newline.to(part)).any(dim=-1)
+            changed = part.clone()
+            changed[patches] = change(part[patches]).to(part)
+            return changed
+
+        return super().map_features(model, features, change_patches)
 
     def _cut(
         self, run: Int[Tensor, "tokens"], newlines: list[int], side: int

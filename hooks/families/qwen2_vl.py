@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import PromptLayoutError
-from .base import ImagePatches, ModelFamily, PatchGrid, visual_runs
+from .base import ImagePatches, ModelFamily, PatchGrid, pixel_misfit, visual_runs
 
 
 class Qwen2VL(ModelFamily):
@@ -42,6 +42,41 @@ class Qwen2VL(ModelFamily):
             raise _without_grid("grids of a single patch")
         return found
 
+    def map_pixels(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        change: Callable[[Float[Tensor, "tiles 3 height width"]], Float[Tensor, "tiles 3 height width"]],
+        name: str = "pixel_values",
+    ) -> Tensor:
+        """Lay the patches out as pictures. See `ModelFamily.map_pixels`.
+
+        The processor repeats a picture, to fill a time step. `change` sees it once, and the copies stay equal; frames
+        that differ are a video.
+        """
+        pixels, config = inputs[name], model.config.vision_config
+        grids = inputs.get("image_grid_thw" if name == "pixel_values" else "video_grid_thw")
+        counts = [] if grids is None else grids.prod(dim=-1).tolist()
+        time, patch, merge = config.temporal_patch_size, config.patch_size, config.spatial_merge_size
+        if grids is None or tuple(pixels.shape) != (sum(counts), 3 * time * patch**2):
+            raise pixel_misfit(
+                name,
+                pixels,
+                f"(patches, {3 * time * patch**2}) with a row of the grids' (time, height, width) per image",
+            )
+        changed = []
+        for flat, (steps, height, width) in zip(pixels.split(counts), grids.tolist(), strict=True):
+            blocks = flat.reshape(steps, height // merge, width // merge, merge, merge, 3, time, patch, patch)
+            # (step, frame, channel, row of blocks, row in the block, row in the patch, and the same of columns)
+            frames = blocks.permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+            pictures = frames.reshape(steps, time, 3, height * patch, width * patch)
+            if (pictures == pictures[:, :1]).all():
+                new = change(pictures[:, 0])[:, None].expand_as(pictures)
+            else:
+                new = change(pictures.flatten(0, 1)).reshape(pictures.shape)
+            changed.append(new.reshape(frames.shape).permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(flat.shape).to(flat))
+        return torch.cat(changed) if changed else pixels.clone()
+
 
 def _grids(places: Int[Tensor, "3 patches"]) -> tuple[PatchGrid, ...]:
     """Cut a run of image tokens where the raster starts again, which needs no time step: slow videos may repeat one."""
@@ -63,5 +98,5 @@ def _grids(places: Int[Tensor, "3 patches"]) -> tuple[PatchGrid, ...]:
 def _without_grid(got: str) -> PromptLayoutError:
     return PromptLayoutError(
         f"positions of the image tokens are no patch grid: got {got}; expected M-RoPE's time, row and column of each "
-        "token. Pass all that the processor returns, `mm_token_type_ids` included."
+        "token. Pass all that the processor returns, `mm_token_type_ids` included, and `position_ids` in a later turn."
     )

@@ -142,7 +142,7 @@ class SCR(Method):
     def install(self, model: PreTrainedModel, stack: HookStack) -> None:
         """See `Method`."""
         served = dispatcher(model)
-        served.attach(self)
+        served.attach(self, model)
         stack.callback(served.detach, self)
 
     def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int) -> SCRSession:

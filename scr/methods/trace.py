@@ -16,7 +16,8 @@ class Trace:
     """One image of one prefill; tensors on the CPU, indices as in `RedistributionPlan`.
 
     Attributes:
-        row: row of the prompt, as given to `generate`: beams and returned sequences share it.
+        row: row of the prompt, as given to `generate`, which beams and returned sequences share; where they cannot be
+            told apart from rows of their own (a cache in use, flex attention), row of the forward's batch.
         image: how many images come before it in the row.
         grids: (height, width) of its rasters, in patches.
         sources: chosen patches, by descending attention (of `source="random"`: in the order drawn).
