@@ -27,7 +27,7 @@ _check_hooks()
 from hooks import FAMILIES as _FAMILIES  # noqa: E402  the check above must come first
 from hooks import ModelFamily  # noqa: E402
 
-from . import credit, redistribution  # noqa: E402
+from . import contrast, credit, perturb, redistribution  # noqa: E402
 from .errors import (  # noqa: E402
     AlreadyPatchedError,
     ConfigError,
@@ -77,11 +77,13 @@ __all__ = [
     "UnsupportedGenerationError",
     "UnsupportedModelError",
     "__version__",
+    "contrast",
     "credit",
     "get_family",
     "get_method",
     "list_families",
     "list_methods",
     "patch",
+    "perturb",
     "redistribution",
 ]

@@ -40,7 +40,7 @@ def test_version_and_marker():
 
 
 def test_annotations_resolve():
-    for namespace in (scr, scr.redistribution, scr.credit):
+    for namespace in (scr, scr.redistribution, scr.credit, scr.contrast, scr.perturb, scr.variants):
         for value in vars(namespace).values():
             if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("scr."):
                 assert isinstance(typing.get_type_hints(value), dict)

@@ -25,7 +25,7 @@ THIRD_PARTY = {
     "analysis": set("numpy scipy matplotlib PIL jinja2".split()),
 }
 # Of another folder: names of its __init__, and these modules, which are public.
-PUBLIC_MODULES = {"scr.redistribution", "scr.credit", *MAY_IMPORT["analysis"]}
+PUBLIC_MODULES = {"scr.redistribution", "scr.credit", "scr.contrast", "scr.perturb", *MAY_IMPORT["analysis"]}
 ONLY_STANDARD_LIBRARY = {
     "benchmarks/__init__.py",
     "benchmarks/tasks/__init__.py",
