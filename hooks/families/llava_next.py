@@ -29,9 +29,7 @@ class LlavaNext(ModelFamily):
         """Find the newline tokens by their embedding; between them lie the rows. See `ModelFamily.images`."""
         embeds, base_model = decoder_inputs["inputs_embeds"].detach(), model.base_model
         newline: Any = base_model.image_newline
-        # Under autocast, or behind a tower of lower precision, it has been rounded on its way into the prompt.
-        rounded = [newline.detach().to(dtype).to(embeds) for dtype in (embeds.dtype, torch.bfloat16, torch.float16)]
-        is_newline = torch.stack([(embeds == vector).all(dim=-1) for vector in rounded]).any(dim=0).cpu()
+        is_newline = _is_newline(embeds, newline).cpu()
         vision: Any = model.config.vision_config
         side = vision.image_size // vision.patch_size
         found = []
@@ -71,10 +69,9 @@ class LlavaNext(ModelFamily):
     ) -> Tensor | Sequence[Tensor]:
         """Leave newline tokens alone, by which `images` finds the rows. See `ModelFamily.map_features`."""
         base_model: Any = model.base_model
-        newline: Tensor = base_model.image_newline.detach()
 
         def change_patches(part: Tensor) -> Tensor:
-            patches = (part != newline.to(part)).any(dim=-1)
+            patches = ~_is_newline(part, base_model.image_newline)
             changed = part.clone()
             changed[patches] = change(part[patches]).to(part)
             return changed
@@ -128,6 +125,12 @@ class LlavaOnevision(LlavaNext):
         """
         pooled = math.ceil(side / 2)
         return (PatchGrid(pooled, pooled),) * (tokens // pooled**2) if tokens % pooled**2 == 0 else ()
+
+
+def _is_newline(vectors: Float[Tensor, "*tokens dim"], newline: Float[Tensor, "dim"]) -> Bool[Tensor, "*tokens"]:
+    # Under autocast, or behind a tower of lower precision, it has been rounded on its way into the prompt.
+    rounded = [newline.detach().to(dtype).to(vectors) for dtype in (vectors.dtype, torch.bfloat16, torch.float16)]
+    return torch.stack([(vectors == vector).all(dim=-1) for vector in rounded]).any(dim=0)
 
 
 def _misfit(got: str, side: int) -> PromptLayoutError:
