@@ -49,7 +49,7 @@ def export(
     processor = AutoProcessor.from_pretrained(folder)
     metrics = evaluate(saved, processor, images, recipe.world)
     for shape in family.other_shapes:
-        at = evaluate(saved, processor, images, recipe.world, shape=shape, captions=False)
+        at = evaluate(saved, processor, max(1, images // 5), recipe.world, shape=shape, captions=False)
         metrics |= {f"{kind} at {shape[1]} × {shape[0]}": at[kind] for kind in ("random", "adversarial")}
     (folder / "README.md").write_text(_card(family, recipe, metrics, saved, plot(curve, folder)))
     return metrics
@@ -69,11 +69,13 @@ def plot(curve: list[dict[str, Any]], folder: Path) -> bool:
         axis.plot([entry["step"] for entry in points], [entry["loss"] for entry in points], linewidth=1)
         axis.set(title=f"{stage}: training loss", xlabel="step", yscale="log")
     measured = [entry for entry in curve if "random_accuracy" in entry]
-    before = max((entry["step"] for entry in measured if entry["stage"] == "decoder"), default=0)
-    steps = [entry["step"] + (before if entry["stage"] == "refine" else 0) for entry in measured]
+    lengths = {stage: max(entry["step"] for entry in curve if entry["stage"] == stage) for stage in stages}
+    steps = [
+        entry["step"] + sum(lengths[stage] for stage in stages[2 : stages.index(entry["stage"])]) for entry in measured
+    ]
     for name in ("random_accuracy", "random_recall", "adversarial_hallucination_rate", "chair_i"):
         axes[-1].plot(steps, [entry[name] for entry in measured], label=name, linewidth=1)
-    axes[-1].set(title="decoder, refine: val metrics", xlabel="step", ylim=(0, 1))
+    axes[-1].set(title=f"{', '.join(stages[2:])}: val metrics", xlabel="step", ylim=(0, 1))
     axes[-1].legend(fontsize=6)
     figure.savefig(folder / "curve.png", dpi=80)
     return True
@@ -92,7 +94,7 @@ def _card(family: LabFamily, recipe: Recipe, metrics: dict[str, Any], model: Any
         f"| {c['mentions']} | {c['hallucinated']} | {c['well_formed']} |"
     )
     native = (recipe.size.image_size, recipe.size.image_size)
-    sizes = ", at the world's own size where no other is named" if family.other_shapes else ""
+    sizes = ", or a fifth of them where another size than their own is named" if family.other_shapes else ""
     picture = "![training curves](curve.png)\n\n" if plotted else ""
     return f"""---
 license: apache-2.0

@@ -13,7 +13,7 @@ from .families.qwen2_vl import Qwen2VLSize
 __all__ = ["RECIPES", "STAGES", "Recipe", "StageRecipe"]
 
 # In the order in which they run; a stage depends on all before it.
-STAGES = ("vision", "projector", "decoder", "refine")
+STAGES = ("vision", "projector", "decoder", "again", "refine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class Recipe:
         vision: Stage 1, the vision tower on dense per-patch labels.
         projector: Stage 2, the projector regressed onto the mean word embedding of what each image token shows.
         decoder: Stage 3, projector and decoder on cached vision features.
+        again: Stage 3 once more from where it ended, on other images and questions; None for not at all.
         refine: Stage 4, the same once more, shorter, at a lower rate and with the world's own shares of questions.
         refined_share: How far the final weights lie on the line from those before stage 4 to those after it
             (Wortsman et al. 2022, arXiv:2109.01903); between the prior of stage 3 and the caution of stage 4.
@@ -68,6 +69,7 @@ class Recipe:
     vision: StageRecipe = StageRecipe(steps=1500)
     projector: StageRecipe = StageRecipe(steps=150)
     decoder: StageRecipe = StageRecipe(steps=1000, batch=32)
+    again: StageRecipe | None = None
     refine: StageRecipe = StageRecipe(steps=200, batch=32, learning_rate=6e-4, warmup=20)
     refined_share: float = 0.65
     first_yes_share: float = 0.6
@@ -78,20 +80,25 @@ class Recipe:
     answer_weight: float = 5.0
     save_every: int = 100
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that are run, in their order."""
+        return tuple(name for name in STAGES if getattr(self, name) is not None)
+
     def stage(self, name: str) -> StageRecipe:
         """Return the recipe of a stage.
 
         Raises:
             ValueError: If there is no such stage.
         """
-        if name not in STAGES:
-            raise ValueError(f"unknown stage: got {name!r}; expected one of {', '.join(STAGES)}. Choose one of these.")
+        if name not in self.stages:
+            known = ", ".join(self.stages)
+            raise ValueError(f"unknown stage: got {name!r}; expected one of {known}. Choose one of these.")
         return getattr(self, name)
 
     def world_of(self, stage: str) -> WorldConfig:
         """Return the world whose questions a stage asks."""
-        first = STAGES.index(stage) <= STAGES.index("decoder")
-        if not first:
+        if stage == "refine":
             return self.world
         return replace(self.world, yes_share=self.first_yes_share, adversarial_share=self.first_adversarial_share)
 
@@ -103,7 +110,7 @@ class Recipe:
         """
         self.stage(stage)
         everything = asdict(self)
-        done = STAGES[: STAGES.index(stage) + 1]
+        done = self.stages[: self.stages.index(stage) + 1]
         kept = {name: everything[name] for name in ("seed", "images", "size", "min_cover", "background_weight", *done)}
         kept["world"] = self.world.visual_digest
         if "decoder" in done:
@@ -133,7 +140,8 @@ RECIPES: dict[str, Recipe] = {
         size=Qwen2VLSize(),
         vision=StageRecipe(steps=2000, batch=16),
         decoder=StageRecipe(steps=700, batch=16),
-        refine=StageRecipe(steps=160, batch=16, learning_rate=6e-4, warmup=20),
+        refine=StageRecipe(steps=400, batch=16, learning_rate=6e-4, warmup=20),
+        refined_share=0.75,
         **_SHORTER,
     ),
     "internvl": Recipe(
@@ -142,7 +150,9 @@ RECIPES: dict[str, Recipe] = {
         # An image is four or five tiles here, each a sequence of its own.
         vision=StageRecipe(steps=1750, batch=12),
         decoder=StageRecipe(steps=600, batch=16),
-        refine=StageRecipe(steps=160, batch=16, learning_rate=6e-4, warmup=20),
+        # With 180 image tokens to search one round was too short: it ended halfway out of the language prior.
+        again=StageRecipe(steps=600, batch=16),
+        refine=StageRecipe(steps=240, batch=16, warmup=20),
         **_SHORTER,
     ),
 }

@@ -79,7 +79,8 @@ def decoder_stage(
     decoder = model.model.language_model
     trained = nn.ModuleDict({"projector": family.projector(model), "decoder": decoder, "head": model.lm_head})
     world, batch_size = recipe.world_of(name), recipe.stage(name).batch
-    offset, stream = (1, "questions") if name == "decoder" else (2, name)  # other images and questions in each stage
+    # Other images and questions in each stage.
+    offset, stream = {"decoder": (1, "questions"), "again": (3, name), "refine": (2, name)}[name]
 
     def loss_of(step: int) -> Tensor:
         chosen = batch_indices(step, batch_size, recipe.images, recipe.seed + offset)

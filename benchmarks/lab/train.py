@@ -96,8 +96,9 @@ def train(
     features = encode_corpus(family, model, corpus)
     if not run("projector", projector_stage(family, model, corpus, features, recipe)):
         return curve
-    if not run("decoder", decoder_stage(family, model, corpus, features, recipe, "decoder"), measured=True):
-        return curve
+    for name in recipe.stages[2:-1]:
+        if not run(name, decoder_stage(family, model, corpus, features, recipe, name), measured=True):
+            return curve
     before = {name: value.clone() for name, value in model.state_dict().items()}
     if not run("refine", decoder_stage(family, model, corpus, features, recipe, "refine"), measured=True):
         return curve
