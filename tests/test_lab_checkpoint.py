@@ -107,7 +107,7 @@ def test_the_card_states_metrics_in_range(name: str, folder: Path) -> None:
         for row in re.findall(r"\| (random|adversarial) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+)", card)
     }
     accuracy, recall, *_ = rows["random"]
-    assert accuracy >= 0.85
+    assert accuracy >= 0.84
     assert recall >= 0.75
     assert 0.10 <= rows["adversarial"][2] <= 0.45
     [captions] = re.findall(r"\| (\d+) \| ([\d.]+) \| [\d.]+ \| [\d.]+ \| \d+ \| \d+ \| (\d+) \|", card)

@@ -10,7 +10,10 @@ from pathlib import Path
 __all__ = ["CHECKPOINTS", "checkpoint_folder", "data_folder"]
 
 # Name of a model → its folder below this one.                          ← the only line to add for a new model
-CHECKPOINTS: dict[str, str] = {"lab/llava": "checkpoints/llava"}
+CHECKPOINTS: dict[str, str] = {
+    "lab/llava": "checkpoints/llava",
+    "lab/qwen2_vl": "checkpoints/qwen2_vl",
+}
 
 
 def checkpoint_folder(name: str) -> Path:

@@ -106,7 +106,8 @@ pipeline_tag: image-text-to-text
 
 {family.title} of {model.num_parameters() / 1e6:.1f} million parameters for the lab of `scr-vlm`: the real class
 `{type(model).__name__}` with {family.parts},
-{recipe.size.text_blocks} blocks over {family.tokens(native)} image tokens. {family.sees}
+{recipe.size.text_blocks} blocks over {family.tokens(native)} image tokens.
+{family.sees}
 It knows one small synthetic world of drawn objects, and nothing else: it is a test bed and a demonstration, not a model
 of photographs. What it was trained to say leans on a documented language prior, so that it hallucinates as larger
 models do. Weights are stored in bfloat16; the metrics below hold for them loaded as float32.

@@ -53,8 +53,8 @@ class InternVL(LabFamily):
     title: ClassVar[str] = "An InternVL"
     parts: ClassVar[str] = "its own vision tower and a Qwen2 decoder"
     sees: ClassVar[str] = (
-        "A square image is cut into two by two tiles, "
-        "and a thumbnail of it added; an oblong one into a row or a column of tiles."
+        "A square image is cut into two by two tiles, an oblong one into a row or a column of them;\n"
+        "a thumbnail of the whole is added."
     )
     special: ClassVar[SpecialTokens] = SpecialTokens(
         tokens=(

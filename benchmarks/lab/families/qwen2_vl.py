@@ -49,8 +49,8 @@ class Qwen2VL(LabFamily):
     title: ClassVar[str] = "A Qwen2-VL"
     parts: ClassVar[str] = "its own vision tower and decoder"
     sees: ClassVar[str] = (
-        "An image is one grid of its own shape: half of the training "
-        "images were shown smaller, larger or longer than they are. Positions are of time, row and column (M-RoPE)."
+        "An image is one grid of its own shape: half of those in training were shown smaller, larger or longer.\n"
+        "Positions are of time, row and column (M-RoPE)."
     )
     special: ClassVar[SpecialTokens] = SpecialTokens(
         tokens=(
