@@ -3,6 +3,7 @@
 Knows modules and tensors; knows no method and no benchmark.
 """
 
+from .compat import prompt_positions
 from .compiled import unwrap
 from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
 from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
@@ -30,6 +31,7 @@ __all__ = [
     "edit_tokens",
     "find_family",
     "hidden_of",
+    "prompt_positions",
     "suggestion",
     "unwrap",
     "with_hidden",

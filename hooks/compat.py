@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from transformers import AttentionInterface, PreTrainedConfig
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .errors import UnsupportedModelError
@@ -91,6 +92,23 @@ def _eager_attention(attention_class: type) -> Callable[..., Any]:
         f"no eager attention beside the attention class: got {attention_class.__module__}.{attention_class.__name__}; "
         "expected a transformers model with `eager_attention_forward` in its module. Load it without remote code."
     )
+
+
+def prompt_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Int[Tensor, "*axes batch seq"]:
+    """The position ids that `generate` would make for a prompt, padding and M-RoPE included.
+
+    Args:
+        model: the model; what Qwen's keep of their last prompt stays as it was.
+        inputs: the processor's, with `input_ids`.
+    """
+    owner: Any = model.base_model
+    kept = getattr(owner, "rope_deltas", None)
+    try:
+        prepare: Any = model._prepare_position_ids_for_generation
+        return prepare(inputs["input_ids"], dict(inputs))
+    finally:
+        if hasattr(owner, "rope_deltas"):
+            owner.rope_deltas = kept
 
 
 def head_group(module: nn.Module, heads: int) -> Any:

@@ -19,7 +19,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -123,6 +123,7 @@ class _Frame:
 class _Local(threading.local):
     frame: _Frame | None = None
     call: _GenerateCall | None = None
+    paused: bool = False
 
 
 class PrefillDispatcher:
@@ -158,6 +159,15 @@ class PrefillDispatcher:
     def watch_compiled(self, wrapper: nn.Module, stack: HookStack) -> None:
         """See image prefills that are called through what `torch.compile(model)` returned, until `stack` is closed."""
         eager_prefills(stack, wrapper, self._saw_a_forward)
+
+    @contextlib.contextmanager
+    def paused(self, pause: bool = True) -> Iterator[None]:
+        """Inside the `with`, image prefills on this thread are left as they are, if `pause`."""
+        before, self._local.paused = self._local.paused, pause or self._local.paused
+        try:
+            yield
+        finally:
+            self._local.paused = before
 
     def _saw_a_forward(self) -> None:
         self.forwards += 1
@@ -201,7 +211,7 @@ class PrefillDispatcher:
             return
         self._local.frame = None
         inputs = _named(module, args, kwargs)
-        image = visual_input(inputs)
+        image = None if self._local.paused else visual_input(inputs)
         if image is None or (inputs.get("input_ids") is None and inputs.get("inputs_embeds") is None):
             return  # the latter is for the model itself to refuse
         call = self._local.call

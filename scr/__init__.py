@@ -39,6 +39,7 @@ from .errors import (  # noqa: E402
 from .methods import METHODS as _METHODS  # noqa: E402
 from .methods import MethodConfig, MethodEntry, SCRConfig, Trace, get_method  # noqa: E402
 from .patching import Patch, patch  # noqa: E402
+from .purified import PurifiedLogitsProcessor  # noqa: E402
 from .version import __version__  # noqa: E402
 
 
@@ -71,6 +72,7 @@ __all__ = [
     "ModelFamily",
     "Patch",
     "PromptLayoutError",
+    "PurifiedLogitsProcessor",
     "SCRConfig",
     "SCRError",
     "Trace",

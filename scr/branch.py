@@ -1,0 +1,121 @@
+"""A second run of a prompt beside `generate`, such as one with a corrupted image, with a KV cache of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hooks import dispatcher, prompt_positions, unwrap
+
+from .errors import ConfigError
+
+
+class Branch:
+    """One branch of one `generate`: it is fed the tokens that were chosen there, and says what would come next.
+
+    A logits processor is not told which beam became which. A row's past is found by its tokens: among the rows of its
+    own prompt, the one whose tokens it continues. Rows with equal tokens have equal states, so that either will do.
+
+    Attributes:
+        forwards: how many forwards it has run.
+    """
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any], edited: bool = True) -> None:
+        """Nothing runs yet.
+
+        Args:
+            model: a model of a supported family, or a wrapper around one.
+            inputs: the processor's, as given to `generate`, with the image of this branch.
+            edited: whether methods that act on prefills, such as SCR, edit this branch too.
+
+        Raises:
+            ConfigError: if there are no `input_ids`.
+        """
+        if inputs.get("input_ids") is None:
+            raise ConfigError(
+                f"a prompt without ids: got inputs {sorted(inputs)}; expected `input_ids` among them. Pass what the "
+                "processor returns."
+            )
+        self._model, self._inputs, self._edited = unwrap(model)[0], dict(inputs), edited
+        self._tokens: Int[Tensor, "rows seen"] | None = None
+        self._last: Float[Tensor, "rows vocab"]
+        self._copies = 1
+        self.forwards = 0
+
+    @torch.no_grad()
+    def logits(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows vocab"]:
+        """What this branch says after `tokens`: prompt and all that was chosen so far, as a logits processor gets them.
+
+        Steps may be left out: the next call catches up.
+
+        Raises:
+            ConfigError: if they do not go on from the prompt, or from what was given before.
+        """
+        if self._tokens is None:
+            self._prefill(tokens)
+        assert self._tokens is not None
+        parents = self._parents(tokens)
+        seen = self._tokens.shape[1]
+        if not torch.equal(parents, torch.arange(len(parents), device=parents.device)):
+            self._cache.reorder_cache(parents)
+            self._last = self._last[parents]
+        if tokens.shape[1] > seen:
+            self._step(tokens[:, seen:])
+        self._tokens = tokens
+        return self._last
+
+    def _prefill(self, tokens: Tensor) -> None:
+        prompt = self._inputs["input_ids"].to(tokens.device)
+        copies, length = len(tokens) // len(prompt), prompt.shape[1]
+        if len(tokens) % len(prompt) or not torch.equal(tokens[:, :length], prompt.repeat_interleave(copies, dim=0)):
+            raise ConfigError(
+                f"a batch that differs from the inputs given: got tokens {tuple(tokens.shape)}; expected them to begin "
+                f"with the prompts {tuple(prompt.shape)} of the inputs. Make a processor for each call of `generate`, "
+                "from the inputs of that call."
+            )
+        positions = prompt_positions(self._model, self._inputs)
+        output = self._forward(**self._inputs, position_ids=positions)
+        mask = self._inputs.get("attention_mask")
+        self._mask = torch.ones_like(prompt) if mask is None else mask
+        self._positions, self._cache, self._last = positions[..., -1:], output.past_key_values, output.logits[:, -1]
+        if copies > 1:
+            self._cache.batch_repeat_interleave(copies)
+            self._mask, self._last = (value.repeat_interleave(copies, dim=0) for value in (self._mask, self._last))
+            # M-RoPE's have an axis before the batch.
+            self._positions = self._positions.repeat_interleave(copies, dim=self._positions.ndim - 2)
+        self._tokens, self._copies = prompt.repeat_interleave(copies, dim=0), copies
+
+    def _step(self, new: Tensor) -> None:
+        count = new.shape[1]
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(new), count)], dim=1)
+        positions = self._positions + torch.arange(1, count + 1, device=self._positions.device)
+        output = self._forward(
+            input_ids=new, attention_mask=self._mask, position_ids=positions, past_key_values=self._cache
+        )
+        self._positions, self._last = positions[..., -1:], output.logits[:, -1]
+
+    def _forward(self, **inputs: Any) -> Any:
+        self.forwards += 1
+        with dispatcher(self._model).paused(not self._edited):
+            return self._model(**inputs, use_cache=True, logits_to_keep=1)
+
+    def _parents(self, tokens: Tensor) -> Int[Tensor, "rows"]:
+        """For each row, which of the rows before it continues."""
+        before = self._tokens
+        assert before is not None
+        rows, seen = before.shape
+        if tokens.shape[0] == rows and tokens.shape[1] >= seen:
+            groups = torch.arange(rows, device=tokens.device) // self._copies
+            same = (tokens[:, None, :seen] == before[None]).all(dim=-1) & (groups[:, None] == groups)
+            # Itself where it can be: then nothing needs to move.
+            same = same.int() + torch.eye(rows, device=tokens.device, dtype=torch.int) * same
+            if same.any(dim=1).all():
+                return same.argmax(dim=1)
+        raise ConfigError(
+            f"tokens that do not go on from those before: got {tuple(tokens.shape)} after {tuple(before.shape)}; "
+            "expected the same rows, continued. Make a new processor for each call of `generate`."
+        )
