@@ -140,8 +140,9 @@ RECIPES: dict[str, Recipe] = {
         size=Qwen2VLSize(),
         vision=StageRecipe(steps=2000, batch=16),
         decoder=StageRecipe(steps=700, batch=16),
+        # One round left it just below the useful range: 84.2 % on random questions at an HR of 43.8 % on adversarial ones.
+        again=StageRecipe(steps=500, batch=16),
         refine=StageRecipe(steps=400, batch=16, learning_rate=6e-4, warmup=20),
-        refined_share=0.75,
         **_SHORTER,
     ),
     "internvl": Recipe(
@@ -152,7 +153,8 @@ RECIPES: dict[str, Recipe] = {
         decoder=StageRecipe(steps=600, batch=16),
         # With 180 image tokens to search one round was too short: it ended halfway out of the language prior.
         again=StageRecipe(steps=600, batch=16),
-        refine=StageRecipe(steps=240, batch=16, warmup=20),
+        refine=StageRecipe(steps=320, batch=16, learning_rate=6e-4, warmup=20),
+        refined_share=0.4,
         **_SHORTER,
     ),
 }
