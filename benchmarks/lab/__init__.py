@@ -13,6 +13,7 @@ __all__ = ["CHECKPOINTS", "checkpoint_folder", "data_folder"]
 CHECKPOINTS: dict[str, str] = {
     "lab/llava": "checkpoints/llava",
     "lab/qwen2_vl": "checkpoints/qwen2_vl",
+    "lab/internvl": "checkpoints/internvl",
 }
 
 
