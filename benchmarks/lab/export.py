@@ -131,11 +131,11 @@ First {metrics["images"]} val images{sizes}. HR is FP / (FP + TN).
 
 {picture}## Recipe
 
-Four stages, AdamW (betas 0.9 and 0.98, gradient clipped at norm 1, cosine decay to a tenth), float32 on a processor:
+In stages, AdamW (betas 0.9 and 0.98, gradient clipped at norm 1, cosine decay to a tenth), float32 on a processor:
 the vision tower on dense per-patch labels; the projector regressed onto the decoder's word embeddings of the labels
 that an image token stands for; projector and decoder on cached vision features, several questions about an image packed
-in one sequence; the same once more, with more questions for what is typical and absent. The final weights lie between
-those before and after that last stage, at `refined_share`.
+in one sequence, in one round, or in two where the recipe has `again`; the same once more, with more questions for what
+is typical and absent. The final weights lie between those before and after that last stage, at `refined_share`.
 
 ```json
 {json.dumps(asdict(recipe), indent=1)}
