@@ -140,7 +140,7 @@ RECIPES: dict[str, Recipe] = {
         size=Qwen2VLSize(),
         vision=StageRecipe(steps=2000, batch=16),
         decoder=StageRecipe(steps=700, batch=16),
-        # One round left it just below the useful range: 84.2 % right on random questions, HR 43.8 % on adversarial ones.
+        # One round left it just below the useful range: 84.2 % right on random questions at an HR of 43.8 %.
         again=StageRecipe(steps=500, batch=16),
         refine=StageRecipe(steps=400, batch=16, learning_rate=6e-4, warmup=20),
         **_SHORTER,
