@@ -5,16 +5,23 @@ Knows modules and tensors; knows no method and no benchmark.
 
 from .compat import prompt_positions
 from .compiled import unwrap
+from .doubled import DoubledLoop, why_not_doubled
+from .encoding import PIXELS, encode_images
 from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
 from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
+from .generation import GenerateCall, beside_generate, is_beside, refuse_assistance, watch_generate
 from .placed import Placed
 from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
+from .queries import rows_with_images, visual_input
 from .residual import edit_tokens, hidden_of, with_hidden
 from .stack import HookStack
 
 __all__ = [
     "FAMILIES",
+    "PIXELS",
     "Diagnosis",
+    "DoubledLoop",
+    "GenerateCall",
     "HookStack",
     "ImagePatches",
     "ModelFamily",
@@ -27,12 +34,20 @@ __all__ = [
     "SCRError",
     "UnsupportedGenerationError",
     "UnsupportedModelError",
+    "beside_generate",
     "dispatcher",
     "edit_tokens",
+    "encode_images",
     "find_family",
     "hidden_of",
+    "is_beside",
     "prompt_positions",
+    "refuse_assistance",
+    "rows_with_images",
     "suggestion",
     "unwrap",
+    "visual_input",
+    "watch_generate",
+    "why_not_doubled",
     "with_hidden",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -74,3 +74,17 @@ def mask_layer(cache: Cache | None) -> int:
     """The layer whose keys a model's mask is made for: its "full_attention" mask, or the only one if there is one."""
     sliding = [] if cache is None else cache.is_sliding
     return sliding.index(False) if False in sliding else 0
+
+
+def append_rows(cache: Cache, other: Cache) -> None:
+    """Let `cache` hold the rows of `other` below its own; both have seen equally many tokens.
+
+    Args:
+        cache: a dynamic one.
+        other: of the same model; its tensors are not used any more.
+    """
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        own, its = cast(Any, layer), cast(Any, more)
+        own.keys = torch.cat([own.keys, its.keys.to(own.keys)])
+        own.values = torch.cat([own.values, its.values.to(own.values)])
+        its.keys = its.values = None

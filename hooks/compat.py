@@ -16,7 +16,7 @@ import torch
 import transformers
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .errors import UnsupportedModelError
@@ -38,6 +38,12 @@ def check_transformers() -> None:
         for name, found in {
             "AttentionInterface.register": hasattr(AttentionInterface, "register"),
             "AttentionInterface.get_interface": hasattr(AttentionInterface, "get_interface"),
+            "GenerationMixin._prepare_position_ids_for_generation": hasattr(
+                GenerationMixin, "_prepare_position_ids_for_generation"
+            ),
+            "GenerationMixin._update_model_kwargs_for_generation": hasattr(
+                GenerationMixin, "_update_model_kwargs_for_generation"
+            ),
             "PreTrainedConfig._attn_implementation": hasattr(PreTrainedConfig, "_attn_implementation"),
         }.items()
         if not found
@@ -109,6 +115,12 @@ def prompt_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Int[T
     finally:
         if hasattr(owner, "rope_deltas"):
             owner.rope_deltas = kept
+
+
+def after_step(model: PreTrainedModel, outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`generate`'s keyword arguments of the next forward: cache, mask, positions and token types one token further."""
+    update: Any = model._update_model_kwargs_for_generation
+    return update(outputs, model_kwargs, is_encoder_decoder=False)
 
 
 def head_group(module: nn.Module, heads: int) -> Any:

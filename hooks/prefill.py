@@ -19,7 +19,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from .compiled import eager_prefills
 from .errors import SCRError, UnsupportedGenerationError
 from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
+from .generation import GenerateCall, watch_generate
 from .queries import real_tokens, text_queries, visual_input, visual_tokens
 from .residual import hidden_of
 from .stack import HookStack
@@ -92,7 +93,7 @@ class PrefillMethod(Protocol):
 
 
 @dataclass
-class _GenerateCall:
+class _Prompt:
     """What a forward cannot know about the `generate` that it is part of.
 
     `image` is what its first prefill carried, at the tokens `visual`. A forward inside the call that carries another
@@ -113,7 +114,7 @@ class _Frame:
 
     visual: Bool[Tensor, "batch seq"]
     text: Bool[Tensor, "batch seq"]
-    call: _GenerateCall | None = None
+    call: _Prompt | None = None
     sessions: list[PrefillSession] | None = None
     diagnosing: bool = False
     decoded: bool = False
@@ -122,7 +123,7 @@ class _Frame:
 
 class _Local(threading.local):
     frame: _Frame | None = None
-    call: _GenerateCall | None = None
+    call: _Prompt | None = None
     paused: bool = False
 
 
@@ -187,24 +188,18 @@ class PrefillDispatcher:
     def _watch(self, model: Any, stack: HookStack) -> None:
         """See every image prefill that `model` is called with, and every `generate` around it."""
         eager_prefills(stack, model, self._saw_a_forward)
-        generate: Any = getattr(model, "generate", None)
-        if generate is not None:
-            stack.attribute(model, "generate", self._watched_generate(generate))
+        watch_generate(model, self._around_generate, stack)
         self._watched = [*self._watched, model]
 
-    def _watched_generate(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        """`generate`, which tells the forwards inside it how long the prompt is."""
+    @contextlib.contextmanager
+    def _around_generate(self, call: GenerateCall) -> Iterator[None]:
+        """Tell the forwards inside a `generate` how long the prompt is."""
         local = self._local
-
-        @functools.wraps(generate)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            outer, local.call = local.call, _generate_call(generate, args, kwargs)
-            try:
-                return generate(*args, **kwargs)
-            finally:
-                local.call, local.frame = outer, None
-
-        return watched
+        outer, local.call = local.call, _prompt_of(call)
+        try:
+            yield
+        finally:
+            local.call, local.frame = outer, None
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or (self._local.frame is not None and self._local.frame.diagnosing):
@@ -355,18 +350,16 @@ def _parameters(module_class: type[nn.Module]) -> tuple[str, ...]:
     return tuple(inspect.signature(module_class.forward).parameters)[1:]
 
 
-def _generate_call(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _GenerateCall:
-    prompt = args[0] if args else kwargs.get("inputs", None)
+def _prompt_of(call: GenerateCall) -> _Prompt:
+    prompt = call.arguments.get("inputs")
     for name in ("input_ids", "inputs_embeds"):
-        prompt = kwargs.get(name) if prompt is None else prompt
-    mask = kwargs.get("attention_mask")
+        prompt = call.arguments.get(name) if prompt is None else prompt
+    mask = call.arguments.get("attention_mask")
     # In a later turn a caller may give only the new tokens, with a mask over all of them.
     lengths = [value.shape[1] for value in (prompt, mask) if isinstance(value, Tensor) and value.ndim >= 2]
-    default = getattr(getattr(generate, "__self__", None), "generation_config", None)
-    config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or default
-    chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
     rows = prompt.shape[0] if isinstance(prompt, Tensor) else None
-    return _GenerateCall(prompt_end=max(lengths, default=None), prompt_rows=rows, chunked=chunk is not None)
+    chunked = call.setting("prefill_chunk_size") is not None
+    return _Prompt(prompt_end=max(lengths, default=None), prompt_rows=rows, chunked=chunked)
 
 
 # A dispatcher is kept alive by the hooks that it has installed, and otherwise by whoever asked for it: held here, it

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .cache import first_key_column, mask_layer, past_length
-from .families import ImagePatches, ModelFamily
+from .families import ImagePatches, ModelFamily, find_family
 from .masks import sees_itself
 
 
@@ -41,6 +41,18 @@ def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) ->
     embeds = inputs["inputs_embeds"]
     placeholders = model.get_input_embeddings()(ids.to(embeds.device))
     return torch.stack([(embeds == placeholder).all(-1) for placeholder in placeholders]).any(0).cpu()
+
+
+def rows_with_images(model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "rows"]:
+    """Which prompts of a batch hold an image; on the CPU.
+
+    Args:
+        model: a model of a supported family.
+        inputs: with `input_ids` or `inputs_embeds`.
+    """
+    if inputs.get("input_ids") is None and inputs.get("inputs_embeds") is not None:
+        return torch.ones(len(inputs["inputs_embeds"]), dtype=torch.bool, device="cpu")
+    return visual_tokens(find_family(model), model, inputs).any(dim=1)
 
 
 def real_tokens(inputs: Mapping[str, Any], batch: int, seq: int) -> Bool[Tensor, "batch seq"]:

@@ -28,6 +28,7 @@ from hooks import FAMILIES as _FAMILIES  # noqa: E402  the check above must come
 from hooks import ModelFamily  # noqa: E402
 
 from . import contrast, credit, perturb, redistribution  # noqa: E402
+from .calibration import calibrate_confidence  # noqa: E402
 from .errors import (  # noqa: E402
     AlreadyPatchedError,
     ConfigError,
@@ -37,9 +38,20 @@ from .errors import (  # noqa: E402
     UnsupportedModelError,
 )
 from .methods import METHODS as _METHODS  # noqa: E402
-from .methods import MethodConfig, MethodEntry, SCRConfig, Trace, get_method  # noqa: E402
+from .methods import (  # noqa: E402
+    DoLaConfig,
+    MethodConfig,
+    MethodEntry,
+    PlausibilityOnlyConfig,
+    PurifiedConfig,
+    PurifiedLogitsProcessor,
+    SCRConfig,
+    Trace,
+    VCDConfig,
+    YesShiftConfig,
+    get_method,
+)
 from .patching import Patch, patch  # noqa: E402
-from .purified import PurifiedLogitsProcessor  # noqa: E402
 from .version import __version__  # noqa: E402
 
 
@@ -67,18 +79,24 @@ def get_family(name: str) -> ModelFamily:
 __all__ = [
     "AlreadyPatchedError",
     "ConfigError",
+    "DoLaConfig",
     "MethodConfig",
     "MethodEntry",
     "ModelFamily",
     "Patch",
+    "PlausibilityOnlyConfig",
     "PromptLayoutError",
+    "PurifiedConfig",
     "PurifiedLogitsProcessor",
     "SCRConfig",
     "SCRError",
     "Trace",
     "UnsupportedGenerationError",
     "UnsupportedModelError",
+    "VCDConfig",
+    "YesShiftConfig",
     "__version__",
+    "calibrate_confidence",
     "contrast",
     "credit",
     "get_family",

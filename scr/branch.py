@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import Cache
 
-from hooks import dispatcher, prompt_positions, unwrap
+from hooks import beside_generate, dispatcher, prompt_positions, unwrap
 
 from .errors import ConfigError
 
@@ -24,13 +25,20 @@ class Branch:
         forwards: how many forwards it has run.
     """
 
-    def __init__(self, model: Any, inputs: Mapping[str, Any], edited: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        inputs: Mapping[str, Any],
+        edited: bool = True,
+        prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> None:
         """Nothing runs yet.
 
         Args:
             model: a model of a supported family, or a wrapper around one.
             inputs: the processor's, as given to `generate`, with the image of this branch.
             edited: whether methods that act on prefills, such as SCR, edit this branch too.
+            prepare: what is made of the inputs just before they are used.
 
         Raises:
             ConfigError: if there are no `input_ids`.
@@ -41,8 +49,10 @@ class Branch:
                 "processor returns."
             )
         self._model, self._inputs, self._edited = unwrap(model)[0], dict(inputs), edited
+        self._prepare = prepare
         self._tokens: Int[Tensor, "rows seen"] | None = None
         self._last: Float[Tensor, "rows vocab"]
+        self._cache: Cache | None = None
         self._copies = 1
         self.forwards = 0
 
@@ -61,12 +71,21 @@ class Branch:
         parents = self._parents(tokens)
         seen = self._tokens.shape[1]
         if not torch.equal(parents, torch.arange(len(parents), device=parents.device)):
-            self._cache.reorder_cache(parents)
+            self._own_cache.reorder_cache(cast(Any, parents))
             self._last = self._last[parents]
         if tokens.shape[1] > seen:
             self._step(tokens[:, seen:])
         self._tokens = tokens
         return self._last
+
+    def give_up_cache(self) -> Cache:
+        """The keys and values after what it has seen, for somebody who goes on in its place; see `note`."""
+        cache, self._cache = self._own_cache, None
+        return cache
+
+    def note(self, tokens: Int[Tensor, "rows length"], logits: Float[Tensor, "rows vocab"]) -> None:
+        """Told what it would have said after `tokens`, by whoever has its cache."""
+        self._tokens, self._last = tokens, logits
 
     def _prefill(self, tokens: Tensor) -> None:
         prompt = self._inputs["input_ids"].to(tokens.device)
@@ -77,13 +96,15 @@ class Branch:
                 f"with the prompts {tuple(prompt.shape)} of the inputs. Make a processor for each call of `generate`, "
                 "from the inputs of that call."
             )
-        positions = prompt_positions(self._model, self._inputs)
-        output = self._forward(**self._inputs, position_ids=positions)
+        positions = self._inputs.get("position_ids")
+        if positions is None:
+            positions = prompt_positions(self._model, self._inputs)
+        output = self._forward(**{**self._prepare(self._inputs), "position_ids": positions})
         mask = self._inputs.get("attention_mask")
         self._mask = torch.ones_like(prompt) if mask is None else mask
         self._positions, self._cache, self._last = positions[..., -1:], output.past_key_values, output.logits[:, -1]
         if copies > 1:
-            self._cache.batch_repeat_interleave(copies)
+            self._own_cache.batch_repeat_interleave(copies)
             self._mask, self._last = (value.repeat_interleave(copies, dim=0) for value in (self._mask, self._last))
             # M-RoPE's have an axis before the batch.
             self._positions = self._positions.repeat_interleave(copies, dim=self._positions.ndim - 2)
@@ -94,13 +115,22 @@ class Branch:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(new), count)], dim=1)
         positions = self._positions + torch.arange(1, count + 1, device=self._positions.device)
         output = self._forward(
-            input_ids=new, attention_mask=self._mask, position_ids=positions, past_key_values=self._cache
+            input_ids=new, attention_mask=self._mask, position_ids=positions, past_key_values=self._own_cache
         )
         self._positions, self._last = positions[..., -1:], output.logits[:, -1]
 
+    @property
+    def _own_cache(self) -> Cache:
+        if self._cache is None:
+            raise ConfigError(
+                "a branch that has given up its cache: got tokens that nobody noted; expected none. Make a new "
+                "processor for each call of `generate`."
+            )
+        return self._cache
+
     def _forward(self, **inputs: Any) -> Any:
         self.forwards += 1
-        with dispatcher(self._model).paused(not self._edited):
+        with beside_generate(), dispatcher(self._model).paused(not self._edited):
             return self._model(**inputs, use_cache=True, logits_to_keep=1)
 
     def _parents(self, tokens: Tensor) -> Int[Tensor, "rows"]:

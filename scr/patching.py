@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hooks import HookStack, dispatcher, unwrap
+from hooks import GenerateCall, HookStack, dispatcher, unwrap, watch_generate
 
 from .errors import AlreadyPatchedError, ConfigError
 from .methods import METHODS, Method, MethodConfig, MethodEntry, Trace, get_method
@@ -35,7 +36,8 @@ class Patch:
         self.config = method.config
         self._model, self._method, self._compiled = model, method, compiled
         self._installed: HookStack | None = None
-        self._forwards_before = 0
+        self._seen_before = 0
+        self._calls = 0
 
     @property
     def traces(self) -> Sequence[Trace]:
@@ -59,10 +61,11 @@ class Patch:
                 names.add(self.name)
                 stack.callback(names.discard, self.name)
                 self._method.install(self._model, stack)
-                served = dispatcher(self._model)
-                for wrapper in self._compiled:
-                    served.watch_compiled(wrapper, stack)
-                self._forwards_before = served.forwards
+                watch_generate(self._model, self._count, stack)
+                if "activations" in self._method.requires:
+                    for wrapper in self._compiled:
+                        dispatcher(self._model).watch_compiled(wrapper, stack)
+                self._seen_before = self._seen()
                 self._installed = stack.pop_all()
         return self
 
@@ -81,14 +84,24 @@ class Patch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Remove, whatever happened; warn if the model was never called where the patch could see it."""
-        unseen = self._installed is not None and dispatcher(self._model).forwards == self._forwards_before
+        unseen = self._installed is not None and self._seen() == self._seen_before
         self.remove()
         if unseen and kind is None:
             warnings.warn(
-                f"no forward was seen under {self.name!r}: the model was not called, or a wrapper was, such as what "
-                "torch.compile(model) returned, that bypasses it. Patch what you call.",
+                f"no {'forward' if 'activations' in self._method.requires else 'generate'} was seen under "
+                f"{self.name!r}: the model was not called, or a wrapper was, such as what torch.compile(model) "
+                "returned, that bypasses it. Patch what you call.",
                 stacklevel=2,
             )
+
+    def _seen(self) -> int:
+        """How often the model was called where the method could act."""
+        return dispatcher(self._model).forwards if "activations" in self._method.requires else self._calls
+
+    @contextlib.contextmanager
+    def _count(self, call: GenerateCall) -> Iterator[None]:
+        self._calls += 1
+        yield
 
     def __repr__(self) -> str:
         """Name, configuration and whether it is on."""

@@ -16,19 +16,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooks import find_family, unwrap
+from hooks import PIXELS, find_family, unwrap
 
 from .errors import ConfigError
 from .variants import Variant, check_integer, check_number, choose
 
 _STEPS = 1000  # of VCD's diffusion schedule
-_PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +227,7 @@ def perturb_inputs(model: Any, inputs: Mapping[str, Any], perturbation: Perturba
     def corrupt(image: Tensor) -> Tensor:
         return perturbation.apply(image, noise_generator(perturbation.seed, image_digest(image)))
 
-    present = [name for name in _PIXELS.values() if inputs.get(name) is not None]
+    present = [name for name in PIXELS.values() if inputs.get(name) is not None]
     return {**inputs, **{name: family.map_pixels(model, inputs, corrupt, name) for name in present}}
 
 
@@ -275,13 +274,37 @@ def perturb_features(
     return noisy
 
 
+def perturb_encoded(
+    model: Any, inputs: Mapping[str, Any], encoded: Mapping[str, Any], perturbation: Perturbation
+) -> dict[str, Any]:
+    """Outputs of the vision tower, with every image's and video's features corrupted.
+
+    Args:
+        model: the model.
+        inputs: the processor's, with the pixels that were encoded.
+        encoded: `mm_encoder_outputs`, as `hooks.encode_images` returns them.
+        perturbation: one that acts on features.
+
+    Returns:
+        New outputs, for `mm_encoder_outputs` of another forward.
+
+    Raises:
+        ConfigError, PromptLayoutError: as `perturb_features`.
+    """
+    noisy: dict[str, Any] = {}
+    for modality, output in encoded.items():
+        features = perturb_features(model, inputs, output.pooler_output, perturbation, cast(Any, modality))
+        noisy[modality] = type(output)(**{**output, "pooler_output": features})
+    return noisy
+
+
 def image_digests(model: Any, inputs: Mapping[str, Any], modality: Literal["image", "video"] = "image") -> list[str]:
     """`image_digest` of every image, or video, in the order in which the model's family meets them.
 
     Raises:
         PromptLayoutError: for pixels that are not laid out as the model's processor does.
     """
-    model, digests, name = unwrap(model)[0], [], _PIXELS[modality]
+    model, digests, name = unwrap(model)[0], [], PIXELS[modality]
 
     def read(image: Tensor) -> Tensor:
         digests.append(image_digest(image))

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ..provenance import checkout_state
 from .evaluate import evaluate
 from .families import LabFamily
-from .recipe import Recipe
+from .recipe import RECIPES, Recipe
 
 __all__ = ["export"]
 
@@ -142,5 +142,11 @@ is typical and absent. The final weights lie between those before and after that
 ```
 
 Trained by the code of commit {checkout_state().commit or "unknown"}. To train it again:
-`python -m benchmarks.lab.train {family.name}`.
+`python -m benchmarks.lab.train {family.name}{_seed(family, recipe)}`.
 """
+
+
+def _seed(family: LabFamily, recipe: Recipe) -> str:
+    """The flags of a recipe that differs from the family's own by its seed."""
+    own = RECIPES[family.name].seed
+    return "" if recipe.seed == own else f" --seed {recipe.seed} --output FOLDER"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("model", choices=list(RECIPES), help="what to train")
     parser.add_argument("--work", type=Path, default=Path("lab-training"), help="states (default ./lab-training)")
     parser.add_argument("--output", type=Path, help="checkpoint folder (default: inside the package)")
+    parser.add_argument("--seed", type=int, help="of weights, batches and questions (default: the recipe's)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
     arguments = parser.parse_args()
     if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
@@ -123,8 +125,13 @@ def main() -> None:
             sys.executable, [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]], os.environ | _ENVIRONMENT
         )
     torch.set_num_threads(arguments.threads)
+    recipe = RECIPES[arguments.model]
+    if arguments.seed is not None and arguments.seed != recipe.seed:
+        if arguments.output is None:
+            parser.error("another seed is another model: give --output, so that the checkpoint of the recipe stays")
+        recipe = replace(recipe, seed=arguments.seed)
     output = arguments.output or Path(__file__).parent / "checkpoints" / arguments.model
-    train(RECIPES[arguments.model], arguments.work, output)
+    train(recipe, arguments.work, output)
 
 
 if __name__ == "__main__":

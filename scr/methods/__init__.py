@@ -11,8 +11,13 @@ from hooks import suggestion
 
 from ..errors import ConfigError
 from .base import Lever, Method, MethodConfig
+from .dola import DoLa, DoLaConfig
+from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
+from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
 from .scr import SCR, SCRConfig
 from .trace import Trace
+from .vcd import VCD, VCDConfig
+from .yes_shift import YesShift, YesShiftConfig
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("scr", SCR, "spatial credit redistribution from attended patches to their neighbours"),
         MethodEntry("uniform_smooth", SCR, "control: SCR with sources drawn at random", {"source": "random"}),
         MethodEntry("noise_control", SCR, "control: SCR's edits replaced by noise of the same norm", {"edit": "noise"}),
+        MethodEntry("purified", Purified, "contrast with a noised image, as SEED purifies"),
+        MethodEntry("vcd", VCD, "contrast with a diffused image, among plausible tokens"),
+        MethodEntry("dola", DoLa, "contrast with an earlier layer"),
+        MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
+        MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
     )
 }
 
@@ -84,4 +94,24 @@ def get_method(name: str) -> MethodEntry:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "SCR", "Method", "MethodConfig", "MethodEntry", "SCRConfig", "Trace", "get_method"]
+__all__ = [
+    "METHODS",
+    "SCR",
+    "VCD",
+    "DoLa",
+    "DoLaConfig",
+    "Method",
+    "MethodConfig",
+    "MethodEntry",
+    "PlausibilityOnly",
+    "PlausibilityOnlyConfig",
+    "Purified",
+    "PurifiedConfig",
+    "PurifiedLogitsProcessor",
+    "SCRConfig",
+    "Trace",
+    "VCDConfig",
+    "YesShift",
+    "YesShiftConfig",
+    "get_method",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from hooks import HookStack, suggestion
 
 from ..errors import ConfigError
+from ..variants import Variant
 
 Lever = Literal["activations", "logits", "loop"]
 """Where a training-free method acts: the residual stream, the logits, or the decoding loop."""
@@ -23,11 +25,8 @@ class MethodConfig:
     """Base of all configurations: frozen, keyword-only, and stored in every record."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; a range becomes `[start, stop]`."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            name: [value.start, value.stop] if isinstance(value, range) else value for name, value in values.items()
-        }
+        """The fields as JSON values; a range becomes `[start, stop]`, a variant its name and settings."""
+        return {field.name: _as_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -36,7 +35,7 @@ class MethodConfig:
         Raises:
             ConfigError: for an unknown field, or a value out of range.
         """
-        known = {field.name: field for field in dataclasses.fields(cls)}
+        known = inspect.signature(cls).parameters
         for name in values:
             if name not in known:
                 raise ConfigError(
@@ -44,8 +43,21 @@ class MethodConfig:
                     f"{suggestion(name, known)}"
                 )
         # Annotations are strings here, so a range is told by its name.
-        ranges = {name for name, field in known.items() if "range" in str(field.type)}
+        ranges = {field.name for field in dataclasses.fields(cls) if "range" in str(field.type)}
+        if missing := [name for name, one in known.items() if one.default is one.empty and name not in values]:
+            raise ConfigError(
+                f"fields of {cls.__name__} are missing: got {sorted(values)}; expected {missing} too. "
+                "Give each a value."
+            )
         return cls(**{name: _as_range(name, value) if name in ranges else value for name, value in values.items()})
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, range):
+        return [value.start, value.stop]
+    if isinstance(value, Variant):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _as_range(name: str, value: Any) -> range | None:

@@ -1,0 +1,184 @@
+"""DoLa (arXiv 2309.03883): contrast the last layer with the earlier one that differs most from it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import LogitsProcessor, PreTrainedModel
+
+from hooks import GenerateCall, HookStack, find_family, hidden_of, is_beside
+
+from ..contrast import plausible_tokens
+from ..errors import ConfigError, UnsupportedGenerationError
+from ..variants import check_number
+from .base import MethodConfig
+from .logits import ImageRowsProcessor, LogitsMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoLaConfig(MethodConfig):
+    """Which layers may be the earlier one.
+
+    Attributes:
+        layers: `"low"`, every second layer of the lower half; `"high"`, of the upper; or indices of hidden states, 0
+            for the embeddings and N for the last of N blocks, which may not be among them. The names are resolved as
+            in the transformers release that had DoLa; one index leaves nothing to choose.
+        plausibility: tokens whose probability is below this share of the highest are banned (`relative_top`).
+    """
+
+    layers: Literal["low", "high"] | tuple[int, ...] = "low"
+    plausibility: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        check_number("plausibility", self.plausibility, high=1)
+        if isinstance(self.layers, list | tuple):
+            object.__setattr__(self, "layers", tuple(self.layers))  # JSON makes it a list
+        named = self.layers in ("low", "high")
+        if not named and not (
+            isinstance(self.layers, tuple)
+            and self.layers
+            and all(type(layer) is int and layer >= 0 for layer in self.layers)
+        ):
+            raise ConfigError(
+                f"layers are none: got {self.layers!r}; expected 'low', 'high', or indices from 0. "
+                "Name the hidden states to choose from."
+            )
+
+    def candidates(self, num_layers: int, tied: bool) -> tuple[int, ...]:
+        """The hidden states to choose from, ascending.
+
+        Args:
+            num_layers: blocks of the decoder.
+            tied: whether the language head shares the embeddings' weights: then they alone say nothing.
+
+        Raises:
+            ConfigError: for an index that is no earlier layer.
+        """
+        first = 0 if not tied else 2 if num_layers > 2 else 1
+        if self.layers == "low":
+            return tuple(range(first, num_layers // 2 if num_layers <= 40 else 20, 2)) or (first,)
+        if self.layers == "high":
+            return tuple(range(num_layers // 2 if num_layers <= 40 else num_layers - 20, num_layers, 2))
+        chosen = tuple(sorted({int(layer) for layer in self.layers}))
+        if chosen[-1] >= num_layers:
+            raise ConfigError(
+                f"layers leave the model: got {chosen}; expected indices below {num_layers}, the last layer. "
+                "Name earlier ones."
+            )
+        return chosen
+
+
+def contrast_layers(
+    final: Float[Tensor, "rows vocab"], early: Float[Tensor, "layers rows vocab"], plausibility: float
+) -> tuple[Float[Tensor, "rows vocab"], Int[Tensor, "rows"]]:
+    """`log p − log q`, where q is the layer of the highest divergence from the last one, for each row its own.
+
+    The divergence is that of DoLa's code, `KL(M ‖ p) + KL(M ‖ q)` with `M = (p + q)/2`, and not the textbook's
+    `KL(p ‖ M) + KL(q ‖ M)`. Its code also takes the mean over the batch, so that an answer depends on its neighbours.
+
+    Args:
+        final: logits or log-probabilities of the last layer.
+        early: logits of the earlier layers, without the final norm.
+        plausibility: tokens outside `plausible_tokens` of `final` get −∞.
+
+    Returns:
+        The scores, as float32, and which layer was chosen.
+    """
+    kept = plausible_tokens(final, plausibility)
+    allowed = plausible_tokens(final, 0)  # banned tokens have no part in the divergence either
+    p = final.float().masked_fill(~allowed, -math.inf).log_softmax(dim=-1)
+    q = early.float().masked_fill(~allowed, -math.inf).log_softmax(dim=-1)
+    middle = torch.logaddexp(p, q) - math.log(2)
+    divergence = torch.where(allowed, middle.exp() * (2 * middle - p - q), 0).sum(dim=-1)
+    chosen = divergence.argmax(dim=0)
+    of_chosen = q.gather(0, chosen[None, :, None].expand(1, *final.shape))[0]
+    return torch.where(kept, p - of_chosen, -math.inf), chosen
+
+
+class DoLa(LogitsMethod):
+    """Contrast layers at every step; no second forward."""
+
+    name: ClassVar[str] = "dola"
+    paper: ClassVar[str] = "arXiv 2309.03883"
+    config_class: ClassVar[type[MethodConfig]] = DoLaConfig
+
+    config: DoLaConfig
+
+    def __init__(self, model: PreTrainedModel, config: DoLaConfig) -> None:
+        """See `Method`."""
+        super().__init__(model, config)
+        self._layers = find_family(model).layers(model)
+        tied = bool(getattr(model.config, "tie_word_embeddings", False))
+        self.candidates = config.candidates(len(self._layers), tied)
+        self._seen = _Seen()
+
+    def install(self, model: PreTrainedModel, stack: HookStack) -> None:
+        """See `Method`."""
+        for candidate in self.candidates:
+            if candidate == 0:
+                stack.forward_pre_hook(self._layers[0], self._before_first)
+            else:
+                stack.forward_hook(self._layers[candidate - 1], functools.partial(self._after, candidate))
+        super().install(model, stack)
+
+    def begin(self, call: GenerateCall) -> LogitsProcessor:
+        """See `LogitsMethod`."""
+        call.arguments["disable_compile"] = True  # a compiled step would not call the hooks
+        self._seen.hidden = {}
+        return _LayerContrast(call.model, call.model_inputs, self)
+
+    def take(self) -> Float[Tensor, "layers rows dim"]:
+        """Hidden states of the last token after the candidates, in the step that was just made on this thread.
+
+        Raises:
+            UnsupportedGenerationError: if that step did not pass the hooks.
+        """
+        hidden, self._seen.hidden = self._seen.hidden, {}
+        if sorted(hidden) != sorted(self.candidates):
+            raise UnsupportedGenerationError(
+                f"dola saw no layers: got hidden states of {sorted(hidden)}; expected {list(self.candidates)}. "
+                "Use the model without torch.compile."
+            )
+        return torch.stack([hidden[candidate].to(hidden[self.candidates[0]]) for candidate in self.candidates])
+
+    def _before_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._note(0, args[0] if args else kwargs["hidden_states"])
+
+    def _after(self, candidate: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._note(candidate, hidden_of(output))
+
+    def _note(self, candidate: int, hidden: Float[Tensor, "rows seq dim"]) -> None:
+        if not torch.compiler.is_compiling() and not is_beside():
+            self._seen.hidden[candidate] = hidden[:, -1].detach()
+
+
+class _Seen(threading.local):
+    def __init__(self) -> None:
+        self.hidden: dict[int, Tensor] = {}
+
+
+class _LayerContrast(ImageRowsProcessor):
+    def __init__(self, model: Any, inputs: dict[str, Any], method: DoLa) -> None:
+        super().__init__(model, inputs)
+        self._head: nn.Module = model.get_output_embeddings()
+        self._method = method
+
+    @torch.no_grad()
+    def change(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        hidden = self._method.take()
+        early = self._head(hidden.to(_device_of(self._head))).to(scores.device)
+        return contrast_layers(scores, early, self._method.config.plausibility)[0]
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,85 @@
+"""What methods that act on logits have in common: a processor for each `generate` of a prompt with images."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel
+
+from hooks import (
+    GenerateCall,
+    HookStack,
+    find_family,
+    refuse_assistance,
+    rows_with_images,
+    visual_input,
+    watch_generate,
+)
+
+from ..errors import UnsupportedModelError
+from .base import Lever, Method, MethodConfig
+
+
+class ImageRowsProcessor(LogitsProcessor):
+    """Changes the scores of prompts that have an image; a row of text alone gets the scores that came."""
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any]) -> None:
+        """Find those rows; `inputs` are what the processor returned for this one call of `generate`."""
+        self._with_image = rows_with_images(model, inputs)
+
+    @abstractmethod
+    def change(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """The new scores of all rows, as float32; each row must keep at least one token."""
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """The scores of one step, logits or log-probabilities; called by `generate`."""
+        changed, precise = self.change(input_ids, scores), scores.float()
+        # Beam search adds up what it gets over the steps: so the scores keep the sum that they came with.
+        changed = changed + (precise.logsumexp(dim=-1, keepdim=True) - changed.logsumexp(dim=-1, keepdim=True))
+        rows = self._with_image.to(scores.device).repeat_interleave(len(scores) // len(self._with_image))
+        return torch.where(rows[:, None], changed, precise).to(scores.dtype)
+
+
+class LogitsMethod(Method):
+    """A method whose processor goes before the caller's own; prompts without an image are left alone."""
+
+    requires: ClassVar[tuple[Lever, ...]] = ("logits",)
+
+    def __init__(self, model: PreTrainedModel, config: MethodConfig) -> None:
+        """See `Method`."""
+        find_family(model)
+        if not hasattr(model, "generate"):
+            raise UnsupportedModelError(
+                f"{self.name} acts on `generate`: got {type(model).__name__}, which has none; expected a model with a "
+                "language head. Load it with AutoModelForImageTextToText."
+            )
+        self.config = config
+
+    @abstractmethod
+    def begin(self, call: GenerateCall) -> LogitsProcessor:
+        """The processor for one call of `generate`, whose prompt has an image.
+
+        Raises:
+            UnsupportedGenerationError: for a way of generating that the method cannot serve.
+        """
+
+    def install(self, model: PreTrainedModel, stack: HookStack) -> None:
+        """See `Method`."""
+        watch_generate(model, self._around, stack)
+
+    @contextlib.contextmanager
+    def _around(self, call: GenerateCall) -> Iterator[None]:
+        if visual_input(call.arguments) is not None:
+            refuse_assistance(call, self.name)
+            call.processors.append(self.begin(call))
+        yield

@@ -1,0 +1,43 @@
+"""Visual Contrastive Decoding (arXiv 2311.16922): contrast with a diffused image, among plausible tokens."""
+
+from __future__ import annotations
+
+from dataclasses import InitVar, dataclass
+from typing import ClassVar
+
+from ..contrast import FixedStrength, Strength
+from ..perturb import DiffusionNoise, Perturbation
+from .base import MethodConfig
+from .purified import ContrastConfig, Purified
+
+_NOISE, _STRENGTH = DiffusionNoise(noise_step=500), FixedStrength(contrast=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VCDConfig(ContrastConfig):
+    """The values of VCD's code: 500 steps of diffusion, contrast 1, plausibility 0.1.
+
+    Greedy decoding takes the highest of the masked scores; VCD's own code contrasts when sampling alone.
+
+    Attributes:
+        noise_step: short for `perturbation=DiffusionNoise(noise_step=...)`; not kept.
+    """
+
+    perturbation: Perturbation = _NOISE
+    strength: Strength = _STRENGTH
+    plausibility: float = 0.1
+    noise_step: InitVar[int | None] = None
+
+    def __post_init__(self, contrast: float | None, noise_step: int | None) -> None:
+        """Raise ConfigError for a value out of range."""
+        if noise_step is not None:
+            self._fill_in("perturbation", "noise_step", DiffusionNoise(noise_step=noise_step))
+        super().__post_init__(contrast)
+
+
+class VCD(Purified):
+    """Visual contrastive decoding: `purified` with VCD's noise, strength and constraint."""
+
+    name: ClassVar[str] = "vcd"
+    paper: ClassVar[str] = "arXiv 2311.16922"
+    config_class: ClassVar[type[MethodConfig]] = VCDConfig

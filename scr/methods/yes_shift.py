@@ -1,0 +1,79 @@
+"""A control: a constant on the logits of "no". It moves the threshold of yes/no answers, and sees nothing better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from hooks import GenerateCall
+
+from ..errors import ConfigError
+from ..variants import check_integer, check_number
+from .base import MethodConfig
+from .logits import ImageRowsProcessor, LogitsMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class YesShiftConfig(MethodConfig):
+    """How far, and on which tokens.
+
+    Attributes:
+        shift: added to the logits of the tokens, at the first new token alone; above 0 makes "no" likelier. The
+            benchmarks choose it on validation, to match the yes ratio of a method.
+        no_tokens: ids that begin the spellings of "no"; the benchmarks take them from the tokenizer.
+    """
+
+    shift: float
+    no_tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        check_number("shift", self.shift, low=-float("inf"))
+        if not isinstance(self.no_tokens, list | tuple) or not self.no_tokens:
+            raise ConfigError(
+                f"no_tokens are no list of ids: got {self.no_tokens!r}; expected at least one token id. "
+                'Give those that begin "No", "no" and their like in the model\'s vocabulary.'
+            )
+        for token in self.no_tokens:
+            check_integer("no_tokens", token)
+        object.__setattr__(self, "no_tokens", tuple(self.no_tokens))  # JSON makes it a list
+
+
+class YesShift(LogitsMethod):
+    """Shift the answer's first token towards or away from "no"."""
+
+    name: ClassVar[str] = "yes_shift"
+    paper: ClassVar[str] = "–"
+    config_class: ClassVar[type[MethodConfig]] = YesShiftConfig
+
+    config: YesShiftConfig
+
+    def begin(self, call: GenerateCall) -> LogitsProcessor:
+        """See `LogitsMethod`."""
+        return _Shift(call.model, call.model_inputs, self.config)
+
+
+class _Shift(ImageRowsProcessor):
+    def __init__(self, model: Any, inputs: dict[str, Any], config: YesShiftConfig) -> None:
+        super().__init__(model, inputs)
+        self._config, self._prompt_end = config, -1
+
+    def change(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        self._prompt_end = input_ids.shape[1] if self._prompt_end < 0 else self._prompt_end
+        shifted = scores.float()
+        if input_ids.shape[1] > self._prompt_end:
+            return shifted
+        tokens = torch.tensor(self._config.no_tokens, device=scores.device)
+        if tokens.max() >= scores.shape[1]:
+            raise ConfigError(
+                f"no_tokens leave the vocabulary: got {self._config.no_tokens}; expected ids below {scores.shape[1]}. "
+                "Take them from the model's own tokenizer."
+            )
+        return shifted.index_add(1, tokens, shifted.new_full((len(shifted), len(tokens)), self._config.shift))
