@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import scr
 
+from .methods import BASELINE
 from .parsing import RULES
-from .plan import BASELINE
 from .prompts import PROMPTS
 from .tasks import GROUPS, TASKS, load_task
 

@@ -137,16 +137,7 @@ def load_model(
             source.location, dtype=getattr(torch, resolve_dtype(dtype, target, source)), **extra, **options
         )
         torch.nn.Module.to(model, target)  # transformers' own `to` is one, with a decorator that hides its signature
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None:
-        raise ModelLoadError(
-            f"no processor for text and images: got {type(processor).__name__} for {source.name!r}; expected one with "
-            "a tokenizer. Give a checkpoint of a vision-language model."
-        )
-    # Generation continues at the right end of every row.
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    _prepare_tokenizer(processor, source)
     return LoadedModel(
         name=source.name,
         revision=source.revision,
@@ -155,6 +146,19 @@ def load_model(
         folder=source.folder,
         settings=source.settings,
     )
+
+
+def load_processor(source: ModelSource) -> Any:
+    """Load a model's processor alone; its tokenizer pads on the left.
+
+    Raises:
+        ModelLoadError: if it cannot be loaded, or has no tokenizer.
+    """
+    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
+    with _loading(source), _quiet_progress():
+        processor = AutoProcessor.from_pretrained(source.location, **options)
+    _prepare_tokenizer(processor, source)
+    return processor
 
 
 def skeleton(source: ModelSource) -> PreTrainedModel:
@@ -212,6 +216,19 @@ def folder_digest(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _prepare_tokenizer(processor: Any, source: ModelSource) -> None:
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelLoadError(
+            f"no processor for text and images: got {type(processor).__name__} for {source.name!r}; expected one with "
+            "a tokenizer. Give a checkpoint of a vision-language model."
+        )
+    # Generation continues at the right end of every row.
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _lab_folder(name: str) -> Path:

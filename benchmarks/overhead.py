@@ -1,8 +1,8 @@
-"""What SCR costs: `python -m benchmarks.overhead`.
+"""What the methods cost: `python -m benchmarks.overhead`.
 
-The unpatched model, SCR, and a naive two-pass with eager attention take turns in one process, round after round, on
-models with random weights in the shapes of real ones; ratios are taken within a round. Latency and memory need no
-checkpoint.
+The unpatched model, SCR, a naive two-pass with eager attention, and the contrastive methods take turns in one process,
+round after round, on models with random weights in the shapes of real ones; ratios are taken within a round. Latency
+and memory need no checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import Parser, positive
-from .overhead_table import NOTES, as_markdown, as_text, rows
+from .overhead_table import BASELINE, COMPARED, NOTES, as_markdown, as_text, rows
 from .provenance import checkout_state, package_versions, timestamp
 from .suggest import suggestion
 
@@ -27,6 +27,7 @@ from .suggest import suggestion
 _EPILOG = """examples:
   python -m benchmarks.overhead
   python -m benchmarks.overhead --shape llava,qwen2_vl,internvl --json overhead.json
+  python -m benchmarks.overhead --method purified,purified_processor --new-tokens 1,20
   python -m benchmarks.overhead --num-beams 3 --new-tokens 1,20 --threads 1
 
 The small scale, for a CPU, has the blocks and the image tokens of the model it stands for, an eighth of its width and a
@@ -62,13 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
         prog="python -m benchmarks.overhead",
-        description="Measure what SCR costs, beside the unpatched model and a naive two-pass.",
+        description="Measure what the methods cost, beside the unpatched model.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--shape", default="llava", metavar="NAME[,NAME]", help="llava, qwen2_vl, internvl (%(default)s)")
+    add("--method", default=",".join(COMPARED), metavar="NAME[,NAME]", help="what to measure (%(default)s)")
     add("--scale", default="auto", metavar="NAME", help="tiny, small, full or auto: full on a GPU, else small")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     add("--new-tokens", type=_counts, default=(1, 20, 100), metavar="N[,N]", help="generation lengths (1,20,100)")
@@ -88,11 +90,12 @@ def measure_shape(
     *,
     new_tokens: Sequence[int],
     rounds: int,
+    compared: Sequence[str] = COMPARED,
     batch: int = 1,
     beams: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measure all methods on one shape.
+    """Measure methods on one shape.
 
     Args:
         name: of the table of shapes.
@@ -100,6 +103,7 @@ def measure_shape(
         device: a `torch.device`.
         new_tokens: ascending; one generation of the last of them tells the times of all.
         rounds: how often.
+        compared: the methods beside the unpatched model.
         batch: prompts per generation.
         beams: per prompt.
         report: is told what is going on.
@@ -115,7 +119,7 @@ def measure_shape(
     shape = SHAPES[name]
     report(f"{name}: building the {scale} model")
     workload = build_workload(shape, scale, device, batch)
-    methods = [method(workload) for method in METHODS]
+    methods = [METHODS[method](workload) for method in dict.fromkeys((BASELINE, *compared))]
     found = []
     for number, measured in enumerate(measure_rounds(methods, rounds, new_tokens[-1], beams), start=1):
         report(f"{name}: round {number} of {rounds}")
@@ -198,8 +202,12 @@ def _measure(options: argparse.Namespace) -> int:
     from .models import resolve_device
     from .overhead_models import SCALES, SHAPES
 
-    names = [name.strip() for name in options.shape.split(",")]
-    for kind, known, given in (("shape", SHAPES, names), ("scale", ("auto", *SCALES), [options.scale])):
+    names, compared = ([name.strip() for name in given.split(",")] for given in (options.shape, options.method))
+    for kind, known, given in (
+        ("shape", SHAPES, names),
+        ("scale", ("auto", *SCALES), [options.scale]),
+        ("method", COMPARED, compared),
+    ):
         for name in given:
             if name not in known:
                 raise ConfigError(
@@ -222,6 +230,7 @@ def _measure(options: argparse.Namespace) -> int:
             device,
             new_tokens=options.new_tokens,
             rounds=options.rounds,
+            compared=compared,
             batch=options.batch,
             beams=options.num_beams,
             report=lambda line: print(line, file=sys.stderr, flush=True),

@@ -1,4 +1,4 @@
-"""Three ways to generate, in turn in one process, and what each of them takes: the time of each token, and memory."""
+"""Ways to generate, in turn in one process, and what each of them takes: the time of each token, and memory."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ class Method:
 
     Attributes:
         name: in tables.
-        pass_ms: what one pass of the last generation took, in milliseconds; the subclasses say which.
+        pass_ms: what one pass of the last generation took, in milliseconds; the subclasses say which. None if there is
+            no pass to tell.
     """
 
     name: ClassVar[str]
+    pass_ms: float | None = None
 
     def __init__(self, workload: Workload) -> None:
         """Prepare; the model is as it was outside of `applied`."""
         self.workload, self.model = workload, workload.model
-        self.pass_ms = 0.0
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -90,6 +91,43 @@ class SCR(Method):
         output = super().generate(**options)
         self.pass_ms = self._patched.traces[-1].milliseconds
         return output
+
+
+class Contrast(Method):
+    """A method of `scr.patch` that acts on logits, with its defaults."""
+
+    method: ClassVar[str]
+    fields: ClassVar[dict[str, Any]] = {}
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Patch the model. See `Method.applied`."""
+        with scr.patch(self.model, self.method, **self.fields):
+            yield
+
+
+class Purified(Contrast):
+    """Both branches in one forward, where the way of generating allows it."""
+
+    name = method = "purified"
+
+
+class PurifiedAlone(Contrast):
+    """The noisy branch in forwards of its own."""
+
+    name, method, fields = "purified_processor", "purified", {"engine": "processor"}
+
+
+class VCD(Contrast):
+    """Visual contrastive decoding."""
+
+    name = method = "vcd"
+
+
+class DoLa(Contrast):
+    """Contrast of layers."""
+
+    name = method = "dola"
 
 
 class NaiveTwoPass(Method):
@@ -153,7 +191,9 @@ class NaiveTwoPass(Method):
         ]
 
 
-METHODS: tuple[type[Method], ...] = (Vanilla, SCR, NaiveTwoPass)
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Vanilla, SCR, NaiveTwoPass, Purified, PurifiedAlone, VCD, DoLa)
+}
 
 
 class Measurement(NamedTuple):
@@ -165,7 +205,7 @@ class Measurement(NamedTuple):
     """
 
     token_ms: list[float]
-    pass_ms: float
+    pass_ms: float | None
 
     def until(self, tokens: int) -> float:
         """Milliseconds to the logits of that many tokens."""

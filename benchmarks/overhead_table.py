@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 _Time = Callable[[Mapping[str, Any]], float]
 _ALLOWED = 0.07  # of a prefill, for all that the diagnostic does beside running blocks: 0.60 at 17 of 32
-_HEAD = ("", "vanilla", "scr ×", "naive ×", "to reach")
+BASELINE = "vanilla"
+COMPARED = ("scr", "naive", "purified", "purified_processor", "vcd", "dola")
+"""What is measured beside the unpatched model."""
 NOTES = (
+    "purified and vcd run both branches in one forward per token where they can, purified_processor in two. "
     "× is the ratio to vanilla: median over the rounds and, in brackets, the middle half of them; each ratio is of "
     "two generations of the same round. Times run from the call of generate to the logits of the last token, vision "
     "tower included.",
@@ -65,13 +68,14 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
         record: what `benchmarks.overhead.measure_shape` returns.
     """
     rounds = record["rounds"]
-    others = [method for method in rounds[0] if method != "vanilla"]
+    others = _compared(record)
 
     def row(name: str, label: str, time: _Time, per: _Time | None = None, target: str = "") -> Row:
         """The ratio of a method's `time` to vanilla's `per` in the same round; by default to its `time`."""
         per = per or time
-        ratios = {method: spread([time(one[method]) / per(one["vanilla"]) for one in rounds]) for method in others}
-        typical = statistics.median(per(one["vanilla"]) for one in rounds)
+        measured = [method for method in others if time(rounds[0][method]) is not None]
+        ratios = {method: spread([time(one[method]) / per(one[BASELINE]) for one in rounds]) for method in measured}
+        typical = statistics.median(per(one[BASELINE]) for one in rounds)
         return Row(name, label, f"{typical:.{1 if typical < 100 else 0}f} ms", ratios, target)
 
     table = [row("prefill", "prefill, to the first token", _prefill)]
@@ -83,9 +87,14 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
         table.append(row("per_token", "each token after the first", _per_token, target="1.00"))
     needed = record["blocks_needed"] / record["blocks"]
     target = f"≤ {needed + _ALLOWED:.2f}; {record['blocks_needed']} of {record['blocks']} blocks are {needed:.2f}"
-    table.append(row("diagnostic", "diagnostic / text prefill", _pass, target=target))
-    table.append(row("diagnostic_of_prefill", "diagnostic / prefill", _pass, _prefill))
+    if any(_pass(rounds[0][method]) is not None for method in others):
+        table.append(row("diagnostic", "diagnostic / text prefill", _pass, target=target))
+        table.append(row("diagnostic_of_prefill", "diagnostic / prefill", _pass, _prefill))
     return [*table, *_counted(record, others)]
+
+
+def _compared(record: Mapping[str, Any]) -> list[str]:
+    return [method for method in record["rounds"][0] if method != BASELINE]
 
 
 def _prefill(part: Mapping[str, Any]) -> float:
@@ -113,8 +122,8 @@ def _counted(record: Mapping[str, Any], others: Sequence[str]) -> list[Row]:
         ("peak_memory", "peak memory", whole, "MB", "≤ 1.05"),
         ("peak_beyond_weights", "peak memory beyond the weights", beyond, "MB", ""),
     ):
-        ratios = {method: spread([counts[method] / counts["vanilla"]]) for method in others}
-        scaled = counts["vanilla"] / (1e9 if unit == "GFLOP" else 1e6)
+        ratios = {method: spread([counts[method] / counts[BASELINE]]) for method in others}
+        scaled = counts[BASELINE] / (1e9 if unit == "GFLOP" else 1e6)
         found.append(Row(name, label, f"{scaled:,.{1 if scaled < 100 else 0}f} {unit}", ratios, target))
     return found
 
@@ -131,17 +140,23 @@ def title(record: Mapping[str, Any]) -> str:
 
 def as_text(record: Mapping[str, Any]) -> str:
     """The table of one shape for a terminal."""
-    lines = [_HEAD, *(_cells(row) for row in rows(record))]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    lines = [_head(record), *(_cells(row, _compared(record)) for row in rows(record))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([title(record), *body])
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
     """The same for README."""
-    lines = [_HEAD, ("---",) * len(_HEAD), *(_cells(row) for row in rows(record))]
+    head = _head(record)
+    lines = [head, ("---",) * len(head), *(_cells(row, _compared(record)) for row in rows(record))]
     return "\n".join([title(record), "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    return (row.label, row.vanilla, *(str(row.ratios[method]) for method in ("scr", "naive")), row.target)
+def _head(record: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("", BASELINE, *(f"{method} ×" for method in _compared(record)), "to reach by scr")
+
+
+def _cells(row: Row, methods: Sequence[str]) -> tuple[str, ...]:
+    cells = (str(row.ratios[method]) if method in row.ratios else "" for method in methods)
+    return (row.label, row.vanilla, *cells, row.target)

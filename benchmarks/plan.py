@@ -14,6 +14,7 @@ import scr
 from scr import ConfigError
 
 from .lab import data_folder
+from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
 from .models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
 from .prompts import get_prompt
 from .store import RunFolder, config_hash
@@ -21,9 +22,6 @@ from .suggest import suggestion
 from .tasks import expand_tasks, load_task
 from .tasks.base import Sample, Task
 from .tasks.coco import CocoData
-
-BASELINE = "none"
-"""The model as it is: what every method is compared with."""
 
 LAB_SPLIT = "test"
 LAB_IMAGES = 500
@@ -50,8 +48,10 @@ class RunConfig:
         dtype: "auto", or one of `benchmarks.models.DTYPES`.
         device: "auto", "cpu", "cuda", "cuda:N".
         attn_implementation: None leaves it to transformers.
-        methods: names of `scr.list_methods()`, or "none"; the baseline "none" is added where it is missing.
-        method_args: fields of the methods' configurations, as JSON values.
+        methods: names of `scr.list_methods()`, or several of them with "+" between, which are nested in that order, or
+            "none"; the baseline "none" is added where it is missing.
+        method_args: fields of the methods' configurations, as JSON values: "FIELD" of all methods, "NAME.FIELD" of one
+            alone, which wins.
         prompt: a variant of `benchmarks.prompts.PROMPTS`.
         tasks: names of tasks or of groups of them.
         limit: number of images, the first of the data set; None for all.
@@ -141,9 +141,9 @@ class Cell:
 
     Attributes:
         plan: the task's samples.
-        method: name of the method, or "none".
-        config: effective configuration of the method, `{}` for the baseline.
-        config_given: what of it came from the command or from the checkpoint's settings.
+        method: name of the method, as the command wrote it, or "none".
+        config: effective configuration of the method, `{}` for the baseline, `{part: {...}, ...}` of a combination.
+        config_given: what of it came from the command, the checkpoint's settings or its tokenizer; of the same form.
         generation: arguments of `generate`.
         folder: where the records are.
     """
@@ -201,20 +201,14 @@ def build_plan(config: RunConfig) -> Plan:
             "Give another --output-dir."
         )
     methods = [BASELINE, *dict.fromkeys(name for name in config.methods if name != BASELINE)]
-    for name in methods[1:]:
-        _check_method(name)
-    if len(methods) == 1 and config.method_args:
-        raise ConfigError(
-            f"settings without a method: got {sorted(config.method_args)} with method 'none'; expected none. "
-            "Name the method they belong to."
-        )
+    check_methods(methods, config.method_args)
     tasks = [load_task(name) for name in expand_tasks(config.tasks)]
     device = resolve_device(config.device)
     source = find_model(config.model, config.revision)
     dtype = resolve_dtype(config.dtype, device, source)
     bare = skeleton(source)
-    given = {name: given_config(name, source.settings, config.method_args) for name in methods}
-    effective = {name: _effective_config(bare, name, fields) for name, fields in given.items()}
+    given = given_configs(methods, source, config.method_args)
+    effective = effective_configs(bare, given)
     data = open_data(config, source)
     cells = []
     for task in tasks:
@@ -223,7 +217,7 @@ def build_plan(config: RunConfig) -> Plan:
         for name in methods:
             identity = {
                 "method": name,
-                "config": effective[name],
+                "config": recorded_config(name, effective),
                 "prompt": config.prompt,
                 "adapter": None,
                 "revision": source.revision,
@@ -240,8 +234,8 @@ def build_plan(config: RunConfig) -> Plan:
                 Cell(
                     plan=plan,
                     method=name,
-                    config=effective[name],
-                    config_given=given[name],
+                    config=recorded_config(name, effective),
+                    config_given=recorded_config(name, given),
                     generation=generation,
                     folder=folder,
                 )
@@ -276,20 +270,6 @@ def open_data(config: RunConfig, source: ModelSource) -> CocoData:
     return CocoData.open(data_folder(split, LAB_IMAGES), split)
 
 
-def given_config(method: str, settings: Mapping[str, Any], method_args: Mapping[str, Any]) -> dict[str, Any]:
-    """What the checkpoint's settings and the command say about a method; the command wins.
-
-    Args:
-        method: a method's name, or "none".
-        settings: content of a checkpoint's `scr.json`; its "settings" are fields of `SCRConfig`.
-        method_args: fields given on the command line.
-    """
-    if method == BASELINE:
-        return {}
-    brought = settings.get("settings", {}) if scr.get_method(method).config_class is scr.SCRConfig else {}
-    return {**brought, **method_args}
-
-
 def check_generation(generation: Mapping[str, Any]) -> None:
     """Refuse arguments that `generate` does not know, or that the runner needs for itself.
 
@@ -321,18 +301,6 @@ def _plan_task(task: Task, data: CocoData, config: RunConfig) -> TaskPlan:
     wanted = set(images[: config.limit])
     count = sum(sample.image in wanted for sample in samples)
     return TaskPlan(task=task, samples=samples, wanted=count, batch_size=config.batch_size)
-
-
-def _check_method(name: str) -> None:
-    known = [BASELINE, *scr.list_methods()]
-    if name not in known:
-        raise ConfigError(
-            f"unknown method: got {name!r}; expected one of {', '.join(known)}. {suggestion(name, known)}"
-        )
-
-
-def _effective_config(bare: PreTrainedModel, method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {} if method == BASELINE else scr.patch(bare, method, **given).config.to_dict()
 
 
 def _family(bare: PreTrainedModel) -> str | None:

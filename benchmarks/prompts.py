@@ -23,12 +23,14 @@ class PromptVariant:
 
     Attributes:
         summary: one line for listings, with its origin.
-        suffix: appended to the prompt of a yes/no task; a caption task's prompt is left as it is, since
-            an instruction to answer in one word is none to describe a picture.
+        suffix: appended to the prompt of a yes/no task.
+        caption_suffix: appended to the prompt of a caption task; empty where the suffix is an instruction to answer
+            in one word, which is none to describe a picture.
     """
 
     summary: str
     suffix: str = ""
+    caption_suffix: str = ""
 
 
 # Name → variant.                                                                      ← the only line to add
@@ -43,6 +45,21 @@ PROMPTS: dict[str, PromptVariant] = {
         suffix=" Please answer this question with one word.",
     ),
     "yes_or_no": PromptVariant(summary="MME's wording: 'Please answer yes or no.'", suffix=" Please answer yes or no."),
+    # The full stop is for POPE's rule, which reads what is before the first one. No quotation marks: a model repeats
+    # them, and that rule takes '"No"' for a yes.
+    "cot": PromptVariant(
+        summary="'Let's think step by step.' (Kojima et al. 2022, arXiv 2205.11916); the rest is our wording",
+        suffix=(
+            " Let's think step by step. Before answering, look step by step at what is in the image. "
+            "Begin the answer with Yes or No, followed by a full stop."
+        ),
+        caption_suffix=(" Let's think step by step. Before describing the image, look step by step at what is in it."),
+    ),
+    "defensive": PromptVariant(
+        summary="our wording: the object may be absent; yes, or a mention, only for what can be seen",
+        suffix=" The object may be absent from the image. Say yes only for what can be seen in the image.",
+        caption_suffix=" Mention only what is clearly visible in the image.",
+    ),
 }
 
 
@@ -71,4 +88,4 @@ def apply_prompt(name: str, kind: str, prompt: str) -> str:
         UnknownPromptError: for an unknown variant.
     """
     variant = get_prompt(name)
-    return prompt + variant.suffix if kind == YES_NO else prompt
+    return prompt + (variant.suffix if kind == YES_NO else variant.caption_suffix)

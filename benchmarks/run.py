@@ -22,6 +22,7 @@ _EPILOG = """examples:
   python -m benchmarks.run --method scr
   python -m benchmarks.run --method scr,uniform_smooth --tasks pope_adversarial --limit 500
   python -m benchmarks.run --method scr --method-arg num_sources=16 --method-arg 'layers=[0, 12]'
+  python -m benchmarks.run --method scr+noise_control --method-arg noise_control.seed=1
   python -m benchmarks.run --model llava-hf/llava-1.5-7b-hf --data-dir coco --split val2014 --limit 500
   python -m benchmarks.run --list methods
 
@@ -81,15 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
         type=_names,
         default=("scr",),
         metavar="NAME[,NAME]",
-        help="methods beside the baseline 'none' (scr)",
+        help="methods beside the baseline 'none' (scr); A+B is both, one inside the other",
     )
     what.add_argument(
         "--method-arg",
         type=_pair,
         action="append",
         default=[],
-        metavar="K=V",
-        help="field of the methods' configuration",
+        metavar="[NAME.]K=V",
+        help="field of the methods' configurations; with a NAME, of that method alone",
     )
     what.add_argument(
         "--prompt", default="default", metavar="NAME", help=f"prompt variant: {', '.join(PROMPTS)} (default)"

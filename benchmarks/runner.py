@@ -15,8 +15,9 @@ import scr
 from scr import SCRError
 
 from .answering import Answer, Answerer, Question
+from .methods import BASELINE, by_part, nested
 from .models import LoadedModel, load_model
-from .plan import BASELINE, Cell, Plan, RunConfig, build_plan
+from .plan import Cell, Plan, RunConfig, build_plan
 from .prompts import YES_NO, apply_prompt
 from .provenance import checkout_state, package_versions, timestamp
 from .records import RunRecord, SampleRecord
@@ -220,16 +221,15 @@ class _Session:
         return Outcome(cell=cell, run=run, records=wanted, scores=scores, timed=ids)
 
     def _patch(self, cell: Cell) -> contextlib.AbstractContextManager[Any]:
-        if cell.method == BASELINE:
-            return contextlib.nullcontext()
-        patched = scr.patch(self._loaded.model, cell.method, **cell.config_given)
-        if patched.config.to_dict() != cell.config:
+        given = by_part(cell.method, cell.config_given)
+        patches = [scr.patch(self._loaded.model, part, **fields) for part, fields in given.items()]
+        found = {patch.name: patch.config.to_dict() for patch in patches}
+        if found != by_part(cell.method, cell.config):
             # The folder is named after the configuration that was worked out without weights.
             raise RunFailedError(
-                f"{_title(cell)}: got {patched.config.to_dict()} on the loaded model; expected {cell.config}, "
-                "as planned. Report this."
+                f"{_title(cell)}: got {found} on the loaded model; expected {cell.config}, as planned. Report this."
             )
-        return patched
+        return nested(patches)
 
     def _warm_up(self, cell: Cell, batch: Sequence[Sample]) -> None:
         """One batch whose answers and times are thrown away: the first forward allocates, and would pay for all."""

@@ -9,8 +9,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from .methods import BASELINE, by_part, settings_used
 from .models import SETTINGS_FILE
-from .plan import BASELINE, Cell, Plan
+from .plan import Cell, Plan
 from .runner import Outcome
 from .stats import Comparison
 
@@ -133,9 +134,11 @@ def _print_head(page: _Page, plan: Plan) -> None:
     page.line(
         f"model {plan.source.name}{revision}, {plan.dtype} on {plan.device}, prompt {config.prompt!r}", style="bold"
     )
-    for cell in {cell.method: cell for cell in plan.cells if cell.method != BASELINE}.values():
-        page.line(f"{cell.method}: {_fields(cell.config)}")
-        brought = {name: value for name, value in cell.config_given.items() if name not in config.method_args}
+    # A method has one configuration, alone and in every combination.
+    parts = {part: fields for cell in plan.cells for part, fields in by_part(cell.method, cell.config).items()}
+    for part, fields in parts.items():
+        page.line(f"{part}: {_fields(fields)}")
+        brought = settings_used(part, plan.source, config.method_args)
         if brought:
             page.line(f"  of these {', '.join(brought)} from {SETTINGS_FILE} beside the checkpoint")
     page.line()
@@ -170,7 +173,7 @@ def _metrics_table(
     table = page.table("", *(_LABELS.get(name, name.replace("_", " ")) for name in names))
     for outcome in outcomes:
         scores, units = outcome.scores, outcome.scores.units
-        table.add_row(outcome.cell.method, *(_value(name, scores.metrics[name], units) for name in names))
+        table.add_row(_short(outcome.cell.method), *(_value(name, scores.metrics[name], units) for name in names))
         table.add_row("", *(_interval(name, scores.intervals.get(name), units) for name in names), style="dim")
         if outcome.cell.method not in compared:
             continue
@@ -205,7 +208,7 @@ def _counts_table(
                 if compared:
                     one = outcome.run.timing.get(f"{name.removesuffix('_ms')}_ratio")
                     cells.append("" if comparison is None else _decimal(one, 2))
-        table.add_row(outcome.cell.method, *cells)
+        table.add_row(_short(outcome.cell.method), *cells)
     return table
 
 
@@ -242,6 +245,11 @@ def _state(plan: Plan, cell: Cell, recorded: int) -> str:
     if plan.config.overwrite:
         return "to run, discarding records"
     return "to run" if recorded == 0 else "to go on"
+
+
+def _short(method: str) -> str:
+    """A method's name, on several lines where it would take the numbers' room."""
+    return method if len(method) < _NAME_WIDTH else method.replace("+", "+\n")
 
 
 def _fields(config: Mapping[str, Any]) -> str:

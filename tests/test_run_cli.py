@@ -116,7 +116,7 @@ def test_a_dry_run_computes_and_writes_nothing(
         ("families", scr.list_families()),
         ("tasks", [*TASKS, *GROUPS]),
         ("rules", ["pope", "mme", "amber", "strict", "vcd"]),
-        ("prompts", ["default", "one_word", "vcd", "yes_or_no"]),
+        ("prompts", ["default", "one_word", "vcd", "yes_or_no", "cot", "defensive"]),
     ],
 )
 def test_lists(what: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +129,19 @@ def test_lists(what: str, names: list[str], capsys: pytest.CaptureFixture[str]) 
     [
         (["--method", "scrr"], "unknown method: got 'scrr'.*Did you mean 'scr'?"),
         (["--tasks", "popee"], "unknown task: got 'popee'.*Did you mean 'pope'?"),
+        (
+            ["--method", "scr+noise_contrl"],
+            r"unknown method: got 'noise_contrl' in 'scr\+noise_contrl'.*Did you mean 'noise_control'?",
+        ),
+        (["--method", "scr+none"], r"baseline in a combination: got 'scr\+none'.*Leave 'none' out"),
+        (["--method", "scr+noise_control+scr"], r"a method twice in a combination: got 'scr\+noise_control\+scr'"),
+        (["--method", "scr+"], r"unknown method: got '' in 'scr\+'"),
+        (
+            ["--method", "scr,noise_control", "--method-arg", "noise_contrl.seed=1"],
+            "setting of a method that is not run: got 'noise_contrl.seed'.*Did you mean 'noise_control'?",
+        ),
+        (["--method-arg", "none.scale=1.1"], "setting of a method that is not run: got 'none.scale'"),
+        (["--method-arg", "scr.num_source=3"], "unknown field of SCRConfig.*Did you mean 'num_sources'?"),
         (["--prompt", "oneword"], "unknown prompt variant: got 'oneword'.*Did you mean 'one_word'?"),
         (["--model", "lab/lava"], "unknown lab model: got 'lab/lava'.*Did you mean 'lab/llava'?"),
         (["--model", "./nowhere"], "no such folder: got './nowhere'"),
@@ -180,6 +193,42 @@ def test_a_failed_run_is_exit_code_1(
     assert stopped.status == "failed"
 
 
+def test_a_combination_from_the_command_line(
+    arguments: list[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "tuned")
+    (tmp_path / "tuned" / "scr.json").write_text('{"settings": {"num_sources": 5, "scale": 1.3}}')
+    monkeypatch.chdir(tmp_path)
+    command = [*arguments, "--model", "tuned", "--tasks", "pope_random", "--method", "scr+noise_control"]
+    command += ["--method-arg", "num_sources=6", "--method-arg", "noise_control.num_sources=7"]
+    command += ["--method-arg", "noise_control.scale=1.2"]
+    assert main([*command, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # Each part with its own fields, and those from scr.json that the command leaves as they are.
+    part = next(index for index, line in enumerate(lines) if line.startswith("scr: "))
+    other = next(index for index, line in enumerate(lines) if line.startswith("noise_control: "))
+    head, tail = " ".join(lines[part:other]), " ".join(lines[other : lines.index("", other)])
+    assert "num_sources=6" in head
+    assert "scale=1.3" in head
+    assert "of these scale from scr.json" in head
+    assert "num_sources=7" in tail
+    assert "scale=1.2" in tail
+    assert "scr.json" not in tail
+    rows = [line.split()[1] for line in lines if line.startswith("pope_random")]
+    assert rows == ["none", "scr+noise_control"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "\nscr+\nnoise_control " in out  # on two lines, and the numbers stand beside it
+    assert max(map(len, out.split("records:")[0].splitlines())) <= 100
+    assert [folder.method for folder in find_runs(Path("results"))] == ["none", "scr+noise_control"]
+    assert main([*command, "--method", "none,scr"]) == 2
+    assert "expected FIELD or NAME.FIELD with NAME one of scr." in capsys.readouterr().err
+
+
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
@@ -198,6 +247,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         *("--resume", "--overwrite", "--rescore", "--dry-run", "--list"),
     ):
         assert flag in out, flag
+    for words in ("A+B is both", "[NAME.]K=V", "yes_or_no, cot, defensive"):
+        assert words in " ".join(out.split()), words
 
 
 class Terminal(io.StringIO):
