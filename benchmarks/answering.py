@@ -73,7 +73,7 @@ class Answerer:
             seed: of sampling, if `do_sample` is set: an answer is a function of the seed and of its batch.
             margins: whether to measure the margin between yes and no.
         """
-        inputs = self._encode(questions)
+        inputs = self.encode(questions)
         device = self._model.device
         probe = FirstTokenProbe(len(questions), self.answer_tokens if margins else None, device)
         with torch.inference_mode(), _sampling(generation, seed, questions, device):
@@ -108,7 +108,8 @@ class Answerer:
         image = getattr(self._processor, "image_token", "<image>")
         return f"USER: {image}\n{prompt} ASSISTANT:"
 
-    def _encode(self, questions: Sequence[Question]) -> dict[str, Any]:
+    def encode(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """What `generate` gets for a batch, on the model's device."""
         # Questions about one image lie beside each other, so that each file is read once per batch.
         images = {question.image: _read(question.image) for question in questions}
         texts = [self.format(question.prompt) for question in questions]

@@ -29,7 +29,8 @@ def calibrate_confidence(
 
     Args:
         model: with no method on it.
-        batches: the processor's inputs, batch after batch, of a validation split.
+        batches: the processor's inputs, batch after batch, of a validation split; a batch may bring arguments of
+            `generate` of its own.
         kind: of confidence; the same as in the configuration that gets the thresholds.
         quantiles: in [0, 1]; SEED's are the quarters.
         **generation: arguments of `generate`, without beams; greedy unless said otherwise.
@@ -45,8 +46,8 @@ def calibrate_confidence(
     seen = []
     for inputs in batches:
         probe = _ConfidenceProbe(kind)
-        options = {"do_sample": False, **generation, "logits_processor": [probe], "return_dict_in_generate": False}
-        tokens = model.generate(**inputs, **options)
+        options = {"logits_processor": [probe], "return_dict_in_generate": False}
+        tokens = model.generate(**{"do_sample": False, **generation, **inputs, **options})
         found = torch.stack(probe.seen, dim=1)
         seen.append(found[_until_end(tokens[:, -found.shape[1] :], _end_tokens(model, generation))])
     if not seen:

@@ -19,7 +19,7 @@ from ..contrast import Confidence, FixedStrength, Space, Strength, confidence, c
 from ..errors import ConfigError, UnsupportedGenerationError
 from ..perturb import GaussianNoise, Perturbation, get_perturbation, perturb_encoded, perturb_inputs
 from ..variants import check_number
-from .base import MethodConfig
+from .base import Lever, MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
 Engine = Literal["auto", "processor", "doubled"]
@@ -195,6 +195,7 @@ class Purified(LogitsMethod):
     """Contrast the image with a noised one at every `generate`."""
 
     name: ClassVar[str] = "purified"
+    requires: ClassVar[tuple[Lever, ...]] = ("logits", "loop")
     paper: ClassVar[str] = "arXiv 2507.04680"
     config_class: ClassVar[type[MethodConfig]] = PurifiedConfig
 
