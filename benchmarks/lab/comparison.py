@@ -1,0 +1,218 @@
+"""Compare all methods on the lab: `python -m benchmarks.lab.comparison --models lab/llava,FOLDER,FOLDER`.
+
+What is compared was declared in `comparison.json` before it was run. All of it is run, every result is written to
+`comparison_results.json`, and README's tables are made from that file alone by `--markdown`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..arguments import Parser
+
+# torch is imported below, in the functions that need it, so that --help and --markdown answer at once.
+
+DECLARED = Path(__file__).parent / "comparison.json"
+RESULTS = Path(__file__).parent / "comparison_results.json"
+_SHOWN = ("accuracy", "hallucination_rate", "recall", "yes_ratio", "auc", "chair_s", "chair_i", "length")
+_HEADS = {
+    "hallucination_rate": "HR",
+    "yes_ratio": "yes",
+    "auc": "AUC",
+    "chair_s": "CHAIR-s",
+    "chair_i": "CHAIR-i",
+    "length": "words",
+}
+_PLAIN = ("auc", "length")  # what is no rate in %
+
+
+def compare_methods(
+    model: str, declared: Mapping[str, Any], output: Path, report: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Run every declared row with one model; what is recorded is not computed again.
+
+    Args:
+        model: a lab name, or the folder of a checkpoint that was trained as one.
+        declared: content of `comparison.json`.
+        output: where the records go.
+        report: is told what happens.
+
+    Returns:
+        row → task → metrics, counts, intervals, differences to the row's baseline, and times as ratios.
+    """
+    from ..plan import RunConfig
+    from ..runner import Outcome, run
+    from . import checkpoint_folder, data_folder
+
+    settings = json.loads((checkpoint_folder("lab/llava") / "scr.json").read_text(encoding="utf-8"))["settings"]
+    of_scr = [row["method"] for row in declared["rows"] if row["method"] in ("scr", "uniform_smooth", "noise_control")]
+    scr_args = {f"{method}.{name}": value for method in of_scr for name, value in settings.items()}
+
+    def config(place: Mapping[str, Any], **changes: Any) -> RunConfig:
+        data = data_folder(place["split"], 500)
+        args = {"limit": place["images"], "tasks": tuple(place["tasks"]), "output_dir": output, **changes}
+        return RunConfig(model=model, data_dir=data, split=place["split"], **args)
+
+    outcomes: dict[str, list[Outcome]] = {}
+    shifts = {}
+    for row in declared["rows"]:
+        if "match" in row:
+            from ..calibrate import yes_shift
+
+            shifts[row["row"]] = yes_shift(config(declared["calibration"], methods=(row["match"],)))
+            report(f"{model}: {row['row']}: {json.dumps(shifts[row['row']])}")
+    # Rows that differ in the method alone are one run, so that they are timed beside each other.
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in declared["rows"]:
+        groups.setdefault(json.dumps([row.get("prompt"), row.get("sampled"), row.get("match")]), []).append(row)
+    for rows in groups.values():
+        methods = tuple(row["method"] for row in rows)
+        named = {part for method in methods for part in method.split("+")}
+        args = {key: value for key, value in scr_args.items() if key.partition(".")[0] in named}
+        if "match" in rows[0]:
+            args["yes_shift.shift"] = shifts[rows[0]["row"]]["shift"]
+        found = run(
+            config(
+                declared,
+                methods=methods,
+                method_args=args,
+                prompt=rows[0].get("prompt", "default"),
+                generation=declared["sampling"] if rows[0].get("sampled") else {},
+            ),
+            report,
+        )
+        for row in rows:
+            outcomes[row["row"]] = [one for one in found if one.cell.method == row["method"]]
+    return {
+        row["row"]: {
+            **({"calibration": shifts[row["row"]]} if row["row"] in shifts else {}),
+            **{
+                one.cell.plan.task.name: _entry(one, outcomes[_baseline(row, declared["rows"])][number])
+                for number, one in enumerate(outcomes[row["row"]])
+            },
+        }
+        for row in declared["rows"]
+    }
+
+
+def _baseline(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The row without a method and with the same decoding."""
+    return next(one["row"] for one in rows if one["method"] == "none" and one.get("sampled") == row.get("sampled"))
+
+
+def _entry(outcome: Any, baseline: Any) -> dict[str, Any]:
+    scores, task = outcome.scores, outcome.cell.plan.task
+    found: dict[str, Any] = {
+        "method": outcome.cell.method,
+        "config": outcome.cell.config,
+        "metrics": scores.metrics,
+        "counts": scores.counts,
+        "intervals": scores.intervals,
+        "timing": {name: value for name, value in outcome.run.timing.items() if name.endswith("_ratio")},
+    }
+    if outcome is not baseline:
+        compared = task.compare(baseline.records, outcome.records)
+        found["differences"] = {
+            name: [one.value, *(one.interval or (None, None))] for name, one in compared.differences.items()
+        }
+        found["changes"] = [compared.changed, compared.right_to_wrong, compared.wrong_to_right]
+    return found
+
+
+def as_markdown(results: Mapping[str, Any], task: str) -> str:
+    """One table of README: all rows of one task, of the first model, with the others' differences beside it.
+
+    Args:
+        results: content of `comparison_results.json`.
+        task: a task's name.
+    """
+    first, *others = results["models"].values()
+    metrics = [name for name in _SHOWN if name in next(iter(first.values()))[task]["metrics"]]
+    deciding = ["accuracy", "hallucination_rate", "auc"] if "auc" in metrics else ["chair_s", "chair_i", "recall"]
+    beside = "auc" if "auc" in metrics else "chair_i"
+    timed = task == "chair"
+    head = [
+        "",
+        *(_HEADS.get(name, name) for name in metrics),
+        *(f"Δ {_HEADS.get(name, name)}" for name in deciding),
+        f"Δ {_HEADS[beside]}, seeds {', '.join(results['seeds'][1:])}",
+        "changed: to wrong, to right",
+        *(("prefill ×", "token ×") if timed else ()),
+    ]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for row in results["declared"]["rows"]:
+        entry = first[row["row"]][task]
+        cells = [f"`{row['row']}`", *(_number(name, entry["metrics"][name]) for name in metrics)]
+        if "differences" in entry:
+            cells += [_difference(name, entry["differences"].get(name)) for name in deciding]
+            cells.append(
+                ", ".join(_number(beside, one[row["row"]][task]["differences"][beside][0], "+") for one in others)
+            )
+            cells.append("{}: {}, {}".format(*entry["changes"]))
+        else:
+            cells += [""] * (len(deciding) + 2)
+        if timed:
+            cells += [_ratio(entry["timing"].get(name)) for name in ("prefill_ratio", "ms_per_token_ratio")]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(name: str, value: float | None, sign: str = "") -> str:
+    if value is None:
+        return "–"
+    return f"{value:{sign}.3f}" if name == "auc" else f"{value if name in _PLAIN else 100 * value:{sign}.1f}"
+
+
+def _difference(name: str, found: Sequence[float | None] | None) -> str:
+    if found is None:
+        return "–"
+    value, low, high = (_number(name, one, "+") for one in found)
+    return f"{value} ({low} … {high})"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = Parser(prog="python -m benchmarks.lab.comparison", description="Compare all methods on the lab.")
+    parser.add_argument("--models", default="lab/llava", metavar="NAME[,NAME]", help="of seeds in order (%(default)s)")
+    parser.add_argument("--seeds", default="7", metavar="N[,N]", help="what they were trained with (%(default)s)")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("lab-training/comparison"), help="records (%(default)s)"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print README's tables from the results, run nothing")
+    options = parser.parse_args(argv)
+    if options.markdown:
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+        for task in results["tasks"]:
+            print(f"{task}\n\n{as_markdown(results, task)}\n")
+        return 0
+    models, seeds = options.models.split(","), options.seeds.split(",")
+    if len(models) != len(seeds):
+        parser.error(f"a seed for each model: got {len(models)} models and {len(seeds)} seeds; expected equal numbers")
+    from ..provenance import checkout_state, timestamp
+
+    declared = json.loads(DECLARED.read_text(encoding="utf-8"))
+    found = {model: compare_methods(model, declared, options.output_dir) for model in models}
+    commit = checkout_state().commit
+    results = {
+        "created": timestamp(),
+        "commit": commit,
+        "seeds": seeds,
+        "tasks": [name for name in found[models[0]]["none"] if name != "calibration"],
+        "declared": declared,
+        "models": found,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {RESULTS}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
