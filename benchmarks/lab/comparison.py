@@ -6,7 +6,6 @@ What is compared was declared in `comparison.json` before it was run. All of it 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
