@@ -53,8 +53,16 @@ def compare_methods(
 
     def config(place: Mapping[str, Any], **changes: Any) -> RunConfig:
         data = data_folder(place["split"], 500)
-        args = {"limit": place["images"], "tasks": tuple(place["tasks"]), "output_dir": output, **changes}
-        return RunConfig(model=model, data_dir=data, split=place["split"], **args)
+        return RunConfig(
+            model=model,
+            data_dir=data,
+            split=place["split"],
+            limit=place["images"],
+            tasks=tuple(place["tasks"]),
+            batch_size=declared["batch_size"],
+            output_dir=output,
+            **changes,
+        )
 
     outcomes: dict[str, list[Outcome]] = {}
     shifts = {}
