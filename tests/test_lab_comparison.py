@@ -7,6 +7,8 @@ import pytest
 
 import scr
 from benchmarks.lab.comparison import DECLARED, RESULTS, as_markdown, compare_methods, main
+from benchmarks.lab.only_below import main as saving_main
+from benchmarks.lab.only_below import measure_saving
 from benchmarks.prompts import PROMPTS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -69,3 +71,14 @@ def test_readmes_tables_are_those_of_the_results(capsys):
     for task in results["tasks"]:
         assert as_markdown(results, task) in README
         assert as_markdown(results, task) in capsys.readouterr().out or task != results["tasks"][0]
+
+
+def test_only_below_saves_forwards(capsys):
+    assert saving_main(["--images", "2"]) == 0
+    assert capsys.readouterr().out.count("\n") == 8
+    found = measure_saving("lab/llava", 2, 1)
+    assert [one["forwards"] for one in found[:3]] == [None, None, 1.0]
+    partly = [one["forwards"] for one in found[3:]]
+    assert 0 < partly[0] <= partly[1] <= partly[2] < 1
+    assert [one["changed"] for one in found[1:3]] == [0, 0], "two engines, one result"
+    assert found[0]["time"] == 1
