@@ -1,0 +1,84 @@
+"""`python -m benchmarks.score pope ...`: score answers that any other tool produced."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from .arguments import Parser
+from .scorers import SCORERS, load_scorer
+from .scorers.base import AnswerFileError, Scored
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 if the answers were scored, 2 for an argument or a file that cannot be used, 130 if interrupted.
+    """
+    try:
+        options = build_parser().parse_args(argv)
+    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
+        return exit_.code if isinstance(exit_.code, int) else 2
+    try:
+        scored = load_scorer(options.benchmark).score(options)
+    except AnswerFileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(as_json(scored)) if options.json else as_text(scored))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: one sub-command per scorer."""
+    parser = Parser(prog="python -m benchmarks.score", description="Score answers that any tool produced.")
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for name in SCORERS:
+        scorer = load_scorer(name)
+        one = kinds.add_parser(name, help=scorer.summary, description=scorer.summary, allow_abbrev=False)
+        scorer.add_arguments(one)
+        one.add_argument("--allow-missing", action="store_true", help="score the answered part and count the rest")
+        one.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    return parser
+
+
+def as_json(scored: Scored) -> dict[str, object]:
+    """The one object of the contract."""
+    scores = scored.scores
+    return {
+        "task": scored.task,
+        "rule": scored.rule,
+        "metrics": scores.metrics,
+        "counts": scores.counts,
+        "intervals": scores.intervals,
+        "reasons": scores.reasons,
+        "units": scores.units,
+    }
+
+
+def as_text(scored: Scored) -> str:
+    """A table: a metric per line, with its interval and unit, or why it is undefined; then the counts."""
+    scores = scored.scores
+    lines = [f"{scored.task} · rule {scored.rule}"]
+    width = max((len(name) for name in (*scores.metrics, *scores.counts)), default=0)
+    for name, value in scores.metrics.items():
+        unit = scores.units.get(name, "%")
+        factor = 1 if name in scores.units else 100
+        if value is None:
+            shown = f"undefined: {scores.reasons.get(name, 'no reason given')}"
+        else:
+            shown = f"{factor * value:8.2f} {unit}"
+            if name in scores.intervals:
+                low, high = (factor * bound for bound in scores.intervals[name])
+                shown += f"  ({low:.2f}–{high:.2f})"
+        lines.append(f"  {name.ljust(width)}  {shown}")
+    lines += [f"  {name.ljust(width)}  {count:8d}" for name, count in scores.counts.items()]
+    return "\n".join([*lines, *scored.notes])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
