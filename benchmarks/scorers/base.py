@@ -145,7 +145,8 @@ def match_ids(expected: Iterable[Any], found: Iterable[Any], path: Path, allow_m
             shown = ", ".join(map(repr, ids[:5])) + (", ..." if len(ids) > 5 else "")
             hint = " Give --allow-missing to score the others." if what == "missing" else " Repair the file."
             raise AnswerFileError(
-                f"{path}: got {len(ids)} ids {what}: {shown}; expected one answer to each of {len(wanted)} questions.{hint}"
+                f"{path}: got {len(ids)} ids {what}: {shown}; expected one answer to each of {len(wanted)} questions."
+                f"{hint}"
             )
     missing = len(wrong["missing"])
     return [f"{missing} of {len(wanted)} questions have no answer and are not scored"] if missing else []
