@@ -19,6 +19,11 @@ from .generation import GenerateCall
 
 _GOES_AS_USUAL = {
     "num_beams": "beams",
+    "penalty_alpha": "contrastive search",
+    "dola_layers": "dola_layers",
+    "force_words_ids": "constrained beams",
+    "constraints": "constrained beams",
+    "synced_gpus": "synced_gpus",
     "custom_generate": "another decoding loop",
     "return_dict_in_generate": "return_dict_in_generate",
     "cache_implementation": "cache_implementation",
@@ -27,6 +32,7 @@ _GOES_AS_USUAL = {
     "output_attentions": "output_attentions",
     "output_hidden_states": "output_hidden_states",
 }
+_USUAL = [("num_beams", 1), ("cache_implementation", "dynamic")]
 
 
 class SecondBranch(Protocol):
@@ -48,7 +54,7 @@ def why_not_doubled(call: GenerateCall) -> str | None:
         return "use_cache=False"
     for name, words in _GOES_AS_USUAL.items():
         value = call.setting(name)
-        if value is not None and value is not False and not (name == "num_beams" and value == 1):
+        if value is not None and value is not False and (name, value) not in _USUAL:
             return words
     return None
 

@@ -25,11 +25,10 @@ def encode_images(
         known: the outputs, if the tower has run already; then it does not run.
 
     Returns:
-        A new mapping that `forward` and `generate` take: without pixels and what belongs to them, with
+        A new mapping that `forward` and `generate` take: without pixels, with
         `mm_encoder_outputs`, whose `pooler_output` of "image" or "video" are the projected features.
     """
     encoded: dict[str, Any] = {}
-    used: set[str] = set()
     for modality, pixels in PIXELS.items():
         encode: Any = getattr(model.base_model, f"get_{modality}_features", None)
         if encode is None or inputs.get(pixels) is None:
@@ -37,6 +36,5 @@ def encode_images(
         names = [name for name in inspect.signature(encode).parameters if name in inputs and name != "kwargs"]
         if known is None:
             encoded[modality] = encode(**{name: inputs[name] for name in names}, return_dict=True)
-        used.update(names)
-    kept = {name: value for name, value in inputs.items() if name not in used}
+    kept = {name: value for name, value in inputs.items() if name not in PIXELS.values()}
     return {**kept, "mm_encoder_outputs": encoded if known is None else known}

@@ -135,7 +135,7 @@ def _not_for_the_model(model_class: Hashable) -> frozenset[str]:
         if one.kind in _BY_POSITION
     }
     settings = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-    return frozenset(own | settings | {"past_key_values", "cache_position", "labels", "tokenizer"})
+    return frozenset(own | settings | {"past_key_values", "cache_position", "labels", "logits_to_keep", "tokenizer"})
 
 
 # Held here, a watch would keep a model alive that was dropped with its wrapper on: the wrapper itself holds it.

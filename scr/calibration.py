@@ -38,18 +38,21 @@ def calibrate_confidence(
     Raises:
         ConfigError: for beams, no tokens, or an unknown kind.
     """
-    if generation.get("num_beams", 1) != 1 or generation.get("num_return_sequences", 1) != 1:
-        raise ConfigError(
-            f"beams have no confidence of their own: got {generation}; expected greedy decoding or sampling. "
-            "Leave num_beams and num_return_sequences out."
-        )
     seen = []
     for inputs in batches:
+        options = {"do_sample": False, **generation, **inputs, "return_dict_in_generate": False}
+        for name in ("num_beams", "num_return_sequences"):
+            if options.get(name, 1) != 1:
+                raise ConfigError(
+                    f"beams have no confidence of their own: got {name}={options[name]}; expected greedy decoding or "
+                    f"sampling. Leave {name} out."
+                )
         probe = _ConfidenceProbe(kind)
-        options = {"logits_processor": [probe], "return_dict_in_generate": False}
-        tokens = model.generate(**{"do_sample": False, **generation, **inputs, **options})
+        # Where a contrastive method's processor would be: before the caller's own.
+        options["logits_processor"] = [probe, *(options.get("logits_processor") or ())]
+        tokens = model.generate(**options)
         found = torch.stack(probe.seen, dim=1)
-        seen.append(found[_until_end(tokens[:, -found.shape[1] :], _end_tokens(model, generation))])
+        seen.append(found[_until_end(tokens[:, -found.shape[1] :], _end_tokens(model, options))])
     if not seen:
         raise ConfigError("no prompts: got no batches; expected at least one. Give batches of a validation split.")
     return calibrate_thresholds(torch.cat(seen), quantiles)

@@ -60,8 +60,8 @@ class Patch:
             with HookStack() as stack:
                 names.add(self.name)
                 stack.callback(names.discard, self.name)
-                self._method.install(self._model, stack)
                 watch_generate(self._model, self._count, stack)
+                self._method.install(self._model, stack)
                 if "activations" in self._method.requires:
                     for wrapper in self._compiled:
                         dispatcher(self._model).watch_compiled(wrapper, stack)

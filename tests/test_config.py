@@ -104,7 +104,8 @@ def test_methods_by_name_and_presets():
         assert entry.summary
         assert entry.paper
         assert set(entry.requires) <= {"activations", "logits", "loop"}
-        assert scr.patch(model, name).config == scr.patch(model, name, **dict(entry.preset)).config
+        fields = {"shift": 1.0, "no_tokens": (3,)} if name == "yes_shift" else {}
+        assert scr.patch(model, name, **fields).config == scr.patch(model, name, **fields, **dict(entry.preset)).config
     assert scr.patch(model, "uniform_smooth").config.source == "random"
     assert scr.patch(model, "noise_control").config.edit == "noise"
     assert scr.patch(model, SCRConfig(num_sources=3)).name == "scr"

@@ -262,16 +262,24 @@ def test_gradients_flow_through_the_edit(tiny):
     model.zero_grad(set_to_none=True)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_bfloat16_runs(tiny):
     model, processor = tiny_llava()
     model = model.to(torch.bfloat16)
     inputs = inputs_for(processor, PROMPTS)
     inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
     for method in scr.list_methods():
-        with scr.patch(model, method) as patched, torch.no_grad():
-            logits = model(**inputs).logits
-        assert logits.isfinite().all()
-        assert len(patched.traces) == 3
+        fields = {"shift": 1.0, "no_tokens": (3,)} if method == "yes_shift" else {}
+        with scr.patch(model, method, **fields) as patched, torch.no_grad():
+            out = model.generate(
+                **inputs, max_new_tokens=2, do_sample=False, output_scores=True, return_dict_in_generate=True
+            )
+            assert model(**inputs).logits.isfinite().all()
+        scores = torch.stack(out.scores)
+        assert not scores.isnan().any()
+        assert (scores.amax(-1) > -1e3).all()
+        edits = "activations" in scr.get_method(method).requires
+        assert len(patched.traces) == (6 if edits else 0)
 
 
 def test_another_image_inside_generate_is_none_of_the_calls_own(tiny):

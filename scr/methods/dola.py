@@ -62,7 +62,7 @@ class DoLaConfig(MethodConfig):
         Raises:
             ConfigError: for an index that is no earlier layer.
         """
-        first = 0 if not tied else 2 if num_layers > 2 else 1
+        first = min(2, num_layers - 1) if tied else 0
         if self.layers == "low":
             return tuple(range(first, num_layers // 2 if num_layers <= 40 else 20, 2)) or (first,)
         if self.layers == "high":
@@ -175,7 +175,8 @@ class _LayerContrast(ImageRowsProcessor):
     def change(
         self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows vocab"]:
-        hidden = self._method.take()
+        # Below the rows of `generate` there may be those of another method's branch, in the same forward.
+        hidden = self._method.take()[:, : len(scores)]
         early = self._head(hidden.to(_device_of(self._head))).to(scores.device)
         return contrast_layers(scores, early, self._method.config.plausibility)[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -64,6 +65,7 @@ class LogitsMethod(Method):
                 "language head. Load it with AutoModelForImageTextToText."
             )
         self.config = config
+        self._inside = threading.local()
 
     @abstractmethod
     def begin(self, call: GenerateCall) -> LogitsProcessor:
@@ -79,7 +81,14 @@ class LogitsMethod(Method):
 
     @contextlib.contextmanager
     def _around(self, call: GenerateCall) -> Iterator[None]:
-        if visual_input(call.arguments) is not None:
-            refuse_assistance(call, self.name)
-            call.processors.append(self.begin(call))
-        yield
+        # A loop of the caller's own may call `generate` again, and hands on the processors of the call around it.
+        if visual_input(call.arguments) is None or getattr(self._inside, "call", None) is not None:
+            yield
+            return
+        refuse_assistance(call, self.name)
+        call.processors.append(self.begin(call))
+        self._inside.call = call
+        try:
+            yield
+        finally:
+            self._inside.call = None

@@ -41,7 +41,7 @@ class YesShiftConfig(MethodConfig):
             )
         for token in self.no_tokens:
             check_integer("no_tokens", token)
-        object.__setattr__(self, "no_tokens", tuple(self.no_tokens))  # JSON makes it a list
+        object.__setattr__(self, "no_tokens", tuple(dict.fromkeys(self.no_tokens)))  # JSON makes it a list
 
 
 class YesShift(LogitsMethod):
