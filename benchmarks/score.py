@@ -18,14 +18,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if the answers were scored, 2 for an argument or a file that cannot be used, 130 if interrupted.
     """
+    given = sys.argv[1:] if argv is None else list(argv)
     try:
-        options = build_parser().parse_args(argv)
+        options = build_parser(given[:1]).parse_args(given)
     except SystemExit as exit_:  # argparse has printed its one line (or the help) already
         return exit_.code if isinstance(exit_.code, int) else 2
     try:
         scored = load_scorer(options.benchmark).score(options)
     except AnswerFileError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # One line, whatever a file holds or is called.
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -33,11 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line: one sub-command per scorer."""
+def build_parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line: one sub-command per scorer.
+
+    Args:
+        first: the first argument, if any. Where it names a scorer, only that one is imported: no benchmark has to wait
+            for another's libraries, or fail because they are missing.
+    """
     parser = Parser(prog="python -m benchmarks.score", description="Score answers that any tool produced.")
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    for name in SCORERS:
+    for name in [name for name in SCORERS if name in first] or SCORERS:
         scorer = load_scorer(name)
         one = kinds.add_parser(name, help=scorer.summary, description=scorer.summary, allow_abbrev=False)
         scorer.add_arguments(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import chain
 
 import nltk
 import pytest
@@ -122,8 +123,8 @@ def test_any_text_is_a_caption(caption):
 
 
 def test_an_unknown_rule_lists_those_there_are():
-    with pytest.raises(ConfigError, match="got 'wordnet'; expected one of chair"):
-        extract_objects("a dog", rule="wordnet")
+    with pytest.raises(ConfigError, match="got 'nouns'; expected one of chair, wordnet"):
+        extract_objects("a dog", rule="nouns")
 
 
 def test_what_is_returned_is_the_callers():
@@ -148,7 +149,9 @@ def test_tokens_are_those_of_nltk(test_data, monkeypatch):
         "Mr. Smith vs. the cat ... no. A bus, e.g. a red one!",
         "U.S. flag.",
     ]
-    different = [text for text in texts if chair._tokens(text.lower()) != nltk.word_tokenize(text.lower())]
+    different = [
+        text for text in texts if list(chain(*chair._tokens(text.lower()))) != nltk.word_tokenize(text.lower())
+    ]
     assert different == []
 
 
@@ -252,12 +255,30 @@ def test_scores_by_hand():
         "found_objects": 2,
         "target_objects": 5,
         "words": 9 + 3 + 3,
+        "sentences": 3,
+        "hallucinated_sentences": 1,
     }
-    assert scores.metrics == pytest.approx({"chair_s": 1 / 3, "chair_i": 1 / 4, "recall": 2 / 5, "length": 5.0})
+    assert scores.metrics == pytest.approx(
+        {"chair_s": 1 / 3, "chair_i": 1 / 4, "recall": 2 / 5, "length": 5.0, "chair_sentence": 1 / 3}
+    )
     assert scores.units == {"length": "words"}
     assert scores.reasons == {}
     for name, (low, high) in scores.intervals.items():
         assert low <= scores.metrics[name] <= high
+
+
+def test_sentences_by_hand():
+    """Two cats in one sentence are one wrong sentence; "..." is none; a mention belongs to where it begins."""
+    records = [
+        record(1, "A dog sits. Two cats and a cat! A car? Mr. cup. ...", ["dog", "cup"]),
+        record(2, "- a dog\n- a cat", ["dog"]),
+        record(3, "", ["dog"]),
+    ]
+    scores = Chair().score(records)
+    assert (scores.counts["sentences"], scores.counts["hallucinated_sentences"]) == (5, 3)
+    assert scores.metrics["chair_sentence"] == pytest.approx(3 / 5)
+    assert scores.metrics["chair_s"] == pytest.approx(2 / 3)
+    assert scores.counts["hallucinated_mentions"] == 4
 
 
 def test_length_counts_words_before_a_seat_is_dropped_and_double_words_once():
@@ -272,7 +293,7 @@ def test_captions_without_objects_have_no_rate_of_mentions():
     assert scores.metrics["recall"] is None
     assert scores.metrics["chair_s"] == 0.0
     assert set(scores.reasons) == {"chair_i", "recall"}
-    assert set(scores.intervals) == {"chair_s", "length"}
+    assert set(scores.intervals) == {"chair_s", "length", "chair_sentence"}
     empty = Chair().score([])
     assert set(empty.metrics.values()) == {None}
     assert set(empty.reasons) == set(empty.metrics)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.parsing import RULES, parse_yes_no
 from scr import ConfigError
@@ -82,9 +87,68 @@ def test_vcd_without_a_label_is_refused(label):
         parse_yes_no("Yes", "vcd", label)
 
 
+# text → lmms-eval, vlmevalkit; the second column as VLMEvalKit's own functions give it.
+OTHER_CASES = {
+    "Yes": "yes yes",
+    " NO\n": "no no",
+    "yes.": "- yes",
+    "No, there is not.": "- no",
+    "": "- -",
+    "**Yes**": "- -",  # no asterisk among the marks
+    "'no'": "- -",
+    '"No"': "- no",
+    "(yes)": "- yes",
+    "`no`": "- no",
+    "_no_": "- no",
+    "Answer: yes": "- yes",
+    "yes: a dog": "- -",
+    "Yes, there is no doubt": "- -",
+    "I am not sure": "- -",
+    "None": "- -",
+    "no-one": "- no",  # the hyphen becomes a blank,
+    "no-one - nobody": "- -",  # but here another one stands beside a blank: "noone"
+    "yes/no": "- -",
+    "no/maybe": "- no",
+    "no,dog": "- no",
+    "no,dog, cat": "- -",
+    "no,1,000 dogs": "- -",
+    "no.1": "- -",
+    "no.dog": "- -",
+    "no...": "- no",
+    "." * 32 + "no": "- no",
+    "." * 33 + "no": "- -",
+    "Yes yes": "- yes",
+    "\u00a0yes\u2003": "yes yes",
+}
+
+
+@pytest.mark.parametrize("text", OTHER_CASES)
+def test_rules_of_evaluation_kits(text):
+    expected = [None if word == "-" else word for word in OTHER_CASES[text].split()]
+    assert [parse_yes_no(text, rule) for rule in ("lmms-eval", "vlmevalkit")] == expected
+
+
+@given(
+    st.text(st.sampled_from("yesnoYESNO .,-!?'\"*()_/\n1ti") | st.characters(), max_size=40), st.sampled_from([*RULES])
+)
+@settings(max_examples=50, deadline=None)
+def test_any_text_is_read_by_any_rule(text, rule):
+    assert parse_yes_no(text, rule, "no") in ("yes", "no", None)
+    # What is exactly one of the words means it, whatever the rule.
+    assert parse_yes_no("Yes", rule, "yes") == "yes"
+    assert parse_yes_no("No", rule, "no") == "no"
+
+
+def test_parsing_needs_no_torch():
+    """An error does, so it is imported where it is raised."""
+    code = "import sys, benchmarks.parsing as p; p.parse_yes_no('yes', 'pope'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_an_unknown_rule_lists_those_there_are():
     with pytest.raises(
-        ConfigError, match=r"got 'popes'; expected one of pope, mme, amber, strict, vcd\. Did you mean 'pope'"
+        ConfigError,
+        match=r"got 'popes'; expected one of pope, mme, .*, vcd, lmms-eval, vlmevalkit\. Did you mean 'pope'",
     ):
         parse_yes_no("Yes", "popes")
 

@@ -9,10 +9,12 @@ from collections import Counter
 import pytest
 from coco_files import write_coco
 
+from benchmarks.parsing import RULES
 from benchmarks.records import RecordError, SampleRecord
 from benchmarks.tasks import GROUPS, TASKS, UnknownTaskError, expand_tasks, load_task
 from benchmarks.tasks.coco import CocoData
 from benchmarks.tasks.pope import ObjectTables, PopeAdversarial, PopePopular, PopeRandom, object_tables, question
+from benchmarks.tasks.yes_no import AGGREGATIONS, score_answers
 from scr import ConfigError
 
 SPLITS = ("random", "popular", "adversarial")
@@ -306,7 +308,7 @@ def test_scores_come_from_output_and_target_and_not_from_stale_fields():
 
 def test_undefined_metrics_are_null_with_a_reason():
     scores = PopeRandom().score([record(i, "yes", "no") for i in range(4)])
-    for name in ("precision", "hallucination_rate", "auc"):
+    for name in ("precision", "f1", "hallucination_rate", "auc"):
         assert scores.metrics[name] is None
         assert scores.reasons[name]
         assert name not in scores.intervals
@@ -317,6 +319,59 @@ def test_undefined_metrics_are_null_with_a_reason():
     assert set(empty.reasons) == set(empty.metrics)
     one_class = PopeRandom().score([record(i, "yes", "no", margin=1.0) for i in range(4)])
     assert one_class.reasons["auc"].startswith("no questions with the answer yes, or none")
+
+
+OUTPUTS = ["yes", "Yes.", "no", "No way", "maybe", "yes and no", "know"]
+
+
+def scored(rule, outputs=OUTPUTS):
+    """Each output once to a question with the answer yes, once to one with the answer no."""
+    return score_answers([record(f"{i}-{t}", t, o) for i, o in enumerate(outputs) for t in ("yes", "no")], rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts", "rates"),
+    [
+        # Counts tp fp tn fn unparsed, rates accuracy precision recall f1 yes_ratio hallucination_rate.
+        ("pope", (4, 4, 3, 3, 0), (7 / 14, 4 / 8, 4 / 7, 8 / 15, 8 / 14, 4 / 7)),
+        # "yes", "no", of ten others nothing; the yes ratio is that of the questions.
+        ("lmms-eval", (1, 1, 1, 1, 10), (2 / 14, 1 / 2, 1 / 2, 1 / 2, 7 / 14, 1 / 2)),
+        # What is unparsed ("maybe", "yes and no", "know") stands below the line of recall.
+        ("vlmevalkit", (2, 2, 2, 2, 6), (4 / 14, 2 / 4, 2 / 7, 4 / (4 + 2 + 5), 4 / 14, 2 / 7)),
+        ("strict", (3, 3, 2, 2, 4), (5 / 14, 3 / 6, 3 / 5, 6 / 11, 6 / 14, 3 / 5)),
+        # "yes and no" and "know" hold the label "no", "yes and no" also the label "yes".
+        ("vcd", (3, 3, 4, 4, 0), (7 / 14, 3 / 6, 3 / 7, 6 / 13, 6 / 14, 3 / 7)),
+    ],
+)
+def test_each_rule_aggregates_in_its_own_way(rule, counts, rates):
+    scores = scored(rule)
+    assert tuple(scores.counts[name] for name in ("tp", "fp", "tn", "fn", "unparsed")) == counts
+    assert sum(counts) == scores.counts["n"] == 14
+    names = ("accuracy", "precision", "recall", "f1", "yes_ratio", "hallucination_rate")
+    assert [scores.metrics[name] for name in names] == pytest.approx(rates, abs=1e-12)
+    assert set(AGGREGATIONS) < set(RULES)
+
+
+def test_what_vlmevalkit_cannot_read_stands_below_the_line_of_its_own_question():
+    said = [("yes", "maybe"), ("no", "maybe"), ("no", "perhaps"), ("no", "yes"), ("yes", "yes")]
+    records = [record(number, *pair) for number, pair in enumerate(said)]
+    metrics = score_answers(records, "vlmevalkit").metrics
+    assert (metrics["recall"], metrics["hallucination_rate"]) == (1 / 2, 1 / 3)
+    metrics = score_answers(records, "lmms-eval").metrics
+    assert (metrics["recall"], metrics["hallucination_rate"], metrics["yes_ratio"]) == (1.0, 1.0, 2 / 5)
+
+
+@pytest.mark.parametrize(("rule", "f1"), [("pope", None), ("vcd", None), ("lmms-eval", 0.0), ("vlmevalkit", 0.0)])
+def test_a_model_that_always_says_no(rule, f1):
+    """F1 is 0 where it is made of counts, and undefined where it is made of a precision of 0/0."""
+    scores = scored(rule, ["no"] * 3)
+    assert scores.metrics["precision"] is None
+    assert scores.reasons["precision"] == "no answer was yes"
+    assert scores.metrics["f1"] == f1
+    assert ("0/0" in scores.reasons.get("f1", "")) == (f1 is None)
+    assert ("f1" in scores.intervals) == (f1 is not None)
+    assert scores.metrics["recall"] == scores.metrics["hallucination_rate"] == 0.0
+    assert scores.metrics["accuracy"] == 0.5
 
 
 def test_a_failed_sample_is_unparsed_and_no_yes():

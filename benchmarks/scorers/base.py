@@ -63,11 +63,12 @@ def read_rows(path: Path) -> list[Any]:
         rows = read_json(path)
         return rows if isinstance(rows, list) else [rows]
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): a JSON string may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise AnswerFileError(
                     f"{path}, line {number} is no JSON: got {line[:60]!r}; expected one JSON value per line, or a JSON "
                     f"array. {error}."
@@ -83,7 +84,9 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except AnswerFileError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise AnswerFileError(
             f"{path} is no JSON: got an error at {error}; expected one JSON value. Repair it."
         ) from error

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..records import SampleRecord
 from ..stats import Comparison, SampleTable, compare_tables, ratio_intervals, ratios
-from .coco import CocoData
+
+if TYPE_CHECKING:
+    from .coco import CocoData
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from scr import ConfigError
 
 PREFERRED_SPLITS = ("test", "val2014", "val2017", "val")
+QUESTION_FOLDER = "pope"
+"""Where in a data set's folder POPE's official question files may lie."""
 
 
 class CocoFormatError(ConfigError):
@@ -33,7 +35,8 @@ class CocoData:
         folder: the data set's folder.
         split: name of the split.
         images: all images, in the order of the annotations.
-        sha256: digest of the annotation files: equal digest, equal questions.
+        sha256: digest of the annotation files, and of official question files beside them: equal digest, equal
+            questions.
         has_captions: whether there are reference captions.
     """
 
@@ -67,6 +70,8 @@ class CocoData:
         captions: dict[str, Any] = {"annotations": []}
         if has_captions:
             captions, digest = _read(files[1], digest)
+        for path in sorted((folder / QUESTION_FOLDER).glob("*.json")):
+            digest.update(path.name.encode() + path.read_bytes())
         try:
             names = {int(entry["id"]): str(entry["name"]) for entry in instances["categories"]}
             rows = [(int(entry["id"]), str(entry["file_name"])) for entry in instances["images"]]

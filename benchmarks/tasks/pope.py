@@ -6,13 +6,14 @@ import random
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 from scr import ConfigError
 
 from .base import Sample
-from .coco import CocoData, CocoImage
+from .coco import QUESTION_FOLDER, CocoData, CocoImage
 from .yes_no import YesNoTask
 
 _VOWELS = "aeiou"
@@ -60,11 +61,16 @@ class Pope(YesNoTask):
     def samples(self, data: CocoData, seed: int) -> list[Sample]:
         """Six questions per image, yes and no in turn, of at most 500 images with at least 3 objects.
 
-        Object frequencies are those of all these images, whatever part of them is asked about later.
+        Object frequencies are those of all these images, whatever part of them is asked about later. Where the data
+        set's folder has the official file, `pope/coco_pope_<split>.json`, its questions are asked instead.
 
         Raises:
-            ConfigError: where an image shows so many of the objects that three are not left to ask about.
+            ConfigError: where an image shows so many of the objects that three are not left to ask about, or the file
+                is no question file or names an image that the annotations do not have.
         """
+        official = data.folder / QUESTION_FOLDER / f"coco_{self.name}.json"
+        if official.is_file():
+            return official_samples(data, official)
         generator = random.Random(seed)
         chosen = sample_images(data, generator, self.options["img_num"], self.options["sample_num"])
         tables = object_tables([row.objects for row in chosen])
@@ -159,6 +165,33 @@ def object_tables(images: Sequence[Sequence[str]]) -> ObjectTables:
         popular=_most_frequent_first(frequency),
         co_occurring={name: _most_frequent_first(counts) for name, counts in together.items()},
     )
+
+
+def official_samples(data: CocoData, path: Path) -> list[Sample]:
+    """The questions of an official file, in its order, those of an image together.
+
+    Raises:
+        ConfigError: for a file that cannot be read, or an image that is not among the data set's.
+    """
+    from ..scorers.base import AnswerFileError
+    from ..scorers.pope import read_questions
+
+    try:
+        asked = read_questions(path)
+    except AnswerFileError as error:
+        raise ConfigError(str(error)) from error
+    images = {image.path.name: image for image in data.images}
+    of_image: dict[str, list[Sample]] = {}
+    for one in asked:
+        if one.image not in images:
+            raise ConfigError(
+                f"{path} asks about another image: got {one.image!r}; expected one of split {data.split!r}. Give the "
+                "annotations of the split that it was made from."
+            )
+        image, together = images[one.image], of_image.setdefault(one.image, [])
+        name = f"{image.id}-{len(together) + 1}"
+        together.append(Sample(id=name, image=image.path, prompt=one.prompt, target=one.target))
+    return [sample for together in of_image.values() for sample in together]
 
 
 def question(name: str) -> str:

@@ -8,17 +8,51 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..parsing import parse_yes_no
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable, auc, auc_interval, yes_no_table
 from .base import Grade, Scores, Task, score_ratios
 
 _OUTCOMES = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn", ("yes", "no"): "fn"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Aggregation:
+    """How parsed answers become rates. By default as in `benchmarks.stats.yes_no_table`.
+
+    An unparsed answer always is wrong for `accuracy` and no yes for `yes_ratio` and `precision`.
+
+    Attributes:
+        unparsed_is_no: whether an unparsed answer counts as a no for `recall`, `f1` and `hallucination_rate`, rather
+            than being left out of them.
+        yes_ratio_of_targets: whether `yes_ratio` is that of the true answers, whatever was said.
+        f1_of_rates: whether F1 is 2PR/(P+R), which without a true positive is 0/0, rather than 2TP/(2TP+FP+FN).
+    """
+
+    unparsed_is_no: bool = False
+    yes_ratio_of_targets: bool = False
+    f1_of_rates: bool = False
+
+
+AGGREGATIONS: dict[str, Aggregation] = {
+    "pope": Aggregation(f1_of_rates=True),
+    "vcd": Aggregation(f1_of_rates=True),
+    "lmms-eval": Aggregation(yes_ratio_of_targets=True),
+    "vlmevalkit": Aggregation(unparsed_is_no=True),
+}
+"""Name of a rule → how its implementation aggregates, sources as in `parse_yes_no`; a rule that is not here: default.
+
+`vcd` needs no entry for what it cannot tell: its parser already calls that the wrong answer, a false negative or a
+false positive. lmms-eval and VLMEvalKit write 0 where a rate has nothing below its line; here it is undefined.
+"""
+
 _UNDEFINED = {
     "accuracy": "no questions",
     "precision": "no answer was yes",
     "recall": "no question with the answer yes was answered",
-    "f1": "no answer was yes and no question had the answer yes",
+    "f1": "no question with the answer yes was answered yes: F1 is 0/0",
     "yes_ratio": "no questions",
     "hallucination_rate": "no question with the answer no was answered",
 }
@@ -27,7 +61,8 @@ _UNDEFINED = {
 class YesNoTask(Task):
     """A task of yes/no questions; "yes" is the positive class. Metrics: see `benchmarks.stats.yes_no_table`, and `auc`.
 
-    An unparsed answer is wrong for `accuracy`, no yes for `yes_ratio`, and left out of the other rates. A sample that
+    An unparsed answer is wrong for `accuracy`, no yes for `yes_ratio`, and left out of the other rates, unless the
+    rule's implementation has it otherwise: see `AGGREGATIONS`. A sample that
     failed with an error is unparsed, whatever a rule makes of its empty output.
     """
 
@@ -39,50 +74,80 @@ class YesNoTask(Task):
         Raises:
             RecordError: for a target that is neither "yes" nor "no".
         """
-        return self._grade(target, output, self.rule)
+        return _grade(target, output, self.rule)
 
     def table(self, records: Sequence[SampleRecord]) -> SampleTable:
         """What each record contributes to the metrics, graded again from its output and target."""
-        return yes_no_table(self._graded(records))
+        return aggregate(_graded(records, self.rule), self.rule)
 
     def score(self, records: Sequence[SampleRecord]) -> Scores:
-        """The scores of a run.
+        """The scores of a run: see `score_answers`."""
+        return score_answers(records, self.rule)
 
-        Counts: n, tp, fp, tn, fn, unparsed, and unparsed_strict, how many answers the rule `strict` cannot tell.
-        """
-        graded = self._graded(records)
-        scores = score_ratios(yes_no_table(graded), _UNDEFINED)
-        outcomes = Counter(record.outcome for record in graded)
-        strict = (
-            record.error is None and self._grade(record.target, record.output, "strict").answer for record in graded
+
+def score_answers(records: Sequence[SampleRecord], rule: str) -> Scores:
+    """The scores of answers to yes/no questions, graded again from outputs and targets.
+
+    Counts: n, tp, fp, tn, fn, unparsed, and unparsed_strict, how many answers the rule `strict` cannot tell.
+
+    Args:
+        records: the answers.
+        rule: a name of `benchmarks.parsing.RULES`; it parses, and decides what the rates are made of.
+
+    Raises:
+        RecordError: for a target that is neither "yes" nor "no".
+        ConfigError: for an unknown rule.
+    """
+    graded = _graded(records, rule)
+    scores = score_ratios(aggregate(graded, rule), _UNDEFINED)
+    outcomes = Counter(record.outcome for record in graded)
+    counts = {
+        "n": len(graded),
+        **{name: outcomes[name] for name in ("tp", "fp", "tn", "fn")},
+        "unparsed": sum(record.answer is None for record in graded),
+        "unparsed_strict": sum(record.answer is None for record in _graded(records, "strict")),
+    }
+    value, interval, reason = _auc(graded)
+    metrics = {**scores.metrics, "auc": value}
+    intervals = {**scores.intervals, **({} if interval is None else {"auc": interval})}
+    reasons = {**scores.reasons, **({} if reason is None else {"auc": reason})}
+    return Scores(metrics=metrics, counts=counts, intervals=intervals, reasons=reasons)
+
+
+def aggregate(graded: Sequence[SampleRecord], rule: str) -> SampleTable:
+    """What each graded answer contributes to the rates, in the way of the rule's implementation."""
+    how, table = AGGREGATIONS.get(rule, Aggregation()), yes_no_table(graded)
+    above, below = table.numerators.copy(), table.denominators.copy()
+    column = {name: number for number, name in enumerate(table.metrics)}
+    positive = np.array([record.target == "yes" for record in graded], dtype=bool)
+    unparsed = np.array([record.outcome is None for record in graded], dtype=bool)
+    if how.unparsed_is_no:
+        for name in ("recall", "f1"):
+            below[unparsed & positive, column[name]] = 1
+        below[unparsed & ~positive, column["hallucination_rate"]] = 1
+    if how.yes_ratio_of_targets:
+        above[:, column["yes_ratio"]] = positive
+    if how.f1_of_rates and not above[:, column["f1"]].any():
+        below[:, column["f1"]] = 0
+    return dataclasses.replace(table, numerators=above, denominators=below)
+
+
+def _grade(target: Any, output: str, rule: str) -> Grade:
+    if target not in ("yes", "no"):
+        raise RecordError(
+            f"a yes/no question has a wrong target: got {target!r}; expected 'yes' or 'no'. Check the questions."
         )
-        counts = {
-            "n": len(graded),
-            **{name: outcomes[name] for name in ("tp", "fp", "tn", "fn")},
-            "unparsed": sum(record.answer is None for record in graded),
-            "unparsed_strict": sum(not answer for answer in strict),
-        }
-        value, interval, reason = _auc(graded)
-        metrics = {**scores.metrics, "auc": value}
-        intervals = {**scores.intervals, **({} if interval is None else {"auc": interval})}
-        reasons = {**scores.reasons, **({} if reason is None else {"auc": reason})}
-        return Scores(metrics=metrics, counts=counts, intervals=intervals, reasons=reasons)
+    answer = parse_yes_no(output, rule, target)
+    return Grade(answer, None if answer is None else _OUTCOMES[target, answer])
 
-    def _graded(self, records: Sequence[SampleRecord]) -> list[SampleRecord]:
-        graded = []
-        for record in records:
-            failed = record.error is not None
-            answer, outcome = Grade(None, None) if failed else self.grade(record.target, record.output)
-            graded.append(dataclasses.replace(record, answer=answer, outcome=outcome))
-        return graded
 
-    def _grade(self, target: Any, output: str, rule: str) -> Grade:
-        if target not in ("yes", "no"):
-            raise RecordError(
-                f"a yes/no question has a wrong target: got {target!r}; expected 'yes' or 'no'. Check the questions."
-            )
-        answer = parse_yes_no(output, rule, target)
-        return Grade(answer, None if answer is None else _OUTCOMES[target, answer])
+def _graded(records: Sequence[SampleRecord], rule: str) -> list[SampleRecord]:
+    graded = []
+    for record in records:
+        failed = record.error is not None
+        answer, outcome = Grade(None, None) if failed else _grade(record.target, record.output, rule)
+        graded.append(dataclasses.replace(record, answer=answer, outcome=outcome))
+    return graded
 
 
 def _auc(records: Sequence[SampleRecord]) -> tuple[float | None, list[float] | None, str | None]:

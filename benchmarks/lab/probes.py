@@ -1,0 +1,367 @@
+"""Question sets after MME and AMBER on the lab's own images, whose ground truth is exact.
+
+What the originals ask and these cannot: colours (an object's colour is drawn at random around its category's and is not
+annotated), positions (the lab's language has no word for left, right, above or below), numbers other than one, and
+attributes and relations (the same two reasons). The lab's models were trained on captions and on questions for
+existence; to the others they can only answer from what they learnt there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from scr import ConfigError
+
+from ..records import RecordError, SampleRecord
+from ..stats import SampleTable
+from ..tasks.base import Grade, Sample, Scores, Task, score_ratios
+from ..tasks.chair import extract_objects
+from ..tasks.coco import CocoData, CocoImage
+from ..tasks.mme import TASK_UNIT
+from ..tasks.yes_no import YesNoTask
+from .categories import CATEGORY_ORDER, SCENES
+from .language import article
+
+_LAB = "scr-vlm lab world"
+_IMAGES = 500
+_SUFFIX = " Please answer yes or no."
+
+
+class LabTruth(NamedTuple):
+    """What a lab image shows: its scene, and how many of each category can be seen, in the order of annotations."""
+
+    image: CocoImage
+    scene: str
+    numbers: Mapping[str, int]
+
+    @property
+    def absent_typical(self) -> list[str]:
+        """What would be typical of the scene and is not there: what the language prior invents."""
+        return [name for name in SCENES[self.scene] if name not in self.numbers]
+
+
+def lab_truth(data: CocoData) -> list[LabTruth]:
+    """The exact ground truth of the lab's images, in the order of the annotations.
+
+    Raises:
+        ConfigError: for a data set that is none of the lab's, or whose captions do not name one scene per image.
+    """
+    path = data.folder / "annotations" / f"instances_{data.split}.json"
+    instances = json.loads(path.read_text(encoding="utf-8"))
+    info = instances.get("info")
+    found = info.get("description") if isinstance(info, dict) else None
+    if found != _LAB:
+        raise ConfigError(
+            f"these questions need the lab's exact ground truth: got {path}, described as {found!r}; expected a data "
+            f"set described as {_LAB!r}. Leave out --data-dir with a lab model, or choose other tasks."
+        )
+    names = {entry["id"]: entry["name"] for entry in instances["categories"]}
+    numbers: dict[int, Counter[str]] = {}
+    for entry in instances["annotations"]:
+        numbers.setdefault(entry["image_id"], Counter())[names[entry["category_id"]]] += 1
+    return [LabTruth(image, _scene(data, image.id), numbers.get(image.id, Counter())) for image in data.images]
+
+
+class LabMme(YesNoTask):
+    """Two questions per image and task, the first to be answered yes, the second no, with MME's scores.
+
+    `existence`: an object that is there, and one that is not, drawn from the lab's 32. `count`: "only one" of a
+    category seen once, and of one seen twice; of images with both. `scene`: the scene, and another.
+
+    Metrics per task, as `benchmarks.tasks.mme`: the score ("points of 200"), `<task>_acc` and `<task>_acc_plus`. A
+    question whose partner has no record is in `<task>_acc` alone.
+    """
+
+    name = "lab_mme"
+    version = 1
+    paper = "after MME, Fu et al. 2023, arXiv:2306.13394"
+    checked_against = "the scores of benchmarks.tasks.mme on the same answers"
+    rule = "mme"
+    max_new_tokens = 32
+    options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
+    tasks: ClassVar[tuple[str, ...]] = ("existence", "count", "scene")
+
+    def samples(self, data: CocoData, seed: int) -> list[Sample]:
+        """Four or six questions per image, of at most 500 images with an object.
+
+        Raises:
+            ConfigError: for data that are not the lab's.
+        """
+        generator = random.Random(seed)
+        samples = []
+        for truth in _draw_images(data, generator, self.options["img_num"]):
+            for task, pair in _mme_questions(truth, generator).items():
+                for number, (question, target) in enumerate(zip(pair, ("yes", "no"), strict=True), start=1):
+                    name = f"{truth.image.id}-{task}-{number}"
+                    samples.append(Sample(id=name, image=truth.image.path, prompt=question + _SUFFIX, target=target))
+        return samples
+
+    def table(self, records: Sequence[SampleRecord]) -> SampleTable:
+        """What each record contributes to the metrics, graded again from its output and target."""
+        graded = _graded(self, records)
+        correct = {record.id: record.outcome in ("tp", "tn") for record in graded}
+        rows = np.array([self._contribution(record.id, correct) for record in graded], dtype=np.float64)
+        rows = rows.reshape(len(graded), 3 * len(self.tasks), 2)
+        return SampleTable(
+            ids=[record.id for record in graded],
+            images=[record.image for record in graded],
+            metrics=tuple(name for task in self.tasks for name in (task, f"{task}_acc", f"{task}_acc_plus")),
+            numerators=rows[:, :, 0],
+            denominators=rows[:, :, 1],
+            correct=np.array(list(map(correct.__getitem__, (record.id for record in graded))), dtype=bool),
+            answers=[record.answer for record in graded],
+        )
+
+    def score(self, records: Sequence[SampleRecord]) -> Scores:
+        """The scores of a run. Counts: as `YesNoTask.score`."""
+        table = self.table(records)
+        scores = score_ratios(table, {name: f"no {name.split('_')[0]} questions" for name in table.metrics})
+        return Scores(
+            metrics=scores.metrics,
+            counts=super().score(records).counts,
+            intervals=scores.intervals,
+            reasons=scores.reasons,
+            units=dict.fromkeys(self.tasks, TASK_UNIT),
+        )
+
+    def _contribution(self, name: str, correct: Mapping[str, bool]) -> list[tuple[float, float]]:
+        match = re.fullmatch(rf"(.+)-({'|'.join(self.tasks)})-([12])", name)
+        if match is None:
+            raise RecordError(f"a sample has a wrong id: got {name!r}; expected image-task-1 or -2. Run it again.")
+        image, own, number = match.groups()
+        partner = correct.get(f"{image}-{own}-{3 - int(number)}")
+        row = []
+        for task in self.tasks:
+            right, there = float(correct[name]), float(task == own)
+            pair = 0.0 if partner is None else 0.5 * there  # each of the two brings half of its pair
+            both = pair * (right and bool(partner))
+            # Per pair 100 (right answers / 2) + 100 (both right); half of it in each of the two rows.
+            row += [(100 * right * pair + 100 * both, pair), (right * there, there), (both, pair)]
+        return row
+
+
+class LabAmberGenerative(Task):
+    """Captions of images with AMBER's scores, against the exact list of objects.
+
+    Objects are found by the words of CHAIR, which need no download, in place of a tagger's nouns. Metrics as
+    `benchmarks.tasks.amber`, pooled and without constants: `chair` = hallucinated mentions / mentions, `cover` =
+    objects mentioned / objects there, `hal` = captions with a hallucinated mention / captions, `cog` = absent objects
+    typical of the scene that are mentioned / all such objects.
+    """
+
+    name = "lab_amber_generative"
+    version = 1
+    paper = "after AMBER, Wang et al. 2023, arXiv:2311.07397"
+    checked_against = "the task chair, on the same captions and objects"
+    rule = "chair"
+    kind = "caption"
+    max_new_tokens = 128
+    options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
+    prompt: ClassVar[str] = "Describe this image."
+
+    def samples(self, data: CocoData, seed: int) -> list[Sample]:
+        """One caption for each of at most 500 images.
+
+        Raises:
+            ConfigError: for data that are not the lab's.
+        """
+        return [
+            Sample(
+                id=f"{truth.image.id}-caption",
+                image=truth.image.path,
+                prompt=self.prompt,
+                target={"truth": list(truth.numbers), "hallu": truth.absent_typical},
+            )
+            for truth in _draw_images(data, random.Random(seed), self.options["img_num"])
+        ]
+
+    def grade(self, target: Any, output: str) -> Grade:
+        """Nothing: a caption is not right or wrong as a whole."""
+        return Grade(None, None)
+
+    def table(self, records: Sequence[SampleRecord]) -> SampleTable:
+        """What each caption contributes to the metrics; `correct` is a caption without a hallucinated mention."""
+        answered = [record for record in records if record.error is None]
+        rows = np.array([_count_caption(record) for record in answered], dtype=np.float64).reshape(-1, 4, 2)
+        return SampleTable(
+            ids=[record.id for record in answered],
+            images=[record.image for record in answered],
+            metrics=("chair", "cover", "hal", "cog"),
+            numerators=rows[:, :, 0],
+            denominators=rows[:, :, 1],
+            correct=rows[:, 2, 0] == 0,
+            answers=[record.output for record in answered],
+        )
+
+    def score(self, records: Sequence[SampleRecord]) -> Scores:
+        """The scores of a run. Counts: captions, failed, mentions, hallucinated_mentions, hallucinated_captions."""
+        table = self.table(records)
+        scores = score_ratios(table, _UNDEFINED)
+        wrong, hallucinated = (int(table.numerators[:, column].sum()) for column in (0, 2))
+        counts = {
+            "captions": len(table.ids),
+            "failed": len(records) - len(table.ids),
+            "mentions": int(table.denominators[:, 0].sum()),
+            "hallucinated_mentions": wrong,
+            "hallucinated_captions": hallucinated,
+        }
+        return Scores(
+            metrics=scores.metrics, counts=counts, intervals=scores.intervals, reasons=scores.reasons, units={}
+        )
+
+
+class LabAmberExistence(YesNoTask):
+    """AMBER's questions for existence: each absent object that is typical of the scene, and as many that are there.
+
+    AMBER asks for absent ones alone, so that "No" to everything is perfect. Metrics as AMBER's, with "No" as the
+    positive class: `accuracy_existence`, `precision_existence` = right No / answered No, `recall_existence` = right No
+    / truth no, `f1_existence`. Only exactly "Yes" and "No" count. In the counts "yes" is positive, as in all tasks.
+    """
+
+    name = "lab_amber_existence"
+    version = 1
+    paper = LabAmberGenerative.paper
+    checked_against = "the plain rule of benchmarks.tasks.amber on the same answers"
+    rule = "amber"
+    max_new_tokens = 32
+    options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
+
+    def samples(self, data: CocoData, seed: int) -> list[Sample]:
+        """Questions about at most 500 images, an absent object and one that is there in turn.
+
+        Raises:
+            ConfigError: for data that are not the lab's.
+        """
+        generator = random.Random(seed)
+        samples = []
+        for truth in _draw_images(data, generator, self.options["img_num"]):
+            absent, present = truth.absent_typical, list(truth.numbers)
+            chosen = generator.sample(present, min(len(absent), len(present)))
+            asked = [(name, "no") for name in absent] + [(name, "yes") for name in chosen]
+            for number, (name, target) in enumerate(asked, start=1):
+                prompt = f"Is there {article(name)} {name} in this image?"
+                samples.append(
+                    Sample(id=f"{truth.image.id}-{number}", image=truth.image.path, prompt=prompt, target=target)
+                )
+        return samples
+
+    def table(self, records: Sequence[SampleRecord]) -> SampleTable:
+        """What each record contributes to the metrics, graded again from its output and target."""
+        graded = _graded(self, records)
+        right, said, truth = (
+            np.array(values, dtype=np.float64)
+            for values in (
+                [record.outcome in ("tp", "tn") for record in graded],
+                [record.answer == "no" for record in graded],
+                [record.target == "no" for record in graded],
+            )
+        )
+        one = np.ones(len(graded))
+        pairs = {
+            "accuracy_existence": (right, one),
+            "precision_existence": (said * truth, said),
+            "recall_existence": (said * truth, truth),
+            "f1_existence": (2 * said * truth, said + truth),
+        }
+        return SampleTable(
+            ids=[record.id for record in graded],
+            images=[record.image for record in graded],
+            metrics=tuple(pairs),
+            numerators=np.stack([pair[0] for pair in pairs.values()], axis=1),
+            denominators=np.stack([pair[1] for pair in pairs.values()], axis=1),
+            correct=right.astype(bool),
+            answers=[record.answer for record in graded],
+        )
+
+    def score(self, records: Sequence[SampleRecord]) -> Scores:
+        """The scores of a run. Counts: as `YesNoTask.score`."""
+        scores = score_ratios(self.table(records), _UNDEFINED)
+        return Scores(
+            metrics=scores.metrics,
+            counts=super().score(records).counts,
+            intervals=scores.intervals,
+            reasons=scores.reasons,
+        )
+
+
+_UNDEFINED = {
+    "chair": "no caption mentions an object",
+    "cover": "there is no object in any image",
+    "hal": "no captions",
+    "cog": "nothing that is typical of a scene is absent",
+    "accuracy_existence": "no questions",
+    "precision_existence": "no answer was No",
+    "recall_existence": "no question had the answer no",
+    "f1_existence": "no answer was No and no question had the answer no",
+}
+
+
+def _graded(task: Task, records: Sequence[SampleRecord]) -> list[SampleRecord]:
+    """The records, graded again; one that failed with an error is unparsed, whatever its empty output may mean."""
+    graded = []
+    for record in records:
+        answer, outcome = (None, None) if record.error is not None else task.grade(record.target, record.output)
+        graded.append(dataclasses.replace(record, answer=answer, outcome=outcome))
+    return graded
+
+
+def _scene(data: CocoData, image_id: int) -> str:
+    """The scene, which every reference caption names; these never lie about it."""
+    captions = data.captions(image_id)
+    found = {name for name in SCENES if captions and all(re.search(rf"\b{name}\b", text) for text in captions)}
+    if len(found) != 1:
+        raise ConfigError(
+            f"the captions of a lab image name no scene, or several: got {sorted(found)} for image {image_id}; "
+            f"expected one of {', '.join(SCENES)}. Delete the data set, so that it is made again."
+        )
+    return found.pop()
+
+
+def _draw_images(data: CocoData, generator: random.Random, img_num: int) -> list[LabTruth]:
+    rows = [truth for truth in lab_truth(data) if truth.numbers]
+    return generator.sample(rows, min(img_num, len(rows)))
+
+
+def _mme_questions(truth: LabTruth, generator: random.Random) -> dict[str, tuple[str, str]]:
+    """Task → its question with the answer yes, and that with the answer no."""
+    there = generator.choice(list(truth.numbers))
+    absent = generator.choice([name for name in CATEGORY_ORDER if name not in truth.numbers])
+    asked = {"existence": (f"Is there {article(there)} {there}", f"Is there {article(absent)} {absent}")}
+    single = [name for name, number in truth.numbers.items() if number == 1]
+    several = [name for name, number in truth.numbers.items() if number > 1]
+    if single and several:
+        one, many = generator.choice(single), generator.choice(several)
+        asked["count"] = (f"Is there only one {one}", f"Is there only one {many}")
+    questions = {task: (f"{yes} in this image?", f"{no} in this image?") for task, (yes, no) in asked.items()}
+    other = generator.choice([name for name in SCENES if name != truth.scene])
+    scenes = (f"Is this a photo of {article(name)} {name}?" for name in (truth.scene, other))
+    questions["scene"] = (next(scenes), next(scenes))
+    return questions
+
+
+def _count_caption(record: SampleRecord) -> list[tuple[int, int]]:
+    """Above and below the line of chair, cover, hal and cog."""
+    target = record.target
+    if not isinstance(target, dict) or not all(isinstance(target.get(name), list) for name in ("truth", "hallu")):
+        raise RecordError(
+            f"the target of caption {record.id!r} is wrong: got {target!r}; expected lists of objects as truth and "
+            "hallu. Run it again."
+        )
+    truth, hallu = set(target["truth"]), set(target["hallu"])
+    mentioned = [node for _, node in extract_objects(record.output)]
+    wrong = sum(name not in truth for name in mentioned)
+    return [
+        (wrong, len(mentioned)),
+        (len(truth.intersection(mentioned)), len(truth)),
+        (int(wrong > 0), 1),
+        (len(hallu.intersection(mentioned)), len(hallu)),
+    ]

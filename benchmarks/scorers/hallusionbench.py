@@ -1,0 +1,117 @@
+"""`score hallusionbench`: the official questions, answered, judged or read without a judge."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..tasks.hallusionbench import JUDGE_RULES, RULES, Question, read_verdict, score_verdicts
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_rows
+
+_NAMES = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
+
+
+class HallusionBenchScorer(Scorer):
+    """Scores answers in the official format.
+
+    The questions are the official file, HallusionBench.json; each row of the answers names its question as there and
+    holds the answer in `model_prediction` and, where a judge was asked, its reply in `judge_reply`.
+
+    The judge is asked elsewhere: it is given the question, `gt_answer_details` and the answer, and says whether the
+    answer is correct, incorrect or unclear.
+    """
+
+    summary = "HallusionBench: with a judge's replies (official), or by yes and no; checked on the official questions"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare `--questions`, `--answers` and `--rule`."""
+        parser.add_argument("--questions", type=Path, required=True, metavar="FILE", help="HallusionBench.json")
+        parser.add_argument(
+            "--answers",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="its rows with model_prediction, and judge_reply where a judge was asked; JSON or JSON lines",
+        )
+        lines = "; ".join(f"{name}, {line}" for name, line in RULES.items())
+        parser.add_argument("--rule", choices=tuple(RULES), default="judge", help=f"{lines} (judge)")
+
+    def score(self, options: argparse.Namespace) -> Scored:
+        """Read and score.
+
+        Raises:
+            AnswerFileError: for rows that are none of the format, or answers that do not match the questions.
+        """
+        questions = _read_questions(options.questions)
+        rule, path = options.rule, options.answers
+        rows = [(question_id(row, path, number), row) for number, row in enumerate(read_rows(path), start=1)]
+        try:
+            notes = match_ids(questions, (name for name, _ in rows), path, options.allow_missing)
+        except AnswerFileError as error:
+            if not {name for name, question in questions.items() if int(question.visual_input)} - {n for n, _ in rows}:
+                hint = " The questions with an image are all there, which is the subset that other tools score."
+                raise AnswerFileError(f"{error}{hint}") from error
+            raise
+        field = "judge_reply" if rule in JUDGE_RULES else "model_prediction"
+        judged = []
+        for number, (name, row) in enumerate(rows, start=1):
+            if field == "judge_reply" and field not in row:
+                raise AnswerFileError(
+                    f"{path}, row {number}: got no judge_reply for {name}; expected what the judge said, for rule "
+                    f"{rule!r}. Add it, or give --rule words or --rule strict, which need no judge."
+                )
+            question = questions[name]
+            judged.append((question, read_verdict(field_of(row, field, path, number), rule, question.target)))
+        if notes:
+            notes.append(_about_subset(list(questions.values()), {name for name, _ in rows}))
+        if rule not in JUDGE_RULES:
+            notes.append(f"rule {rule}: no judge was asked; not comparable with judged scores")
+        return Scored("hallusionbench", rule, score_verdicts(judged), notes)
+
+
+def question_id(row: Any, path: Path, number: int) -> str:
+    """The name of the question in a row of answers.
+
+    Raises:
+        AnswerFileError: naming the file, the row and the field.
+    """
+    texts = {name: str(field_of(row, name, path, number, (str, int))) for name in _NAMES}
+    return Question(**texts, target=False).id
+
+
+def _read_questions(path: Path) -> dict[str, Question]:
+    questions: dict[str, Question] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        texts = {name: str(field_of(row, name, path, number, (str, int))) for name in _NAMES}
+        target = str(field_of(row, "gt_answer", path, number, (str, int)))
+        known = {"category": ("VS", "VD"), "visual_input": ("0", "1", "2"), "gt_answer": ("0", "1")}
+        for name, values in known.items():
+            found = {**texts, "gt_answer": target}[name]
+            if found not in values:
+                raise AnswerFileError(
+                    f"{path}, row {number}: got {name} {found!r}; expected {' or '.join(values)}. "
+                    "Use the official HallusionBench.json."
+                )
+        if not texts["figure_id"].isdecimal():
+            raise AnswerFileError(
+                f"{path}, row {number}: got figure_id {texts['figure_id']!r}; expected a number. "
+                "Use the official HallusionBench.json."
+            )
+        question = Question(**texts, target=target == "1")
+        if question.id in questions:
+            raise AnswerFileError(
+                f"{path}, row {number}: got {question.id} a second time; expected each question once. Repair the file."
+            )
+        questions[question.id] = question
+    return questions
+
+
+def _about_subset(questions: list[Question], answered: set[str]) -> str:
+    with_image = {question.id for question in questions if question.visual_input != "0"}
+    if answered == with_image:
+        return (
+            f"exactly the {len(with_image)} questions with an image are answered, the subset that VLMEvalKit and "
+            f"lmms-eval score; not comparable with scores on all {len(questions)}"
+        )
+    return "groups and figures are those of the answered questions alone; not comparable with scores on all"
