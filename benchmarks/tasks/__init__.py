@@ -17,9 +17,17 @@ TASKS: dict[str, str] = {
     "pope_popular": "benchmarks.tasks.pope:PopePopular",
     "pope_adversarial": "benchmarks.tasks.pope:PopeAdversarial",
     "chair": "benchmarks.tasks.chair:Chair",
+    "caption": "benchmarks.tasks.caption:Caption",
+    "lab_mme": "benchmarks.lab.probes:LabMme",
+    "lab_amber_generative": "benchmarks.lab.probes:LabAmberGenerative",
+    "lab_amber_existence": "benchmarks.lab.probes:LabAmberExistence",
+    "sycophancy": "benchmarks.tasks.sycophancy:Sycophancy",
 }
 
-GROUPS: dict[str, tuple[str, ...]] = {"pope": ("pope_random", "pope_popular", "pope_adversarial")}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "pope": ("pope_random", "pope_popular", "pope_adversarial"),
+    "lab_amber": ("lab_amber_generative", "lab_amber_existence"),
+}
 """Name → the tasks that it stands for."""
 
 
