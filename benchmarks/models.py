@@ -22,6 +22,7 @@ from .lab import CHECKPOINTS, checkpoint_folder
 from .suggest import suggestion
 
 DTYPES = ("float32", "bfloat16", "float16")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential", "cpu")
 LAB_PREFIX = "lab/"
 SETTINGS_FILE = "scr.json"
 # What can change an answer: weights, configurations, tokenizer, template. A model card or a curve cannot.
@@ -112,6 +113,7 @@ def load_model(
     dtype: str = "float32",
     device: str = "auto",
     attn_implementation: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a model and its processor.
 
@@ -121,22 +123,34 @@ def load_model(
         dtype: one of `DTYPES`, or "auto" (see `resolve_dtype`).
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         attn_implementation: "sdpa", "eager", "flash_attention_2", ...; None leaves it to transformers.
+        device_map: for a model that is larger than one device: one of `DEVICE_MAPS`, or module → device as
+            `from_pretrained` takes it; `device` then decides an "auto" dtype alone. None puts all on `device`.
 
     Raises:
         ModelLoadError: if the model or its processor cannot be loaded.
-        ConfigError: for an unknown dtype or device.
+        ConfigError: for an unknown dtype, device or map, or a map that leaves the first weights on no device.
     """
     source = name if isinstance(name, ModelSource) else find_model(name, revision)
     target = resolve_device(device)
     # A hub model is loaded at the commit that was found, so that a push in between cannot mix two states.
     options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
-    extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    extra: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    if device_map is not None:
+        check_device_map(device_map)
+        extra["device_map"] = device_map
     with _loading(source), _quiet_progress():
         processor = AutoProcessor.from_pretrained(source.location, **options)
         model = AutoModelForImageTextToText.from_pretrained(
             source.location, dtype=getattr(torch, resolve_dtype(dtype, target, source)), **extra, **options
         )
-        torch.nn.Module.to(model, target)  # transformers' own `to` is one, with a decorator that hides its signature
+        if device_map is None:
+            torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
+    if model.device.type == "meta":
+        # Inputs are put where the first weights are.
+        raise ConfigError(
+            f"a device map that leaves the first weights on no device: got {device_map!r}; expected them on a GPU or "
+            "the CPU. Give more memory, or a map that offloads later layers."
+        )
     _prepare_tokenizer(processor, source)
     return LoadedModel(
         name=source.name,
@@ -187,7 +201,29 @@ def resolve_device(device: str) -> torch.device:
         raise ConfigError(f"unknown device: got {device!r}; expected auto, cpu, cuda or cuda:N. Choose one.") from error
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"no GPU: got device {device!r}; expected cpu, as torch sees no GPU here. Use --device cpu.")
+    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"no such GPU: got device {device!r}; expected cuda:0 to cuda:{torch.cuda.device_count() - 1}. Choose one."
+        )
     return target
+
+
+def check_device_map(device_map: str | dict[str, Any], device: str = "auto") -> None:
+    """Refuse a device map that is unknown, or that contradicts the device.
+
+    Raises:
+        ConfigError: for either.
+    """
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        raise ConfigError(
+            f"unknown device map: got {device_map!r}; expected one of {', '.join(DEVICE_MAPS)}, or a JSON object "
+            f"module → device. {suggestion(device_map, DEVICE_MAPS, 'For one device give --device.')}"
+        )
+    if device != "auto" and device_map != device:
+        raise ConfigError(
+            f"two places for one model: got device {device!r} and device map {device_map!r}; expected one. "
+            "Leave --device out."
+        )
 
 
 def resolve_dtype(dtype: str, device: torch.device, source: ModelSource) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import Parser, positive
 from .prompts import PROMPTS, UnknownPromptError
 from .records import RecordError
 from .store import FolderInUseError
 from .tasks import UnknownTaskError
+
+if TYPE_CHECKING:
+    from .ranks import World
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -24,10 +28,12 @@ _EPILOG = """examples:
   python -m benchmarks.run --method scr --method-arg num_sources=16 --method-arg 'layers=[0, 12]'
   python -m benchmarks.run --method scr+noise_control --method-arg noise_control.seed=1
   python -m benchmarks.run --model llava-hf/llava-1.5-7b-hf --data-dir coco --split val2014 --limit 500
+  torchrun --nproc-per-node 4 -m benchmarks.run --expect-world-size 4 --method scr
   python -m benchmarks.run --list methods
 
 A run that was stopped goes on where it stopped. Batches are cut from the whole data set, so the last one may reach
-beyond the limit; it is computed whole, and answers do not depend on the limit.
+beyond the limit; it is computed whole, and answers do not depend on the limit. Several processes take whole batches in
+turn: their number changes no answer, and may be another one when a run goes on.
 """
 
 
@@ -46,10 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(arguments)
     except SystemExit as exit_:  # argparse has printed its one line (or the help) already
         return exit_.code if isinstance(exit_.code, int) else 2
+    with contextlib.ExitStack() as stack:
+        return _guarded(options, arguments, stack)
+
+
+def _guarded(options: argparse.Namespace, arguments: Sequence[str], stack: contextlib.ExitStack) -> int:
+    """Run, and say in a line what went wrong; `stack` is closed after that line was printed."""
     try:
-        return _run(options, arguments)
+        return _run(options, arguments, stack)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        if _is_first():
+            print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader, `head` perhaps, has seen enough; Python would complain once more when it flushes at the end.
@@ -59,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if not _is_said_elsewhere(error):
+            who = "" if _is_first() else f" (process {os.environ['RANK']})"
+            print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr)
         return code
 
 
@@ -113,6 +128,15 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how to run it")
     how.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on a CPU)")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
+    how.add_argument(
+        "--device-map",
+        type=_device_map,
+        metavar="MAP",
+        help="for a model larger than a device: auto, balanced, balanced_low_0, sequential, cpu or a JSON object",
+    )
+    how.add_argument(
+        "--expect-world-size", type=positive, metavar="N", help="refuse if the launcher runs another number"
+    )
     how.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
     how.add_argument("--batch-size", type=positive, default=50, metavar="N", help="samples per batch (50)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
@@ -128,7 +152,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextlib.ExitStack) -> int:
+    if (options.list or options.rescore or options.dry_run) and not _is_first():
+        return 0
     if options.list:
         from .listing import print_list
 
@@ -136,38 +162,46 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         return 0
     if options.rescore:
         return _rescore(options.output_dir)
+    from .models import check_device_map
     from .plan import RunConfig, build_plan
-    from .provenance import command_line
+    from .ranks import Ranks, device_of, find_world
     from .runner import run_plan
     from .table import print_plan, print_report
 
-    plan = build_plan(
-        RunConfig(
-            model=options.model,
-            revision=options.revision,
-            dtype=options.dtype,
-            device=options.device,
-            attn_implementation=options.attn_implementation,
-            methods=options.method,
-            method_args=dict(options.method_arg),
-            prompt=options.prompt,
-            tasks=options.tasks,
-            limit=options.limit,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            generation=dict(options.gen_kwarg),
-            data_dir=options.data_dir,
-            split=options.split,
-            output_dir=options.output_dir,
-            overwrite=options.overwrite,
-            command=command_line(arguments),
-        )
+    world = find_world(options.expect_world_size)
+    if options.device_map is not None:
+        check_device_map(options.device_map, options.device)
+    device = "cpu" if options.device_map == "cpu" else device_of(world, options.device, options.device_map)
+    config = RunConfig(
+        model=options.model,
+        revision=options.revision,
+        dtype=options.dtype,
+        device=device,
+        attn_implementation=options.attn_implementation,
+        methods=options.method,
+        method_args=dict(options.method_arg),
+        prompt=options.prompt,
+        tasks=options.tasks,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        generation=dict(options.gen_kwarg),
+        data_dir=options.data_dir,
+        split=options.split,
+        output_dir=options.output_dir,
+        overwrite=options.overwrite,
+        command=_command(arguments, world),
     )
     if options.dry_run:
-        print_plan(plan)
+        print_plan(build_plan(config))
         return 0
-    outcomes = run_plan(plan, report=_say)
-    print_report(plan, outcomes)
+    ranks = Ranks.join(world)
+    stack.callback(ranks.leave)
+    with ranks.telling():
+        plan = build_plan(config)
+        outcomes = run_plan(plan, report=_say, ranks=ranks, device_map=options.device_map)
+        if world.first:
+            print_report(plan, outcomes)
     return 0
 
 
@@ -198,14 +232,46 @@ def _exit_code(error: Exception) -> int | None:
     """2 for a fault of the command, 1 for a run that failed, None for a fault of the program."""
     from scr import SCRError
 
+    from .ranks import FailedElsewhereError, RanksError
     from .runner import RunFailedError
 
-    if isinstance(error, RunFailedError | FolderInUseError):
+    if isinstance(error, RunFailedError | FolderInUseError | FailedElsewhereError | RanksError):
         return 1
     if isinstance(error, SCRError | RecordError | UnknownTaskError | UnknownPromptError):
         return 2
     # A full disk, a folder that may not be written: nothing that a traceback would explain.
     return 1 if isinstance(error, OSError) else None
+
+
+def _is_first() -> bool:
+    """Whether this process prints; without torch, which `benchmarks.ranks` needs."""
+    return os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK", "0") == "0"
+
+
+def _is_said_elsewhere(error: Exception) -> bool:
+    from .ranks import FailedElsewhereError
+
+    return isinstance(error, FailedElsewhereError) and not _is_first()
+
+
+def _command(arguments: Sequence[str], world: World) -> str:
+    from .provenance import command_line
+
+    if world.size == 1:
+        return command_line(arguments)
+    nodes = "" if world.size == world.local_size else f"--nnodes {world.size // world.local_size} "
+    launcher = f"torchrun {nodes}--nproc-per-node {world.local_size}"
+    return command_line(arguments).replace("python", launcher, 1)
+
+
+def _device_map(text: str) -> str | dict[str, Any]:
+    if not text.startswith("{"):
+        return text
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r} ({error}); expected a JSON object") from error
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:

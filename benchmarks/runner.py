@@ -1,10 +1,14 @@
-"""Run a plan: batch after batch into the records, from where the last run stopped."""
+"""Run a plan: batch after batch into the records, from where the last run stopped.
+
+Several processes take whole batches in turn, each into a file of its own. The first merges them, scores and writes
+`run.json`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +19,13 @@ import scr
 from scr import SCRError
 
 from .answering import Answer, Answerer, Question
+from .cells import mapped_in_words, missing_batches, new_run, title, turns, wanted_records
 from .methods import BASELINE, by_part, nested
 from .models import LoadedModel, load_model
 from .plan import Cell, Plan, RunConfig, build_plan
 from .prompts import YES_NO, apply_prompt
-from .provenance import checkout_state, package_versions, timestamp
+from .provenance import timestamp
+from .ranks import FailedElsewhereError, Ranks, RanksError
 from .records import RunRecord, SampleRecord
 from .rescoring import apply_scores
 from .speed import summarize_timing
@@ -28,6 +34,10 @@ from .tasks.base import Sample, Scores
 
 class RunFailedError(SCRError, RuntimeError):
     """A run stopped on an error; what was answered before is kept, and its run.json says why it stopped."""
+
+
+class _BatchError(Exception):
+    """A batch that failed; the message says how and which one, the cause is what was raised."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,14 +49,14 @@ class Outcome:
         run: its record; of a longer run that lay in the store, with that run's own limit and metrics.
         records: one per wanted sample, in the task's order.
         scores: of exactly these records.
-        timed: ids of the samples that were answered, and so timed, by this process.
+        timed: id → process, of the samples that were answered, and so timed, by this command.
     """
 
     cell: Cell
     run: RunRecord
     records: Sequence[SampleRecord]
     scores: Scores
-    timed: frozenset[str] = field(default_factory=frozenset)
+    timed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def from_store(self) -> bool:
@@ -71,154 +81,218 @@ def run(config: RunConfig, report: Callable[[str], None] = lambda line: None) ->
     return run_plan(build_plan(config), report)
 
 
-def run_plan(plan: Plan, report: Callable[[str], None] = lambda line: None) -> list[Outcome]:
-    """As `run`, of a plan that was built before."""
+def run_plan(
+    plan: Plan,
+    report: Callable[[str], None] = lambda line: None,
+    *,
+    ranks: Ranks | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> list[Outcome]:
+    """As `run`, of a plan that was built before.
+
+    Args:
+        plan: what to run; the same in all processes.
+        report: see `run`; called by the first process alone.
+        ranks: the processes that share the work; None for this one alone.
+        device_map: see `benchmarks.models.load_model`.
+
+    Returns:
+        As `run`, in the first process; nothing in the others.
+
+    Raises:
+        FailedElsewhereError: in those of several processes that did not fail themselves, the first excepted.
+        RanksError: if another process gives no sign of life.
+    """
     # Trained models underflow a lot, and a CPU computes with denormals many times slower. No answer depends on them.
     torch.set_flush_denormal(True)
-    session = _Session(plan, report)
+    ranks = ranks if ranks is not None else Ranks()
+    session = _Session(plan, report, ranks, device_map)
     outcomes: list[Outcome] = []
     for cell in plan.cells:
-        baseline = next((one for one in outcomes if one.cell.plan is cell.plan and one.cell.method == BASELINE), None)
-        outcomes.append(session.run_cell(cell, baseline))
+        if ranks.world.first:
+            same = (one for one in outcomes if one.cell.plan is cell.plan and one.cell.method == BASELINE)
+            outcomes.append(session.run_cell(cell, next(same, None)))
+        else:
+            session.help_with(cell)
     return outcomes
 
 
 class _Session:
     """One process's work: the model is loaded when the first answer is missing."""
 
-    def __init__(self, plan: Plan, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, report: Callable[[str], None], ranks: Ranks, device_map: str | dict[str, Any] | None
+    ) -> None:
         self._plan, self._config, self._report = plan, plan.config, report
+        self._ranks, self._world, self._device_map = ranks, ranks.world, device_map
         self._warm: set[tuple[str, str]] = set()
 
     @functools.cached_property
     def _loaded(self) -> LoadedModel:
-        self._report(f"loading {self._plan.source.name} on {self._plan.device} in {self._plan.dtype}")
-        return load_model(
+        if self._world.first:
+            self._report(f"loading {self._plan.source.name} on {self._plan.device} in {self._plan.dtype}")
+        loaded = load_model(
             self._plan.source,
             dtype=self._plan.dtype,
             device=str(self._plan.device),
             attn_implementation=self._config.attn_implementation,
+            device_map=self._device_map,
         )
+        self._ranks.step()
+        return loaded
 
     @functools.cached_property
     def _answerer(self) -> Answerer:
         return Answerer(self._loaded)
 
     def run_cell(self, cell: Cell, baseline: Outcome | None) -> Outcome:
+        """The first process's part of a cell."""
         if not self._config.overwrite:
             stored = self._stored(cell)
             if stored is not None:
-                self._report(f"{_title(cell)}: taken from {cell.folder.path}")
+                self._report(f"{title(cell)}: taken from {cell.folder.path}")
+                self._ranks.share([])
                 return stored
         with cell.folder.lock():
             if self._config.overwrite:
                 cell.folder.clear()
-            before = cell.folder.read_run()
-            records = {record.id: record for record in cell.folder.samples()}
-            missing = [batch for batch, wanted in _batches(cell) if any(sample.id not in records for sample in wanted)]
-            if missing and records:
-                self._report(_resuming(cell, records, before))
-            run = self._start(cell, before)
-            timed = self._answer(cell, run, missing, records) if missing else []
-            return self._finish(cell, run, {**records, **{record.id: record for record in timed}}, timed, baseline)
+            cell.folder.merge(sample.id for sample in cell.plan.samples)
+            before, there = cell.folder.read_run(), cell.folder.ids()
+            batches = missing_batches(cell, there)
+            if batches and there:
+                self._report(_resuming(cell, len(there), before))
+            run = new_run(self._plan, cell, before, self._world.size)
+            self._ranks.share(batches)
+            if batches:
+                self._answer(cell, batches, there, run)
+            outcome = self._finish(cell, run, turns(cell, batches, there, self._world.size), baseline)
+            if batches:
+                self._ranks.meet()
+            return outcome
+
+    def help_with(self, cell: Cell) -> None:
+        """Any other process's part."""
+        batches = self._ranks.share()
+        if batches:
+            self._answer(cell, batches, cell.folder.ids(), None)
+            self._ranks.meet()
+            self._ranks.step()  # the first one may have failed with the scores
 
     def _stored(self, cell: Cell) -> Outcome | None:
         """The outcome as it lies in the store, None if something is missing."""
         run = cell.folder.read_run()
-        if run is None or run.status != "finished" or not _covers(run.limit, self._config.limit):
+        limit = self._config.limit
+        if run is None or run.status != "finished":
             return None
-        records = _wanted_records(cell, {record.id: record for record in cell.folder.samples()})
+        if run.limit is not None and (limit is None or limit > run.limit):
+            return None
+        records = wanted_records(cell, {record.id: record for record in cell.folder.samples()})
         if records is None:
             return None
         return Outcome(cell=cell, run=run, records=records, scores=cell.plan.task.score(records))
 
-    def _start(self, cell: Cell, before: RunRecord | None) -> RunRecord:
-        config, plan, task = self._config, self._plan, cell.plan.task
-        commit, dirty = checkout_state()
-        return RunRecord(
-            status="running",
-            created=before.created if before is not None else timestamp(),
-            command=config.command,
-            model=plan.source.name,
-            revision=plan.source.revision,
-            family=plan.family,
-            dtype=plan.dtype,
-            device=_in_words(plan.device),
-            attention=before.attention if before is not None else config.attn_implementation,
-            method=cell.method,
-            config=cell.config,
-            config_given=cell.config_given,
-            prompt=config.prompt,
-            task=task.name,
-            task_version=task.version,
-            rule=task.rule,
-            data_sha256=plan.data_sha256,
-            limit=config.limit,
-            seed=config.seed,
-            generation=cell.generation,
-            batch_size=config.batch_size,
-            commit=commit,
-            dirty=dirty,
-            packages=package_versions(),
-        )
+    def _answer(self, cell: Cell, batches: Sequence[int], there: set[str], run: RunRecord | None) -> None:
+        """Answer this process's share of the missing batches; end when all processes have.
 
-    def _answer(
-        self, cell: Cell, run: RunRecord, missing: Sequence[Sequence[Sample]], there: dict[str, SampleRecord]
-    ) -> list[SampleRecord]:
-        """Answer what is missing, batch by batch, and record it."""
-        run.attention = self._loaded.model.config._attn_implementation
-        if cell.plan.task.kind == YES_NO and self._answerer.answer_tokens.reason is not None:
-            run.reasons["margin"] = self._answerer.answer_tokens.reason
-        patched = self._patch(cell)
-        cell.folder.write_run(run)
-        wanted = {sample.id for sample in cell.plan.wanted_samples} - set(there)
-        made: list[SampleRecord] = []
-        batch: Sequence[Sample] = missing[0]
+        Args:
+            cell: the cell.
+            batches: numbers of the missing batches; the processes take them in turn.
+            there: names of the samples that are recorded.
+            run: the record, in the first process.
+
+        Raises:
+            RunFailedError: if it failed in this process, or in any and this is the first.
+            FailedElsewhereError: if it failed in another, and this is not the first.
+        """
+        cause: Exception | None = None
+        mine = set(batches[self._world.rank :: self._world.size])
+        missing = [batch for number, batch in enumerate(cell.plan.batches()) if number in mine]
         try:
-            with patched, tqdm(total=len(wanted), desc=_title(cell), unit="answers", disable=None) as bar:
-                self._warm_up(cell, batch)
-                for batch in missing:
+            if missing:
+                self._answer_batches(cell, missing, there, run)
+        except _BatchError as error:
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            self._ranks.fail(str(error))
+        except FailedElsewhereError as error:
+            cause = error
+        try:
+            self._ranks.meet()  # from here on nobody writes answers
+        except RanksError as error:
+            if run is not None:
+                run.status, run.error = "failed", str(error)
+                cell.folder.write_run(run)
+            raise
+        problem = self._ranks.problem
+        folder = cell.folder
+        if run is not None and (there or self._world.size > 1):  # else they lie in order
+            folder.merge(sample.id for sample in cell.plan.samples)
+        if problem is None:
+            return
+        if run is not None:
+            run.status, run.error = "failed", problem
+            folder.write_run(run)
+        self._ranks.meet()
+        if run is None and (cause is None or isinstance(cause, FailedElsewhereError)):
+            raise cause or FailedElsewhereError(problem)
+        raise RunFailedError(
+            f"{title(cell)} failed: got {problem}; expected an answer to every question. "
+            f"{len(folder.ids())} answers are kept in {folder.path}; the same command goes on from there."
+        ) from cause
+
+    def _answer_batches(
+        self, cell: Cell, missing: Sequence[Sequence[Sample]], there: set[str], run: RunRecord | None
+    ) -> None:
+        model = self._loaded.model
+        if run is not None:
+            run.attention = model.config._attn_implementation
+            if self._device_map is not None:
+                run.device = mapped_in_words(model)
+            if cell.plan.task.kind == YES_NO and self._answerer.answer_tokens.reason is not None:
+                run.reasons["margin"] = self._answerer.answer_tokens.reason
+            cell.folder.write_run(run)
+        patched = self._patch(cell)
+        wanted = {sample.id for sample in cell.plan.wanted_samples} - there
+        share = sum(sample.id in wanted for batch in missing for sample in batch)
+        alone, quiet = self._world.size == 1, None if self._world.first else True
+        with (
+            contextlib.nullcontext() if alone else cell.folder.part(self._world.rank),
+            patched,
+            tqdm(total=share, desc=title(cell), unit="answers", disable=quiet) as bar,
+        ):
+            for number, batch in enumerate(missing):
+                self._ranks.step()
+                try:
+                    if number == 0:
+                        self._warm_up(cell, batch)
                     records = [
                         self._record(cell, sample, answer)
                         for sample, answer in zip(batch, self._ask(cell, batch), strict=True)
                         if sample.id in wanted
                     ]
                     cell.folder.append(records)
-                    made += records
-                    bar.update(len(records))
-        except Exception as error:
-            where = f"batch {batch[0].id} … {batch[-1].id}"
-            run.status, run.error = "failed", f"{type(error).__name__}: {error} ({where})"
-            cell.folder.write_run(run)
-            raise RunFailedError(
-                f"{_title(cell)} failed: got {run.error}; expected an answer to every question. "
-                f"{len(there) + len(made)} answers are kept in {cell.folder.path}; the same command goes on from there."
-            ) from error
-        return made
+                except Exception as error:
+                    where = f"batch {batch[0].id} … {batch[-1].id}" + ("" if alone else f", {self._world}")
+                    raise _BatchError(f"{type(error).__name__}: {error} ({where})") from error
+                bar.update(len(records))
 
-    def _finish(
-        self,
-        cell: Cell,
-        run: RunRecord,
-        records: dict[str, SampleRecord],
-        timed: Sequence[SampleRecord],
-        baseline: Outcome | None,
-    ) -> Outcome:
-        wanted = _wanted_records(cell, records)
-        if wanted is None:  # every batch was answered, so this is a fault of ours and not the user's
-            raise RunFailedError(
-                f"{_title(cell)}: got answers missing after the last batch; expected all. Report this."
-            )
-        ids = frozenset(record.id for record in timed)
+    def _finish(self, cell: Cell, run: RunRecord, timed: Mapping[str, int], baseline: Outcome | None) -> Outcome:
+        wanted = wanted_records(cell, {record.id: record for record in cell.folder.samples()})
+        if wanted is None:  # every batch was answered
+            advice = "Report this." if self._world.size == 1 else "Give an --output-dir that all processes share."
+            raise RunFailedError(f"{title(cell)}: got answers missing after the last batch; expected all. {advice}")
         scores = cell.plan.task.score(wanted)
         apply_scores(run, scores)
-        others = (baseline.records, baseline.timed) if baseline is not None else None
-        run.timing, reason = summarize_timing(wanted, ids, others)
+        others = None
+        if baseline is not None:
+            # A ratio of times is one of the same process, which computed both.
+            shared = {name for name, rank in timed.items() if baseline.timed.get(name) == rank}
+            others = (baseline.records, shared)
+        run.timing, reason = summarize_timing(wanted, timed, others)
         if reason is not None:
             run.reasons["timing.ratio"] = reason
         run.status, run.finished = "finished", timestamp()
         cell.folder.write_run(run)
-        return Outcome(cell=cell, run=run, records=wanted, scores=scores, timed=ids)
+        return Outcome(cell=cell, run=run, records=wanted, scores=scores, timed=timed)
 
     def _patch(self, cell: Cell) -> contextlib.AbstractContextManager[Any]:
         given = by_part(cell.method, cell.config_given)
@@ -227,7 +301,7 @@ class _Session:
         if found != by_part(cell.method, cell.config):
             # The folder is named after the configuration that was worked out without weights.
             raise RunFailedError(
-                f"{_title(cell)}: got {found} on the loaded model; expected {cell.config}, as planned. Report this."
+                f"{title(cell)}: got {found} on the loaded model; expected {cell.config}, as planned. Report this."
             )
         return nested(patches)
 
@@ -267,35 +341,8 @@ class _Session:
         )
 
 
-def _batches(cell: Cell) -> Iterator[tuple[Sequence[Sample], Sequence[Sample]]]:
-    """Each batch, and the part of it that is wanted."""
-    start = 0
-    for batch in cell.plan.batches():
-        yield batch, batch[: max(0, cell.plan.wanted - start)]
-        start += len(batch)
-
-
-def _wanted_records(cell: Cell, records: dict[str, SampleRecord]) -> list[SampleRecord] | None:
-    found = [records[sample.id] for sample in cell.plan.wanted_samples if sample.id in records]
-    return found if len(found) == cell.plan.wanted else None
-
-
-def _covers(limit: int | None, asked: int | None) -> bool:
-    return limit is None or (asked is not None and limit >= asked)
-
-
-def _resuming(cell: Cell, records: dict[str, SampleRecord], before: RunRecord | None) -> str:
-    line = f"{_title(cell)}: goes on after {len(records)} answers in {cell.folder.path}"
+def _resuming(cell: Cell, there: int, before: RunRecord | None) -> str:
+    line = f"{title(cell)}: goes on after {there} answers in {cell.folder.path}"
     if before is not None and before.batch_size != cell.plan.batch_size:
         line += f", with batches of {cell.plan.batch_size} where {before.batch_size} were used (a near-tie can flip)"
     return line
-
-
-def _title(cell: Cell) -> str:
-    return f"{cell.plan.task.name} · {cell.method}"
-
-
-def _in_words(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device}: {torch.cuda.get_device_name(device)}"
-    return f"{device}, {torch.get_num_threads()} threads"

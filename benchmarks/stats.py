@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,18 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, ndtri
 
 from .records import SampleRecord
+from .resampling import LEVEL, Interval, percentile_interval, resampled_auc, resampled_ratios, weighted_auc
 
 SEED = 20_140_501
 RESAMPLES = 2_000
-LEVEL = 0.95
-_CELLS = 2_000_000  # entries of a matrix of multiplicities held at once: bounds memory, has no influence on results
-
-
-class Interval(NamedTuple):
-    """A 95 % interval, in the metric's unit."""
-
-    low: float
-    high: float
+POWER = 0.8
+"""The share of equal experiments that find a difference of the size that `detectable_difference` names."""
 
 
 class Difference(NamedTuple):
@@ -148,8 +142,18 @@ def ratios(table: SampleTable) -> dict[str, float | None]:
 
 
 def ratio_intervals(table: SampleTable, *, seed: int = SEED, resamples: int = RESAMPLES) -> dict[str, Interval]:
-    """Metric → percentile interval of a bootstrap over images; metrics without one are left out."""
-    columns = zip(table.metrics, _resampled_ratios(table, seed, resamples).T, strict=True)
+    """Metric → percentile interval of a bootstrap over images; metrics without one are left out.
+
+    Samples without an image (its name is empty) are independent: a rate of them, to which each sample adds 0 or 1, has
+    Wilson's interval.
+    """
+    if not any(table.images):
+        return _wilson_intervals(table)
+    columns = zip(
+        table.metrics,
+        resampled_ratios(table.numerators, table.denominators, table.images, seed, resamples).T,
+        strict=True,
+    )
     found = {name: percentile_interval(column) for name, column in columns}
     return {name: interval for name, interval in found.items() if interval is not None}
 
@@ -168,7 +172,7 @@ def auc(margins: ArrayLike, positives: ArrayLike) -> float | None:
         ValueError: for NaN, or another number of margins than of classes.
     """
     values, classes = _check_margins(margins, positives)
-    area = _weighted_auc(values, classes, np.ones((1, len(values))))[0]
+    area = weighted_auc(values, classes, np.ones((1, len(values))))[0]
     return None if math.isnan(area) else float(area)
 
 
@@ -181,20 +185,7 @@ def auc_interval(
         ValueError: as `auc`.
     """
     values, classes = _check_margins(margins, positives)
-    return percentile_interval(_resampled_auc(values, classes, images, seed, resamples))
-
-
-def percentile_interval(statistics: NDArray[np.float64]) -> Interval | None:
-    """The central 95 % of resampled values, (resamples,).
-
-    Resamples in which the statistic is undefined (NaN) are left out. None where that is more than half of them, or
-    where there is nothing to resample.
-    """
-    defined = statistics[~np.isnan(statistics)]
-    if len(defined) == 0 or 2 * len(defined) < len(statistics):
-        return None
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high))
+    return percentile_interval(resampled_auc(values, classes, images, seed, resamples))
 
 
 def wilson(successes: int, n: int) -> Interval | None:
@@ -235,6 +226,60 @@ def mcnemar_exact(wrong_to_right: int, right_to_wrong: int) -> float:
     return min(1.0, 2.0 * float(bdtr(min(wrong_to_right, right_to_wrong), discordant, 0.5)))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p values of several tests by Holm's step-down method; in the order given, each at most 1.
+
+    All that stay below a level are found at that level together: one false find among them is as rare as the level
+    says, whatever the tests have to do with each other.
+
+    Source: Holm 1979, Scand. J. Stat. 6, 65.
+
+    Raises:
+        ValueError: for a value that is no probability.
+    """
+    for p in p_values:
+        if not 0 <= p <= 1:
+            raise ValueError(f"no probability: got p = {p}; expected 0 to 1. Check the tests.")
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for step, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - step) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def detectable_difference(n: int, changed_share: float) -> float | None:
+    """The least difference of two paired proportions that McNemar's test at 5 % finds with 80 % power.
+
+    With ψ the share of pairs of which one alone is right and z the normal quantiles of level and power, n pairs find
+    δ where √n δ = z₁ √ψ + z₂ √(ψ − δ²). No difference can be larger than ψ; where δ would be, ψ = δ is taken: all
+    changes in one direction. It is an approximation for large n, and takes pairs for independent.
+
+    Source: Connor 1987, Biometrics 43, 207 (its unconditional formula for n, solved for the difference).
+
+    Args:
+        n: number of pairs.
+        changed_share: ψ, 0 to 1, expected or observed.
+
+    Returns:
+        The difference (0–1); None where n is too small to find any.
+
+    Raises:
+        ValueError: for a negative n, or a share out of range.
+    """
+    if n < 0 or not 0 <= changed_share <= 1:
+        raise ValueError(
+            f"out of range: got n = {n}, share {changed_share}; expected n ≥ 0, 0 ≤ share ≤ 1. Check both."
+        )
+    level, power = float(ndtri((1 + LEVEL) / 2)), float(ndtri(POWER))
+    if n <= level**2:
+        return None
+    # ψ = δ: with u = √(1 − δ), √n √(1 − u²) = z₁ + z₂ u.
+    root = (math.sqrt((level * power) ** 2 + (n + power**2) * (n - level**2)) - level * power) / (n + power**2)
+    share = max(changed_share, 1 - root**2)
+    discriminant = n + power**2 - level**2
+    return math.sqrt(share) * (level * math.sqrt(n) + power * math.sqrt(discriminant)) / (n + power**2)
+
+
 def compare_tables(
     baseline: SampleTable, method: SampleTable, *, seed: int = SEED, resamples: int = RESAMPLES
 ) -> Comparison:
@@ -245,7 +290,9 @@ def compare_tables(
     """
     runs = _paired(baseline, method)
     values = [ratios(table) for table in runs]
-    resampled = [_resampled_ratios(table, seed, resamples) for table in runs]
+    resampled = [
+        resampled_ratios(table.numerators, table.denominators, table.images, seed, resamples) for table in runs
+    ]
     differences: dict[str, Difference] = {}
     reasons: dict[str, str] = {}
     for column, name in enumerate(runs[0].metrics):
@@ -285,6 +332,17 @@ def compare_yes_no(baseline: Sequence[SampleRecord], method: Sequence[SampleReco
     return compare_tables(yes_no_table(baseline), yes_no_table(method))
 
 
+def _wilson_intervals(table: SampleTable) -> dict[str, Interval]:
+    found: dict[str, Interval] = {}
+    for column, name in enumerate(table.metrics):
+        above, below = table.numerators[:, column], table.denominators[:, column]
+        if np.isin(above, (0, 1)).all() and np.isin(below, (0, 1)).all() and (above <= below).all():
+            interval = wilson(int(above.sum()), int(below.sum()))
+            if interval is not None:
+                found[name] = interval
+    return found
+
+
 def _auc_difference(runs: Sequence[SampleTable], seed: int, resamples: int) -> Difference | str:
     areas, resampled = [], []
     for name, table in zip(("baseline", "method"), runs, strict=True):
@@ -294,7 +352,7 @@ def _auc_difference(runs: Sequence[SampleTable], seed: int, resamples: int) -> D
         if area is None:
             return "no positive or no negative samples"
         areas.append(area)
-        resampled.append(_resampled_auc(table.margins, table.positives, table.images, seed, resamples))
+        resampled.append(resampled_auc(table.margins, table.positives, table.images, seed, resamples))
     return Difference(areas[1] - areas[0], percentile_interval(resampled[1] - resampled[0]))
 
 
@@ -328,64 +386,6 @@ def _paired(baseline: SampleTable, method: SampleTable) -> tuple[SampleTable, Sa
 def _questions(table: SampleTable) -> list[tuple[str, bool | None]]:
     classes = [None] * len(table.ids) if table.positives is None else table.positives.tolist()
     return list(zip(table.images, classes, strict=True))
-
-
-def _clusters(images: Sequence[str]) -> tuple[int, NDArray[np.int64]]:
-    """Number of images, and the index of each sample's: by name, so that the order of records makes no difference."""
-    names, index = np.unique(np.asarray(images, dtype=np.str_), return_inverse=True)
-    return len(names), index.reshape(-1)
-
-
-def _multiplicities(clusters: int, seed: int, resamples: int, width: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image is drawn, (part of the resamples, clusters), in parts of at most `_CELLS` / `width` rows."""
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CELLS // max(width, clusters))
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        drawn = generator.integers(0, clusters, size=(count, clusters), dtype=np.int64)
-        flat = (drawn + np.arange(count)[:, None] * clusters).ravel()
-        yield np.bincount(flat, minlength=count * clusters).reshape(count, clusters).astype(np.float64)
-
-
-def _resampled_ratios(table: SampleTable, seed: int, resamples: int) -> NDArray[np.float64]:
-    """The metrics of each resample, (resamples, m); NaN for 0/0. No rows for fewer than two images."""
-    clusters, index = _clusters(table.images)
-    if clusters < 2:
-        return np.empty((0, len(table.metrics)))
-    sums = np.zeros((clusters, 2 * len(table.metrics)))
-    np.add.at(sums, index, np.concatenate([table.numerators, table.denominators], axis=1))
-    totals = np.concatenate([part @ sums for part in _multiplicities(clusters, seed, resamples, sums.shape[1])])
-    above, below = np.split(totals, 2, axis=1)
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
-
-
-def _resampled_auc(
-    margins: NDArray[np.float64], positives: NDArray[np.bool_], images: Sequence[str], seed: int, resamples: int
-) -> NDArray[np.float64]:
-    """The area of each resample, (resamples,); NaN without both classes. Empty for fewer than two images."""
-    clusters, index = _clusters(images)
-    if clusters < 2:
-        return np.empty(0)
-    parts = _multiplicities(clusters, seed, resamples, len(margins))
-    return np.concatenate([_weighted_auc(margins, positives, part[:, index]) for part in parts])
-
-
-def _weighted_auc(
-    margins: NDArray[np.float64], positives: NDArray[np.bool_], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The area for each row of sample weights, (rows, n) → (rows,)."""
-    order = np.argsort(margins[~positives], kind="stable")
-    negatives = margins[~positives][order]
-    below = np.zeros((len(weights), len(negatives) + 1))
-    np.cumsum(weights[:, ~positives][:, order], axis=1, out=below[:, 1:])
-    wanted = margins[positives]
-    # Weight of the negatives below each positive, those equal to it by half: the mean of both ways to count them.
-    less = below[:, np.searchsorted(negatives, wanted, side="left")]
-    less_or_equal = below[:, np.searchsorted(negatives, wanted, side="right")]
-    weight = weights[:, positives]
-    pairs = weight.sum(axis=1) * below[:, -1]
-    wins = (weight * (less + less_or_equal)).sum(axis=1) / 2
-    return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
 def _check_margins(margins: ArrayLike, positives: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -1,6 +1,8 @@
 """Where runs lie on disk: `<root>/<task>/<model>/<method>-<digest>/{run.json, samples.jsonl}`.
 
-`samples.jsonl` is the truth and only grows; `run.json` is replaced as a whole. Only the standard library is needed.
+`samples.jsonl` is the truth and only grows; `run.json` is replaced as a whole. Where several processes share a run,
+each appends to a file of its own, `samples.rank0001.jsonl`, until the first one merges them into `samples.jsonl`; what
+a kill leaves of them is read, and merged by the next run. Only the standard library is needed.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from .records import RecordError, RunRecord, SampleRecord
 
@@ -22,12 +24,22 @@ except ImportError:  # pragma: no cover  Windows: no advisory locks, so that two
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
+_PARTS = "samples.rank*.jsonl"
 _LOCK_FILE = ".lock"
 _DIGITS = 10
 
 
 class FolderInUseError(RuntimeError):
     """Another process writes to the run's folder."""
+
+
+class _Place(NamedTuple):
+    """A sample in one of the folder's files; its line begins and ends at these bytes."""
+
+    path: Path
+    start: int
+    end: int
+    record: SampleRecord
 
 
 def config_hash(identity: Mapping[str, Any]) -> str:
@@ -76,6 +88,7 @@ class RunFolder:
         self.task, self.model, self.method, self.digest = task, model, method, digest
         self.path = Path(root) / task / folder / f"{method}-{digest}"
         self._ids: set[str] | None = None
+        self._rank: int | None = None
 
     def __repr__(self) -> str:
         """The folder's path."""
@@ -113,37 +126,45 @@ class RunFolder:
         self._sync_folder()
 
     def samples(self) -> list[SampleRecord]:
-        """All samples, in the order in which they were written.
+        """All samples, in the order in which they were written; those of parts, which no run has merged yet, come last.
 
         A last line that a kill cut off is no sample.
 
         Raises:
             RecordError: for any other line that cannot be read, and for a second sample of the same id.
         """
-        path = self.path / SAMPLES_FILE
-        if not path.exists():
-            return []
-        records: dict[str, SampleRecord] = {}
-        lines = path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = SampleRecord.from_dict(json.loads(line))
-            except ValueError as error:
-                if number == len(lines):
-                    break
-                raise RecordError(
-                    f"line {number} of {path} cannot be read: got {line[:80]!r} ({error}); expected one sample. "
-                    "Run again with --overwrite."
-                ) from error
-            if record.id in records:
-                raise RecordError(
-                    f"line {number} of {path} repeats a sample: got id {record.id!r} again; expected one record each. "
-                    "Delete the line, or run again with --overwrite."
-                )
-            records[record.id] = record
-        return list(records.values())
+        return [place.record for place in self._places()]
+
+    def ids(self) -> set[str]:
+        """Names of all samples; the samples themselves are not held.
+
+        Raises:
+            RecordError: as `samples`.
+        """
+        return {place.record.id for place in self._places()}
+
+    def merge(self, order: Iterable[str]) -> None:
+        """Bring all samples into one file, in this order; nothing is written where that is so already.
+
+        A kill at any point leaves every sample in at least one file, and the next call goes on from there.
+
+        Args:
+            order: names of samples; those that it does not name come last.
+
+        Raises:
+            RecordError: as `samples`.
+            FolderInUseError: where another process still writes one of the parts.
+        """
+        with self._free_parts() as parts:
+            places = {place.record.id: (place.path, place.start, place.end) for place in self._places()}
+            position = {name: number for number, name in enumerate(order)}
+            wanted = sorted(places, key=lambda name: position.get(name, len(position)))
+            if parts or wanted != list(places):
+                self._rewrite([places[name] for name in wanted])
+                for path in parts:
+                    path.unlink()
+                self._sync_folder()
+        self._ids = None
 
     def append(self, records: Sequence[SampleRecord]) -> None:
         """Add samples at the end and wait until the disk has them.
@@ -151,34 +172,42 @@ class RunFolder:
         Raises:
             RecordError: for a sample that is there already; then nothing is written.
         """
+        path = self._own_file
         if self._ids is None:
-            self._ids = {record.id for record in self.samples()}
-            self._repair()
-        seen = set(self._ids)
+            self._ids = self.ids()
+            _repair(path)
+        new: set[str] = set()
         for record in records:
-            if record.id in seen:
+            if record.id in self._ids or record.id in new:
                 raise RecordError(
                     f"{self.path / SAMPLES_FILE} has this sample already: got id {record.id!r}; "
                     "expected new ones. Skip what is recorded, or clear the folder."
                 )
-            seen.add(record.id)
+            new.add(record.id)
         lines = [json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
-        created = not (self.path / SAMPLES_FILE).exists()
+        created = not path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         # Unknown until the write has succeeded: after a full disk the next call must look at the file again.
-        self._ids = None
-        with (self.path / SAMPLES_FILE).open("ab") as file:
+        ids, self._ids = self._ids, None
+        with path.open("ab") as file:
             file.write("".join(lines).encode("utf-8", "backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         if created:
             self._sync_folder()
-        self._ids = seen
+        ids.update(new)
+        self._ids = ids
 
     def clear(self) -> None:
-        """Forget the run: delete its record and its samples."""
-        for name in (RUN_FILE, f"{RUN_FILE}.partial", SAMPLES_FILE):
-            (self.path / name).unlink(missing_ok=True)
+        """Forget the run: delete its record and its samples.
+
+        Raises:
+            FolderInUseError: where another process still writes a part of them.
+        """
+        with self._free_parts() as parts:
+            names = (RUN_FILE, f"{RUN_FILE}.partial", SAMPLES_FILE, f"{SAMPLES_FILE}.partial")
+            for path in (*(self.path / name for name in names), *parts):
+                path.unlink(missing_ok=True)
         self._ids = None
 
     @contextlib.contextmanager
@@ -190,37 +219,85 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / _LOCK_FILE).open("a") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise FolderInUseError(
-                        f"another process writes to this folder: got {self.path}; expected a free one. "
-                        "Wait for it to end, or give another --output-dir."
-                    ) from error
+            self._hold(file)
             # What another process appended before we held the lock is not in our memory.
             self._ids = None
             yield
 
-    def _repair(self) -> None:
-        """Cut off a torn last line; end a whole one that lacks only its line break."""
-        path = self.path / SAMPLES_FILE
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        start = content.rfind(b"\n") + 1
-        if start == len(content):
-            return
-        with path.open("r+b") as file:
+    @contextlib.contextmanager
+    def part(self, rank: int) -> Iterator[None]:
+        """Meanwhile `append` writes to a file of this process's own, which no other may merge or delete before the end.
+
+        Args:
+            rank: the process's number among those that share the run. The first holds the `lock` for all of them.
+
+        Raises:
+            FolderInUseError: where another process holds that file.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _PARTS.replace("*", f"{rank:04d}")).open("ab") as file:
+            self._hold(file)
+            self._ids, self._rank = None, rank
             try:
-                SampleRecord.from_dict(json.loads(content[start:]))
-            except ValueError:
-                file.truncate(start)
-            else:
-                file.seek(0, os.SEEK_END)
-                file.write(b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+                yield
+            finally:
+                self._ids, self._rank = None, None
+
+    @property
+    def _own_file(self) -> Path:
+        return self.path / (SAMPLES_FILE if self._rank is None else _PARTS.replace("*", f"{self._rank:04d}"))
+
+    def _places(self) -> Iterator[_Place]:
+        seen: set[str] = set()
+        for path in (self.path / SAMPLES_FILE, *sorted(self.path.glob(_PARTS))):
+            own: set[str] = set()
+            for number, place in enumerate(_read(path), start=1):
+                name = place.record.id
+                if name in own:
+                    raise RecordError(
+                        f"line {number} of {path} repeats a sample: got id {name!r} again; expected one record each. "
+                        "Delete the line, or run again with --overwrite."
+                    )
+                own.add(name)
+                # A merge that was cut short leaves parts beside the file that has their samples already.
+                if name not in seen:
+                    yield place
+            seen |= own
+
+    def _rewrite(self, places: Sequence[tuple[Path, int, int]]) -> None:
+        """Replace the samples by these lines, as they are."""
+        partial = self.path / f"{SAMPLES_FILE}.partial"
+        with contextlib.ExitStack() as stack:
+            target = stack.enter_context(partial.open("wb"))
+            files = {path: stack.enter_context(path.open("rb")) for path in {place[0] for place in places}}
+            for path, start, end in places:
+                files[path].seek(start)
+                target.write(files[path].read(end - start) + b"\n")
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(partial, self.path / SAMPLES_FILE)
+        self._sync_folder()
+
+    @contextlib.contextmanager
+    def _free_parts(self) -> Iterator[list[Path]]:
+        """The parts that lie there, none of which another process writes."""
+        with contextlib.ExitStack() as stack:
+            paths = sorted(self.path.glob(_PARTS))
+            for path in paths:
+                self._hold(stack.enter_context(path.open("ab")))
+            yield paths
+
+    def _hold(self, file: IO[Any]) -> None:
+        """Lock a file until it is closed."""
+        if fcntl is None:  # pragma: no cover
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUseError(
+                f"another process writes to this folder: got {self.path}; expected a free one. "
+                "Wait for it to end, or give another --output-dir."
+            ) from error
 
     def _sync_folder(self) -> None:
         # A file that is safe on disk helps little if its name is not.
@@ -230,6 +307,49 @@ class RunFolder:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _read(path: Path) -> Iterator[_Place]:
+    """The samples of a file, line by line; a last line that a kill cut off is none."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        start = 0
+        for number, line in enumerate(file, start=1):
+            end = start + len(line.rstrip(b"\n"))
+            if line.strip():
+                try:
+                    record = SampleRecord.from_dict(json.loads(line))
+                except ValueError as error:
+                    if not line.endswith(b"\n"):
+                        return
+                    raise RecordError(
+                        f"line {number} of {path} cannot be read: got {line[:80]!r} ({error}); expected one sample. "
+                        "Run again with --overwrite."
+                    ) from error
+                yield _Place(path, start, end, record)
+            start += len(line)
+
+
+def _repair(path: Path) -> None:
+    """Cut off a torn last line; end a whole one that lacks only its line break."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        last, start = b"", 0
+        for line in file:
+            last, start = line, start + len(last)
+        if not last or last.endswith(b"\n"):
+            return
+        try:
+            SampleRecord.from_dict(json.loads(last))
+        except ValueError:
+            file.truncate(start)
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def find_runs(root: Path) -> list[RunFolder]:

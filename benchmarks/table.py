@@ -13,12 +13,14 @@ from .methods import BASELINE, by_part, settings_used
 from .models import SETTINGS_FILE
 from .plan import Cell, Plan
 from .runner import Outcome
-from .stats import Comparison
+from .stats import POWER, Comparison, detectable_difference, holm
 
 WIDTH = 100
 LAB_LINE = "lab numbers: a synthetic world; not comparable with a paper's"
 _NAME_WIDTH, _COLUMN_WIDTH = 16, 12  # of a method's name, and of an interval such as "-20.0…+56.7" with its gap
 _COUNTS_BESIDE_TIMES = 5
+FEW = 200
+"""Below so many samples of a task, the table says what a comparison could have found."""
 _LABELS = {"f1": "F1", "hallucination_rate": "HR", "auc": "AUC", "chair_s": "CHAIR-s", "chair_i": "CHAIR-i"}
 _COUNT_LABELS = {"unparsed_strict": "unparsed\n(strict)"}
 # Where a stream can write ASCII only, these say the same.
@@ -193,7 +195,9 @@ def _counts_table(
     *,
     timing: bool = True,
 ) -> Table:
-    changes = ("changed", "right→\nwrong", "wrong→\nright", "McNemar\np") if compared else ()
+    p_values = dict(zip(compared, holm([one.mcnemar_p for one in compared.values()]), strict=True))
+    p_label = "McNemar\np" if len(compared) < 2 else "McNemar\np (Holm)"
+    changes = ("changed", "right→\nwrong", "wrong→\nright", p_label) if compared else ()
     ratio = ("×",) if compared else ()
     times = ("prefill\nms", *ratio, "ms per\ntoken", *ratio) if timing else ()
     table = page.table("", *(_COUNT_LABELS.get(name, name.replace("_", "\n")) for name in counts), *changes, *times)
@@ -201,7 +205,7 @@ def _counts_table(
         cells = [str(outcome.scores.counts[name]) for name in counts]
         comparison = compared.get(outcome.cell.method)
         if compared:
-            cells += [""] * 4 if comparison is None else _changes(comparison)
+            cells += [""] * 4 if comparison is None else _changes(comparison, p_values[outcome.cell.method])
         if timing:
             for name in ("prefill_ms", "ms_per_token"):
                 cells.append(_decimal(outcome.run.timing.get(name), 2))
@@ -212,8 +216,7 @@ def _counts_table(
     return table
 
 
-def _changes(comparison: Comparison) -> list[str]:
-    p = comparison.mcnemar_p
+def _changes(comparison: Comparison, p: float) -> list[str]:
     numbers = (comparison.changed, comparison.right_to_wrong, comparison.wrong_to_right)
     return [*map(str, numbers), f"{p:.3f}" if p >= 0.001 else "<0.001"]
 
@@ -230,7 +233,24 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
     for method, comparison in compared.items():
         if comparison.unpaired:
             notes[f"  {method}: {comparison.unpaired} samples have no partner and are not compared"] = None
+        if comparison.n < FEW:
+            notes[f"  {method}, {_detectable(comparison)}"] = None
+    if len(compared) > 1:
+        notes[f"  p (Holm): adjusted for the {len(compared)} methods compared on this task"] = None
     return [*notes, ""] if notes else []
+
+
+def _detectable(comparison: Comparison) -> str:
+    """What a small comparison could have found."""
+    turned = comparison.right_to_wrong + comparison.wrong_to_right
+    least = detectable_difference(comparison.n, turned / comparison.n)
+    few = f"few samples: with {comparison.n}, of which {turned} turned right or wrong,"
+    if least is None:
+        return f"{few} no difference could have been found"
+    return (
+        f"{few} a difference below {100 * least:.1f} points in right answers would be missed more often than "
+        f"{round(100 * (1 - POWER))} times in 100"
+    )
 
 
 def _is_silent(name: str, outcomes: Sequence[Outcome]) -> bool:

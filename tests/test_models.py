@@ -15,6 +15,7 @@ import scr
 from benchmarks.answering import Answerer, Question
 from benchmarks.models import (
     ModelLoadError,
+    check_device_map,
     find_model,
     folder_digest,
     load_model,
@@ -149,6 +150,45 @@ def test_a_question_gets_in_a_batch_what_it_gets_alone(answerer: Answerer, quest
         assert alone.margin == pytest.approx(answer.margin, abs=1e-4)
         assert alone.new_tokens == answer.new_tokens == 6
         assert answer.prefill_ms > 0
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
+def test_a_device_map_changes_no_answer(
+    device_map: str | dict[str, str], checkpoint: Path, answerer: Answerer, questions: list[Question]
+) -> None:
+    greedy = {"do_sample": False, "max_new_tokens": 4}
+    loaded = load_model(str(checkpoint), device_map=device_map)
+    assert loaded.model.device.type == "cpu"
+    expected = answerer.answer(questions, greedy, seed=0, margins=True)
+    for found, wanted in zip(Answerer(loaded).answer(questions, greedy, seed=0, margins=True), expected, strict=True):
+        assert (found.text, found.margin) == (wanted.text, wanted.margin)
+    plain = scr.patch(answerer._model, num_sources=4, scale=1.5)
+    with plain, scr.patch(loaded.model, num_sources=4, scale=1.5):
+        edited = Answerer(loaded).answer(questions, greedy, seed=0, margins=True)
+        expected = answerer.answer(questions, greedy, seed=0, margins=True)
+    assert [one.margin for one in edited] == [one.margin for one in expected]
+
+
+def test_layers_that_are_offloaded(checkpoint: Path, answerer: Answerer, questions: list[Question]) -> None:
+    """Inputs go where the first weights are; what lies elsewhere comes when it is needed."""
+    parts = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "lm_head": "cpu"}
+    decoder = "model.language_model"
+    parts |= {f"{decoder}.embed_tokens": "cpu", f"{decoder}.norm": "cpu", f"{decoder}.rotary_emb": "cpu"}
+    layers = len(answerer._model.model.language_model.layers)
+    parts |= {f"{decoder}.layers.{number}": "disk" if number == layers - 1 else "cpu" for number in range(layers)}
+    loaded = load_model(str(checkpoint), device_map=parts)
+    assert any(value.device.type == "meta" for value in loaded.model.parameters())
+    greedy = {"do_sample": False, "max_new_tokens": 4}
+    expected = answerer.answer(questions, greedy, seed=0, margins=True)
+    found = Answerer(loaded).answer(questions, greedy, seed=0, margins=True)
+    assert [(one.text, one.margin) for one in found] == [(one.text, one.margin) for one in expected]
+
+
+def test_device_maps_that_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(scr.ConfigError, match=r"unknown device map: got 'atuo'.*Did you mean 'auto'"):
+        load_model(str(checkpoint), device_map="atuo")
+    with pytest.raises(scr.ConfigError, match="two places for one model: got device 'cuda:1' and device map 'auto'"):
+        check_device_map("auto", "cuda:1")
 
 
 def test_sampling_is_a_function_of_seed_and_batch(answerer: Answerer, questions: list[Question]) -> None:

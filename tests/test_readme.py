@@ -1,5 +1,6 @@
 """README says what the registries and the code say."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import scr
+from benchmarks.scorers import SCORERS, load_scorer
 from benchmarks.tasks import TASKS, load_task
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,16 @@ def test_tasks():
     assert table("tasks") == expected
 
 
+def test_scorers():
+    expected = []
+    for name in SCORERS:
+        scorer, parser = load_scorer(name), argparse.ArgumentParser()
+        scorer.add_arguments(parser)
+        rules = next((action.choices for action in parser._actions if action.dest == "rule"), None)
+        expected.append([f"`{name}`", ", ".join(f"`{rule}`" for rule in rules) if rules else "–", scorer.summary])
+    assert table("scorers") == expected
+
+
 def test_the_commands_are_what_ci_runs():
     script = (ROOT / ".ci" / "run").read_text()
     for name in ("run", "test"):
@@ -64,9 +76,11 @@ def test_the_twelve_line_example_compiles_and_is_twelve_lines():
 
 def test_flags_named_in_the_readme_exist():
     known = ""
-    for command in sorted(set(re.findall(r"python -m (benchmarks(?:\.\w+)+)", README))):
+    for command, sub in sorted(set(re.findall(r"python -m (benchmarks(?:\.\w+)+)( [a-z][a-z-]*)?", README))):
+        # A word after it that is no flag is a sub-command where the command has some, else the next word of a sentence.
+        words = [command, sub.strip()] if sub and command in ("benchmarks.score", "benchmarks.calibrate") else [command]
         done = subprocess.run(
-            [sys.executable, "-m", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         known += done.stdout
     for flag in sorted(set(re.findall(r"(?<!-)--[a-z][a-z-]+", README)) - {"--no-deps"}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given, settings, strategies
 
-from benchmarks import stats
+from benchmarks import resampling, stats
 from benchmarks.records import SampleRecord
 
 OUTCOMES = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn", ("yes", "no"): "fn"}
@@ -138,7 +140,7 @@ def test_intervals_depend_on_the_records_and_not_on_their_order():
 def test_parts_of_any_size_give_the_same_resamples(monkeypatch):
     table = stats.yes_no_table(run(random.Random(4)))
     whole = stats.ratio_intervals(table), stats.auc_interval(table.margins, table.positives, table.images)
-    monkeypatch.setattr(stats, "_CELLS", 777)
+    monkeypatch.setattr(resampling, "_CELLS", 777)
     assert whole[0] == stats.ratio_intervals(table)
     assert whole[1] == pytest.approx(stats.auc_interval(table.margins, table.positives, table.images), abs=1e-12)
 
@@ -196,8 +198,8 @@ def test_margins_that_do_not_fit_are_refused(margins, positives):
 def test_resampled_areas_are_areas_of_resampled_answers():
     records = run(random.Random(6), images=8)
     table = stats.yes_no_table(records)
-    resampled = stats._resampled_auc(table.margins, table.positives, table.images, 0, 20)
-    (counts,) = stats._multiplicities(8, 0, 20, len(records))
+    resampled = resampling.resampled_auc(table.margins, table.positives, table.images, 0, 20)
+    (counts,) = resampling.multiplicities(8, 0, 20, len(records))
     names = sorted(set(table.images))
     for row, area in zip(counts, resampled, strict=True):
         rows = [i for i, name in enumerate(table.images) for _ in range(int(row[names.index(name)]))]
@@ -220,6 +222,86 @@ def test_wilson_at_its_ends():
     for wrong in ((-1, 5), (6, 5)):
         with pytest.raises(ValueError, match="counts do not fit"):
             stats.wilson(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    # Newcombe 1998, Statistics in Medicine 17, 857: table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_as_printed(successes, n, low, high):
+    assert stats.wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_rates_without_images_have_wilsons_interval():
+    said = [("yes", "yes")] * 3 + [("no", "yes")] * 2 + [("no", "no")] * 4 + [("yes", "no")] * 1
+    records = [dataclasses.replace(answer(i, *pair), image="") for i, pair in enumerate(said)]
+    found = stats.ratio_intervals(stats.yes_no_table(records))
+    # F1 is no proportion: a sample adds 2 above the line.
+    assert set(found) == {"accuracy", "precision", "recall", "yes_ratio", "hallucination_rate"}
+    assert found["accuracy"] == stats.wilson(7, 10)
+    assert found["precision"] == stats.wilson(3, 5)
+    assert found["hallucination_rate"] == stats.wilson(2, 6)
+    # Without a positive there is no recall, and nothing to take an interval of.
+    negatives = stats.yes_no_table([record for record in records if record.target == "no"])
+    assert "recall" not in stats.ratio_intervals(negatives)
+
+
+# Several tests, small tests
+
+
+def test_holm_by_hand():
+    # 4 × 0.005; 3 × 0.01; 2 × 0.03; 1 × 0.04, which may not be below the one before.
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.5, 0.9, 0.0]) == [1.0, 1.0, 0.0]
+    assert stats.holm([0.03]) == [0.03]
+    assert stats.holm([]) == []
+    with pytest.raises(ValueError, match="no probability"):
+        stats.holm([0.5, 1.01])
+
+
+@given(strategies.lists(strategies.floats(0, 1), max_size=6), strategies.floats(0.001, 1))
+@settings(max_examples=50)
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, level):
+    rejected = set()
+    for index in sorted(range(len(p_values)), key=lambda i: p_values[i]):
+        if (len(p_values) - len(rejected)) * p_values[index] > level:
+            break
+        rejected.add(index)
+    assert {i for i, p in enumerate(stats.holm(p_values)) if p <= level} == rejected or level == 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.35, 0.8])
+@pytest.mark.parametrize("n", [60, 150, 500, 3000])
+def test_the_detectable_difference_solves_connors_equation(n, share):
+    delta = stats.detectable_difference(n, share)
+    share = max(share, delta)
+    level, power = scipy.stats.norm.ppf([0.975, 0.8])
+    needed = (level * math.sqrt(share) + power * math.sqrt(share - delta**2)) ** 2 / delta**2
+    assert needed == pytest.approx(n, rel=1e-9)
+
+
+def test_the_detectable_difference_is_found_four_times_in_five():
+    n, share = 180, 0.2
+    delta = stats.detectable_difference(n, share)
+    generator = np.random.default_rng(0)
+    drawn = generator.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share], size=4000)
+    # Without the continuity correction, as the formula; the exact test finds a little less.
+    chi = (drawn[:, 0] - drawn[:, 1]) ** 2 / np.maximum(1, drawn[:, 0] + drawn[:, 1])
+    assert (chi > scipy.stats.chi2.ppf(0.95, 1)).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_detectable_difference_at_its_ends():
+    assert stats.detectable_difference(0, 0.0) is None
+    assert stats.detectable_difference(3, 0.5) is None
+    assert 0.9 < stats.detectable_difference(4, 0.0) < 1
+    # No answer turned: it would take changes in one direction alone, more of them than were seen.
+    assert stats.detectable_difference(100, 0.0) == pytest.approx(0.0767, abs=1e-4)
+    values = [stats.detectable_difference(n, 0.3) for n in (20, 50, 200, 1000)]
+    assert values == sorted(values, reverse=True)
+    for wrong in ((-1, 0.1), (10, 1.1), (10, -0.1)):
+        with pytest.raises(ValueError, match="out of range"):
+            stats.detectable_difference(*wrong)
 
 
 @pytest.mark.parametrize("counts", [(0, 1), (1, 5), (5, 5), (0, 12), (30, 55), (400, 300)])

@@ -180,6 +180,71 @@ def test_names_that_lead_out_of_the_layout_are_refused(tmp_path, name):
             RunFolder(tmp_path, *parts)
 
 
+def test_parts_are_read_before_they_are_merged(folder):
+    folder.append(samples("a"))
+    first, second = reopened(folder), reopened(folder)
+    with first.part(0), second.part(12):
+        first.append(samples("d"))
+        second.append(samples("b"))
+        first.append(samples("c"))
+        with pytest.raises(RecordError, match="got id 'b'"):
+            reopened(folder).append(samples("b"))
+    assert {path.name for path in folder.path.glob("samples*")} == {
+        "samples.jsonl", "samples.rank0000.jsonl", "samples.rank0012.jsonl",
+    }  # fmt: skip
+    assert [record.id for record in folder.samples()] == ["a", "d", "c", "b"]
+    assert folder.ids() == {"a", "b", "c", "d"}
+    folder.merge(["a", "b", "c"])  # what the order does not name comes last
+    assert [path.name for path in folder.path.glob("samples*")] == ["samples.jsonl"]
+    assert [record.id for record in reopened(folder).samples()] == ["a", "b", "c", "d"]
+    folder.append(samples("e"))
+    assert len(folder.samples()) == 5
+
+
+def test_merging_what_lies_in_order_writes_nothing(folder):
+    folder.merge(["a"])
+    assert not folder.path.exists()
+    folder.append(samples("a", "b"))
+    before = (folder.path / "samples.jsonl").stat()
+    folder.merge(["a", "x", "b"])
+    after = (folder.path / "samples.jsonl").stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+    folder.merge(["b", "a"])
+    assert [record.id for record in folder.samples()] == ["b", "a"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "unlink"])
+def test_a_merge_that_is_killed_loses_nothing(folder, call, monkeypatch):
+    folder.append(samples("b"))
+    for rank, names in enumerate((["a", "d"], ["c"])):
+        part = reopened(folder)
+        with part.part(rank):
+            part.append(samples(*names))
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path if call == "unlink" else os, call, killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.merge("abcd")
+    assert folder.ids() == set("abcd")
+    assert len(folder.samples()) == 4
+    folder.merge("abcd")
+    assert [record.id for record in folder.samples()] == list("abcd")
+    assert not list(folder.path.glob("samples.rank*"))
+
+
+def test_clear_forgets_parts_too(folder):
+    with folder.part(3):
+        folder.append(samples("a"))
+        with pytest.raises(FolderInUseError):
+            reopened(folder).clear()
+    folder.clear()
+    assert folder.samples() == []
+    assert not list(folder.path.glob("samples*"))
+
+
 def test_find_runs(tmp_path):
     assert find_runs(tmp_path / "nothing") == []
     names = [("pope_random", "lab/llava", "none"), ("chair", "a/b-c", "uniform_smooth"), ("chair", "a/b-c", "none")]

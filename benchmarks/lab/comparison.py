@@ -17,7 +17,7 @@ from ..arguments import Parser
 
 DECLARED = Path(__file__).parent / "comparison.json"
 RESULTS = Path(__file__).parent / "comparison_results.json"
-_SHOWN = ("accuracy", "hallucination_rate", "recall", "yes_ratio", "auc", "chair_s", "chair_i", "length")
+_SHOWN = ("accuracy", "hallucination_rate", "chair_s", "chair_i", "recall", "yes_ratio", "auc", "length")
 _HEADS = {
     "hallucination_rate": "HR",
     "yes_ratio": "yes",
@@ -147,7 +147,7 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
         *(_HEADS.get(name, name) for name in metrics),
         *(f"Δ {_HEADS.get(name, name)}" for name in deciding),
         f"Δ {_HEADS[beside]}, seeds {', '.join(results['seeds'][1:])}",
-        "changed: to wrong, to right",
+        "changed: worse, better",
         *(("prefill ×", "token ×") if timed else ()),
     ]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
@@ -171,7 +171,8 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
 def _number(name: str, value: float | None, sign: str = "") -> str:
     if value is None:
         return "–"
-    return f"{value:{sign}.3f}" if name == "auc" else f"{value if name in _PLAIN else 100 * value:{sign}.1f}"
+    digits, shown = (3 if name == "auc" else 1), value if name in _PLAIN else 100 * value
+    return f"{round(shown, digits) + 0:{sign}.{digits}f}"  # + 0, because −0.0 is 0.0
 
 
 def _difference(name: str, found: Sequence[float | None] | None) -> str:

@@ -17,6 +17,7 @@ TASKS: dict[str, str] = {
     "pope_popular": "benchmarks.tasks.pope:PopePopular",
     "pope_adversarial": "benchmarks.tasks.pope:PopeAdversarial",
     "chair": "benchmarks.tasks.chair:Chair",
+    "chair_wordnet": "benchmarks.tasks.chair:ChairWordnet",
     "caption": "benchmarks.tasks.caption:Caption",
     "lab_mme": "benchmarks.lab.probes:LabMme",
     "lab_amber_generative": "benchmarks.lab.probes:LabAmberGenerative",

@@ -1,0 +1,101 @@
+"""What a cell of a plan still lacks, who answers it, and the record that it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .plan import Cell, Plan
+from .provenance import checkout_state, package_versions, timestamp
+from .records import RunRecord, SampleRecord
+
+
+def title(cell: Cell) -> str:
+    """Task and method, for messages."""
+    return f"{cell.plan.task.name} · {cell.method}"
+
+
+def missing_batches(cell: Cell, there: Collection[str]) -> list[int]:
+    """Numbers of the batches in which a wanted sample is not recorded.
+
+    Args:
+        cell: the cell.
+        there: names of the samples that are recorded.
+    """
+    wanted = cell.plan.wanted_samples
+    lacking = (number for number, sample in enumerate(wanted) if sample.id not in there)
+    return list(dict.fromkeys(number // cell.plan.batch_size for number in lacking))
+
+
+def turns(cell: Cell, batches: Sequence[int], there: Collection[str], size: int) -> dict[str, int]:
+    """Who answers what: each wanted sample that is not recorded → the process whose turn it is.
+
+    Args:
+        cell: the cell.
+        batches: what `missing_batches` gave.
+        there: names of the samples that were recorded before.
+        size: number of processes.
+    """
+    turn = {batch: place % size for place, batch in enumerate(batches)}
+    numbered = enumerate(cell.plan.wanted_samples)
+    return {sample.id: turn[number // cell.plan.batch_size] for number, sample in numbered if sample.id not in there}
+
+
+def wanted_records(cell: Cell, records: Mapping[str, SampleRecord]) -> list[SampleRecord] | None:
+    """The records of the wanted samples, in the task's order; None if one is missing."""
+    found = [records[sample.id] for sample in cell.plan.wanted_samples if sample.id in records]
+    return found if len(found) == cell.plan.wanted else None
+
+
+def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -> RunRecord:
+    """The record with which a run begins.
+
+    Args:
+        plan: the plan.
+        cell: one of its cells.
+        before: the record that lies there, if the run goes on.
+        world_size: number of processes.
+    """
+    config, task = plan.config, cell.plan.task
+    commit, dirty = checkout_state()
+    return RunRecord(
+        status="running",
+        created=before.created if before is not None else timestamp(),
+        command=config.command,
+        model=plan.source.name,
+        revision=plan.source.revision,
+        family=plan.family,
+        dtype=plan.dtype,
+        device=_in_words(plan.device),
+        attention=before.attention if before is not None else config.attn_implementation,
+        method=cell.method,
+        config=cell.config,
+        config_given=cell.config_given,
+        prompt=config.prompt,
+        task=task.name,
+        task_version=task.version,
+        rule=task.rule,
+        data_sha256=plan.data_sha256,
+        limit=config.limit,
+        seed=config.seed,
+        generation=cell.generation,
+        batch_size=config.batch_size,
+        world_size=world_size,
+        commit=commit,
+        dirty=dirty,
+        packages=package_versions(),
+    )
+
+
+def mapped_in_words(model: Any) -> str:
+    """The devices over which a device map has spread a model."""
+    places = dict.fromkeys(str(place) for place in getattr(model, "hf_device_map", {"": model.device}).values())
+    return f"device map over {', '.join(f'cuda:{place}' if place.isdecimal() else place for place in places)}"
+
+
+def _in_words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"{device}, {torch.get_num_threads()} threads"
