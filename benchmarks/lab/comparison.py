@@ -141,12 +141,13 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     metrics = [name for name in _SHOWN if name in next(iter(first.values()))[task]["metrics"]]
     deciding = ["accuracy", "hallucination_rate", "auc"] if "auc" in metrics else ["chair_s", "chair_i", "recall"]
     beside = "auc" if "auc" in metrics else "chair_i"
+    others = [one for one in others if all(task in entry for entry in one.values())]
     timed = task == "chair"
     head = [
         "",
         *(_HEADS.get(name, name) for name in metrics),
         *(f"Δ {_HEADS.get(name, name)}" for name in deciding),
-        f"Δ {_HEADS[beside]}, seeds {', '.join(results['seeds'][1:])}",
+        *([f"Δ {_HEADS[beside]}, seeds {', '.join(results['seeds'][1:])}"] if others else []),
         "changed: worse, better",
         *(("prefill ×", "token ×") if timed else ()),
     ]
@@ -156,12 +157,11 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
         cells = [f"`{row['row']}`", *(_number(name, entry["metrics"][name]) for name in metrics)]
         if "differences" in entry:
             cells += [_difference(name, entry["differences"].get(name)) for name in deciding]
-            cells.append(
-                ", ".join(_number(beside, one[row["row"]][task]["differences"][beside][0], "+") for one in others)
-            )
+            if others:
+                values = [one[row["row"]][task]["differences"][beside][0] for one in others]
+                cells.append(", ".join(_number(beside, value, "+") for value in values))
             cells.append("{}: {}, {}".format(*entry["changes"]))
-        else:
-            cells += [""] * (len(deciding) + 2)
+        cells += [""] * (len(deciding) + bool(others) + 1 + len(metrics) + 1 - len(cells))
         if timed:
             cells += [_ratio(entry["timing"].get(name)) for name in ("prefill_ratio", "ms_per_token_ratio")]
         lines.append(cells)
@@ -207,8 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..provenance import checkout_state, timestamp
 
     declared = json.loads(DECLARED.read_text(encoding="utf-8"))
-    fewer = declared["images_of_other_seeds"]
-    for_others = {**declared, "images": fewer, "calibration": {**declared["calibration"], "images": fewer}}
+    fewer = declared["other_seeds"]
+    calibration = {
+        **declared["calibration"],
+        "images": fewer["images"],
+        "tasks": [name for name in fewer["tasks"] if name.startswith("pope")],
+    }
+    for_others = {**declared, **fewer, "calibration": calibration}
     found = {
         model: compare_methods(model, for_others if number else declared, options.output_dir)
         for number, model in enumerate(models)

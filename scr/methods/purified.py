@@ -216,7 +216,7 @@ class Purified(LogitsMethod):
                 f"both branches cannot run in one forward: got {obstacle}; expected greedy decoding or sampling that "
                 "returns tokens. Use engine='processor', or 'auto'."
             )
-        # Skipping forwards of the noisy branch saves more than joining them.
+        # `only_below` is there to skip forwards of the noisy branch, which joined ones cannot.
         alone = self.config.engine == "auto" and self.config.only_below is not None
         if self.config.engine != "processor" and obstacle is None and not alone:
             call.arguments["custom_generate"] = DoubledLoop(processor.branch, call.arguments.get("streamer"))
