@@ -215,15 +215,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     for_others = {**declared, **fewer, "calibration": calibration}
     found = {
-        model: compare_methods(model, for_others if number else declared, options.output_dir)
-        for number, model in enumerate(models)
+        seed: compare_methods(model, for_others if number else declared, options.output_dir)
+        for number, (seed, model) in enumerate(zip(seeds, models, strict=True))
     }
     commit = checkout_state().commit
     results = {
         "created": timestamp(),
         "commit": commit,
         "seeds": seeds,
-        "tasks": [name for name in found[models[0]]["none"] if name != "calibration"],
+        "tasks": [name for name in found[seeds[0]]["none"] if name != "calibration"],
         "declared": declared,
         "models": found,
     }
