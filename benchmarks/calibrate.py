@@ -57,7 +57,7 @@ def yes_shift(config: Any) -> dict[str, Any]:
     from scr import ConfigError
 
     from .methods import BASELINE
-    from .plan import build_plan
+    from .plan import GREEDY_ROW, build_plan
     from .prompts import YES_NO
     from .runner import run_plan
 
@@ -67,8 +67,8 @@ def yes_shift(config: Any) -> dict[str, Any]:
     if captions := sorted({cell.plan.task.name for cell in plan.cells if cell.plan.task.kind != YES_NO}):
         raise ConfigError(f"answers are no yes or no: got tasks {captions}; expected yes/no tasks. Leave them out.")
     outcomes = run_plan(plan)
-    without = [record for one in outcomes if one.cell.method == BASELINE for record in one.records]
-    records = [record for one in outcomes if one.cell.method != BASELINE for record in one.records]
+    without = [record for one in outcomes if one.cell.row == BASELINE for record in one.records]
+    records = [record for one in outcomes if one.cell.row not in (BASELINE, GREEDY_ROW) for record in one.records]
     if missing := sum(record.margin is None for record in without):
         raise ConfigError(
             f"answers without a margin: got {missing} of {len(without)}; expected none. See `reasons` in run.json."
@@ -111,7 +111,7 @@ def confidence_thresholds(config: Any, kind: Any = "max_logprob") -> tuple[float
             inputs = answerer.encode([Question(id=one.id, image=one.image, prompt=prompt) for one, prompt in asked])
             yield {**inputs, "pad_token_id": loaded.processor.tokenizer.pad_token_id, **cell.generation}
 
-    every = (inputs for cell in plan.cells if cell.method == BASELINE for inputs in batches(cell))
+    every = (inputs for cell in plan.cells if cell.row == BASELINE for inputs in batches(cell))
     return scr.calibrate_confidence(loaded.model, every, kind=kind)
 
 

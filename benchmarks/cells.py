@@ -14,7 +14,7 @@ from .records import RunRecord, SampleRecord
 
 def title(cell: Cell) -> str:
     """Task and method, for messages."""
-    return f"{cell.plan.task.name} · {cell.method}"
+    return f"{cell.plan.task.name} · {cell.row}"
 
 
 def missing_batches(cell: Cell, there: Collection[str]) -> list[int]:

@@ -27,6 +27,10 @@ LAB_SPLIT = "test"
 LAB_IMAGES = 500
 """Images of the lab's default data. Fixed, as POPE's negatives depend on all images of the data set."""
 
+GREEDY_ROW = "none, greedy"
+"""What stands beside the baseline wherever answers are sampled: the model as it is, decoded greedily."""
+_SAMPLING = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
 # These change what `generate` returns or who sees the logits, which the runner depends on.
 _RESERVED = (
     "num_return_sequences",
@@ -141,6 +145,7 @@ class Cell:
 
     Attributes:
         plan: the task's samples.
+        row: what tables call it: the method, or `GREEDY_ROW`.
         method: name of the method, as the command wrote it, or "none".
         config: effective configuration of the method, `{}` for the baseline, `{part: {...}, ...}` of a combination.
         config_given: what of it came from the command, the checkpoint's settings or its tokenizer; of the same form.
@@ -149,6 +154,7 @@ class Cell:
     """
 
     plan: TaskPlan
+    row: str
     method: str
     config: dict[str, Any]
     config_given: dict[str, Any]
@@ -214,7 +220,12 @@ def build_plan(config: RunConfig) -> Plan:
     for task in tasks:
         plan = _plan_task(task, data, config)
         generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **config.generation}
-        for name in methods:
+        rows = [(name, name, generation) for name in methods]
+        if generation["do_sample"]:
+            # A method that looks good under sampling may only have found the way back to greedy decoding.
+            greedy = {name: value for name, value in generation.items() if name not in _SAMPLING}
+            rows.insert(1, (GREEDY_ROW, BASELINE, {**greedy, "do_sample": False}))
+        for row, name, decoding in rows:
             identity = {
                 "method": name,
                 "config": recorded_config(name, effective),
@@ -226,17 +237,18 @@ def build_plan(config: RunConfig) -> Plan:
                 "task": task.name,
                 "task_version": task.version,
                 "task_options": dict(getattr(task, "options", {})),
-                "generation": generation,
+                "generation": decoding,
                 "seed": config.seed,
             }
             folder = RunFolder(config.output_dir, task.name, source.name, name, config_hash(identity))
             cells.append(
                 Cell(
                     plan=plan,
+                    row=row,
                     method=name,
                     config=recorded_config(name, effective),
                     config_given=recorded_config(name, given),
-                    generation=generation,
+                    generation=decoding,
                     folder=folder,
                 )
             )

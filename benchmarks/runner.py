@@ -110,7 +110,7 @@ def run_plan(
     outcomes: list[Outcome] = []
     for cell in plan.cells:
         if ranks.world.first:
-            same = (one for one in outcomes if one.cell.plan is cell.plan and one.cell.method == BASELINE)
+            same = (one for one in outcomes if one.cell.plan is cell.plan and one.cell.row == BASELINE)
             outcomes.append(session.run_cell(cell, next(same, None)))
         else:
             session.help_with(cell)
@@ -307,7 +307,7 @@ class _Session:
 
     def _warm_up(self, cell: Cell, batch: Sequence[Sample]) -> None:
         """One batch whose answers and times are thrown away: the first forward allocates, and would pay for all."""
-        kind = (cell.method, cell.plan.task.kind)
+        kind = (cell.row, cell.plan.task.kind)
         if kind in self._warm:
             return
         short = {name: value for name, value in cell.generation.items() if name != "min_new_tokens"}

@@ -68,7 +68,7 @@ def print_plan(plan: Plan, file: TextIO | None = None) -> None:
         recorded = 0 if plan.config.overwrite else cell.recorded()
         batches = sum(1 for _ in cell.plan.batches())
         numbers = (cell.plan.images, cell.plan.wanted, batches, recorded)
-        table.add_row(cell.plan.task.name, cell.method, *map(str, numbers), _state(plan, cell, recorded))
+        table.add_row(cell.plan.task.name, cell.row, *map(str, numbers), _state(plan, cell, recorded))
     page.add(table)
     page.line("folders:")
     for cell in plan.cells:
@@ -148,9 +148,9 @@ def _print_head(page: _Page, plan: Plan) -> None:
 
 def _print_task(page: _Page, outcomes: Sequence[Outcome]) -> None:
     plan = outcomes[0].cell.plan
-    baseline = next(outcome for outcome in outcomes if outcome.cell.method == BASELINE)
+    baseline = next(outcome for outcome in outcomes if outcome.cell.row == BASELINE)
     compared = {
-        outcome.cell.method: plan.task.compare(baseline.records, outcome.records)
+        outcome.cell.row: plan.task.compare(baseline.records, outcome.records)
         for outcome in outcomes
         if outcome is not baseline
     }
@@ -175,11 +175,11 @@ def _metrics_table(
     table = page.table("", *(_LABELS.get(name, name.replace("_", " ")) for name in names))
     for outcome in outcomes:
         scores, units = outcome.scores, outcome.scores.units
-        table.add_row(_short(outcome.cell.method), *(_value(name, scores.metrics[name], units) for name in names))
+        table.add_row(_short(outcome.cell.row), *(_value(name, scores.metrics[name], units) for name in names))
         table.add_row("", *(_interval(name, scores.intervals.get(name), units) for name in names), style="dim")
-        if outcome.cell.method not in compared:
+        if outcome.cell.row not in compared:
             continue
-        found = [(name, compared[outcome.cell.method].differences.get(name)) for name in names]
+        found = [(name, compared[outcome.cell.row].differences.get(name)) for name in names]
         values = [_value(name, None if one is None else one.value, units, sign=True) for name, one in found]
         bounds = [_interval(name, None if one is None else one.interval, units, sign=True) for name, one in found]
         table.add_row(f"  − {BASELINE}", *values)
@@ -203,16 +203,16 @@ def _counts_table(
     table = page.table("", *(_COUNT_LABELS.get(name, name.replace("_", "\n")) for name in counts), *changes, *times)
     for outcome in outcomes:
         cells = [str(outcome.scores.counts[name]) for name in counts]
-        comparison = compared.get(outcome.cell.method)
+        comparison = compared.get(outcome.cell.row)
         if compared:
-            cells += [""] * 4 if comparison is None else _changes(comparison, p_values[outcome.cell.method])
+            cells += [""] * 4 if comparison is None else _changes(comparison, p_values[outcome.cell.row])
         if timing:
             for name in ("prefill_ms", "ms_per_token"):
                 cells.append(_decimal(outcome.run.timing.get(name), 2))
                 if compared:
                     one = outcome.run.timing.get(f"{name.removesuffix('_ms')}_ratio")
                     cells.append("" if comparison is None else _decimal(one, 2))
-        table.add_row(_short(outcome.cell.method), *cells)
+        table.add_row(_short(outcome.cell.row), *cells)
     return table
 
 
@@ -229,7 +229,7 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
         measured = {name: reason for name, reason in outcome.run.reasons.items() if name in ("margin", "timing.ratio")}
         for name, reason in {**outcome.scores.reasons, **measured}.items():
             label = "×" if name == "timing.ratio" else _LABELS.get(name, name.replace("_", " "))
-            notes[f"  {outcome.cell.method}, no {label}: {reason}"] = None
+            notes[f"  {outcome.cell.row}, no {label}: {reason}"] = None
     for method, comparison in compared.items():
         if comparison.unpaired:
             notes[f"  {method}: {comparison.unpaired} samples have no partner and are not compared"] = None

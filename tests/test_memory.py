@@ -46,7 +46,7 @@ config = RunConfig(methods=("none",), limit=None, output_dir=root)
 task = load_task("pope_random")
 plan = TaskPlan(task=task, samples=samples, wanted=questions, batch_size=50)
 folder = RunFolder(root, "t", "m", "none", "0")
-cell = Cell(plan=plan, method="none", config={}, config_given={}, generation={}, folder=folder)
+cell = Cell(plan=plan, row="none", method="none", config={}, config_given={}, generation={}, folder=folder)
 whole = Plan(config=config, source=ModelSource(name="m", location="m", folder=None, revision=None), family=None,
              device=torch.device("cpu"), dtype="float32", data_sha256="0", cells=(cell,))
 

@@ -93,7 +93,7 @@ def compare_methods(
             report,
         )
         for row in rows:
-            outcomes[row["row"]] = [one for one in found if one.cell.method == row["method"]]
+            outcomes[row["row"]] = [one for one in found if one.cell.row == row["method"]]
     return {
         row["row"]: {
             **({"calibration": shifts[row["row"]]} if row["row"] in shifts else {}),
