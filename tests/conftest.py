@@ -31,6 +31,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """A run flushes denormals for the whole process, which hypothesis refuses to work under."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny LLaVA; each test file has its own."""
