@@ -10,7 +10,6 @@ import contextlib
 import functools
 import inspect
 import threading
-import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from .errors import UnsupportedGenerationError
+from .per_model import PerModel
 from .stack import HookStack
 
 
@@ -55,13 +55,11 @@ class GenerateCall:
     @property
     def model_inputs(self) -> dict[str, Any]:
         """What of the given arguments is for the model's forward: the prompt, as its processor made it."""
-        named = {"input_ids": self.given["inputs"]} if self.given.get("inputs") is not None else {}
-        others = {
-            name: value
-            for name, value in self.given.items()
-            if name not in _not_for_the_model(cast(Hashable, type(self.model)))
-        }
-        return {**named, **{name: value for name, value in others.items() if value is not None}}
+        left_out = _not_for_the_model(cast(Hashable, type(self.model)))
+        given = {name: value for name, value in self.given.items() if value is not None}
+        if "inputs" in given:
+            given.setdefault("input_ids", given["inputs"])
+        return {name: value for name, value in given.items() if name not in left_out}
 
 
 Around = Callable[[GenerateCall], AbstractContextManager[None]]
@@ -74,7 +72,7 @@ def watch_generate(model: nn.Module, around: Around, stack: HookStack) -> None:
     Watchers are entered in the order in which they came.
     """
     if hasattr(model, "generate"):
-        watch = _watch_of(model)
+        watch = _WATCHES.get(model, lambda: _Watch(model))
         watch.add(around)
         stack.callback(watch.drop, around)
 
@@ -138,19 +136,7 @@ def _not_for_the_model(model_class: Hashable) -> frozenset[str]:
     return frozenset(own | settings | {"past_key_values", "cache_position", "labels", "logits_to_keep", "tokenizer"})
 
 
-# Held here, a watch would keep a model alive that was dropped with its wrapper on: the wrapper itself holds it.
-_WATCHES: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Watch]] = weakref.WeakKeyDictionary()
-_WATCHES_LOCK = threading.Lock()
-
-
-def _watch_of(model: nn.Module) -> _Watch:
-    with _WATCHES_LOCK:
-        known = _WATCHES.get(model)
-        watch = known() if known is not None else None
-        if watch is None:
-            watch = _Watch(model)
-            _WATCHES[model] = weakref.ref(watch)
-        return watch
+_WATCHES = PerModel[_Watch]()
 
 
 def refuse_assistance(call: GenerateCall, method: str) -> None:

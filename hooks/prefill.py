@@ -18,7 +18,6 @@ import inspect
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +35,7 @@ from .errors import SCRError, UnsupportedGenerationError
 from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
 from .generation import GenerateCall, watch_generate
+from .per_model import PerModel
 from .queries import real_tokens, text_queries, visual_input, visual_tokens
 from .residual import hidden_of
 from .stack import HookStack
@@ -362,18 +362,9 @@ def _prompt_of(call: GenerateCall) -> _Prompt:
     return _Prompt(prompt_end=max(lengths, default=None), prompt_rows=rows, chunked=chunked)
 
 
-# A dispatcher is kept alive by the hooks that it has installed, and otherwise by whoever asked for it: held here, it
-# would keep a model alive that was dropped with its patch on.
-_DISPATCHERS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[PrefillDispatcher]] = weakref.WeakKeyDictionary()
-_DISPATCHERS_LOCK = threading.Lock()
+_DISPATCHERS = PerModel[PrefillDispatcher]()
 
 
 def dispatcher(model: PreTrainedModel) -> PrefillDispatcher:
     """The model's dispatcher, shared with its base model; nothing is installed before a method is attached."""
-    with _DISPATCHERS_LOCK:
-        known = _DISPATCHERS.get(model.base_model)
-        served = known() if known is not None else None
-        if served is None:
-            served = PrefillDispatcher(model)
-            _DISPATCHERS[model.base_model] = weakref.ref(served)
-        return served
+    return _DISPATCHERS.get(model.base_model, lambda: PrefillDispatcher(model))
