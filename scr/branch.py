@@ -65,6 +65,8 @@ class Branch:
         Raises:
             ConfigError: if they do not go on from the prompt, or from what was given before.
         """
+        if tokens is self._tokens:  # noted just now
+            return self._last
         if self._tokens is None:
             self._prefill(tokens)
         assert self._tokens is not None

@@ -43,6 +43,8 @@ def compare_methods(
     Returns:
         row → task → metrics, counts, intervals, differences to the row's baseline, and times as ratios.
     """
+    from ..calibrate import yes_shift
+    from ..methods import method_parts
     from ..plan import RunConfig
     from ..runner import Outcome, run
     from . import checkpoint_folder, data_folder
@@ -68,8 +70,6 @@ def compare_methods(
     shifts = {}
     for row in declared["rows"]:
         if "match" in row:
-            from ..calibrate import yes_shift
-
             shifts[row["row"]] = yes_shift(config(declared["calibration"], methods=(row["match"],)))
             report(f"{model}: {row['row']}: {json.dumps(shifts[row['row']])}")
     # Rows that differ in the method alone are one run, so that they are timed beside each other.
@@ -78,7 +78,7 @@ def compare_methods(
         groups.setdefault(json.dumps([row.get("prompt"), row.get("sampled"), row.get("match")]), []).append(row)
     for rows in groups.values():
         methods = tuple(row["method"] for row in rows)
-        named = {part for method in methods for part in method.split("+")}
+        named = {part for method in methods for part in method_parts(method)}
         args = {key: value for key, value in scr_args.items() if key.partition(".")[0] in named}
         if "match" in rows[0]:
             args["yes_shift.shift"] = shifts[rows[0]["row"]]["shift"]

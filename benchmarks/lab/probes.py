@@ -8,7 +8,6 @@ existence; to the others they can only answer from what they learnt there.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 import re
@@ -27,7 +26,7 @@ from ..tasks.base import Grade, Sample, Scores, Task, score_ratios
 from ..tasks.chair import extract_objects
 from ..tasks.coco import CocoData, CocoImage
 from ..tasks.mme import TASK_UNIT
-from ..tasks.yes_no import YesNoTask
+from ..tasks.yes_no import YesNoTask, grade_again
 from .categories import CATEGORY_ORDER, SCENES
 from .language import article
 
@@ -107,7 +106,7 @@ class LabMme(YesNoTask):
 
     def table(self, records: Sequence[SampleRecord]) -> SampleTable:
         """What each record contributes to the metrics, graded again from its output and target."""
-        graded = _graded(self, records)
+        graded = grade_again(records, self.rule)
         correct = {record.id: record.outcome in ("tp", "tn") for record in graded}
         rows = np.array([self._contribution(record.id, correct) for record in graded], dtype=np.float64)
         rows = rows.reshape(len(graded), 3 * len(self.tasks), 2)
@@ -256,7 +255,7 @@ class LabAmberExistence(YesNoTask):
 
     def table(self, records: Sequence[SampleRecord]) -> SampleTable:
         """What each record contributes to the metrics, graded again from its output and target."""
-        graded = _graded(self, records)
+        graded = grade_again(records, self.rule)
         right, said, truth = (
             np.array(values, dtype=np.float64)
             for values in (
@@ -303,15 +302,6 @@ _UNDEFINED = {
     "recall_existence": "no question had the answer no",
     "f1_existence": "no answer was No and no question had the answer no",
 }
-
-
-def _graded(task: Task, records: Sequence[SampleRecord]) -> list[SampleRecord]:
-    """The records, graded again; one that failed with an error is unparsed, whatever its empty output may mean."""
-    graded = []
-    for record in records:
-        answer, outcome = (None, None) if record.error is not None else task.grade(record.target, record.output)
-        graded.append(dataclasses.replace(record, answer=answer, outcome=outcome))
-    return graded
 
 
 def _scene(data: CocoData, image_id: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,11 +55,11 @@ class Caption(Task):
         Raises:
             ConfigError: for a data set without captions.
         """
-        described = [image for image in data.images if data.captions(image.id)]
-        chosen = random.Random(seed).sample(described, min(self.options["img_num"], len(described)))
+        from .coco import draw_described  # needs torch, and scoring does not
+
         return [
             Sample(id=str(image.id), image=image.path, prompt=self.prompt, target=data.captions(image.id))
-            for image in chosen
+            for image in draw_described(data, seed, self.options["img_num"])
         ]
 
     def grade(self, target: Any, output: str) -> Grade:

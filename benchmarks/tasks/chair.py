@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -110,8 +109,8 @@ class Chair(Task):
             ConfigError: for a category that is none of COCO's 80 objects, or a data set without captions.
         """
         # Without references half of the ground truth is missing, and right mentions would count as hallucinated.
-        described = [image for image in data.images if data.captions(image.id)]
-        chosen = random.Random(seed).sample(described, min(self.options["img_num"], len(described)))
+        from .coco import draw_described  # needs torch, and scoring does not
+
         return [
             Sample(
                 id=str(image.id),
@@ -119,7 +118,7 @@ class Chair(Task):
                 prompt=self.prompt,
                 target=ground_truth(data.objects(image.id), data.captions(image.id), self.rule),
             )
-            for image in chosen
+            for image in draw_described(data, seed, self.options["img_num"])
         ]
 
     def grade(self, target: Any, output: str) -> Grade:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,16 @@ class CocoData:
                 "Add COCO's caption annotations, or leave out tasks that need them."
             )
         return list(self._captions.get(image_id, ()))
+
+
+def draw_described(data: CocoData, seed: int, most: int) -> list[CocoImage]:
+    """At most so many images, drawn at random among those with reference captions.
+
+    Raises:
+        ConfigError: for a data set without captions.
+    """
+    described = [image for image in data.images if data.captions(image.id)]
+    return random.Random(seed).sample(described, min(most, len(described)))
 
 
 def _choose_split(folder: Path, split: str | None) -> str:

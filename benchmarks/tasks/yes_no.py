@@ -78,7 +78,7 @@ class YesNoTask(Task):
 
     def table(self, records: Sequence[SampleRecord]) -> SampleTable:
         """What each record contributes to the metrics, graded again from its output and target."""
-        return aggregate(_graded(records, self.rule), self.rule)
+        return aggregate(grade_again(records, self.rule), self.rule)
 
     def score(self, records: Sequence[SampleRecord]) -> Scores:
         """The scores of a run: see `score_answers`."""
@@ -98,14 +98,14 @@ def score_answers(records: Sequence[SampleRecord], rule: str) -> Scores:
         RecordError: for a target that is neither "yes" nor "no".
         ConfigError: for an unknown rule.
     """
-    graded = _graded(records, rule)
+    graded = grade_again(records, rule)
     scores = score_ratios(aggregate(graded, rule), _UNDEFINED)
     outcomes = Counter(record.outcome for record in graded)
     counts = {
         "n": len(graded),
         **{name: outcomes[name] for name in ("tp", "fp", "tn", "fn")},
         "unparsed": sum(record.answer is None for record in graded),
-        "unparsed_strict": sum(record.answer is None for record in _graded(records, "strict")),
+        "unparsed_strict": sum(record.answer is None for record in grade_again(records, "strict")),
     }
     value, interval, reason = _auc(graded)
     metrics = {**scores.metrics, "auc": value}
@@ -141,7 +141,8 @@ def _grade(target: Any, output: str, rule: str) -> Grade:
     return Grade(answer, None if answer is None else _OUTCOMES[target, answer])
 
 
-def _graded(records: Sequence[SampleRecord], rule: str) -> list[SampleRecord]:
+def grade_again(records: Sequence[SampleRecord], rule: str) -> list[SampleRecord]:
+    """The records, graded again; one that failed with an error is unparsed, whatever a rule makes of its output."""
     graded = []
     for record in records:
         failed = record.error is not None

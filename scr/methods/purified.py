@@ -144,7 +144,7 @@ class PurifiedLogitsProcessor(ImageRowsProcessor):
             ConfigError: for inputs without an image, or a value out of range.
             UnsupportedModelError: for a model that no family answers for.
         """
-        if all(inputs.get(name) is None for name in ("pixel_values", "pixel_values_videos")):
+        if all(inputs.get(name) is None for name in PIXELS.values()):
             raise ConfigError(
                 f"no image to corrupt: got inputs {sorted(inputs)}; expected `pixel_values` or `pixel_values_videos`. "
                 "Decode text-only prompts without this processor."
