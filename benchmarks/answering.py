@@ -24,12 +24,12 @@ class Question:
 
     Attributes:
         id: the sample's id; with the seed it decides how a sampled answer falls.
-        image: the picture's file.
+        image: the picture's file; None for a question about no picture.
         prompt: the text, without the model's own turn markers.
     """
 
     id: str
-    image: Path
+    image: Path | None
     prompt: str
 
 
@@ -65,14 +65,19 @@ class Answerer:
     def answer(
         self, questions: Sequence[Question], generation: Mapping[str, Any], *, seed: int, margins: bool
     ) -> list[Answer]:
-        """Answer one batch.
+        """Answer one batch; questions without an image are asked apart from the others, as not every processor mixes.
 
         Args:
-            questions: the batch, one image each.
+            questions: the batch, at most one image each.
             generation: keyword arguments of `generate`.
             seed: of sampling, if `do_sample` is set: an answer is a function of the seed and of its batch.
             margins: whether to measure the margin between yes and no.
         """
+        shown = [question.image is not None for question in questions]
+        if len(set(shown)) > 1:
+            parts = [[one for one, has in zip(questions, shown, strict=True) if has is part] for part in (True, False)]
+            with_image, without = (iter(self.answer(part, generation, seed=seed, margins=margins)) for part in parts)
+            return [next(with_image if has else without) for has in shown]
         inputs = self.encode(questions)
         device = self._model.device
         probe = FirstTokenProbe(len(questions), self.answer_tokens if margins else None, device)
@@ -98,25 +103,25 @@ class Answerer:
             for text, length, margin in zip(texts, lengths, probe.margins or [None] * len(questions), strict=True)
         ]
 
-    def format(self, prompt: str) -> str:
+    def format(self, prompt: str, *, with_image: bool = True) -> str:
         """The prompt in the model's own turns, with its image: its chat template, or LLaVA-1.5's form without one."""
         if getattr(self._processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            content = [{"type": "image"}] * with_image + [{"type": "text", "text": prompt}]
             return self._processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
         image = getattr(self._processor, "image_token", "<image>")
-        return f"USER: {image}\n{prompt} ASSISTANT:"
+        return f"USER: {image}\n{prompt} ASSISTANT:" if with_image else f"USER: {prompt} ASSISTANT:"
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """What `generate` gets for a batch, on the model's device."""
+        """What `generate` gets for a batch, on the model's device; all of its questions have an image, or none."""
         # Questions about one image lie beside each other, so that each file is read once per batch.
-        images = {question.image: _read(question.image) for question in questions}
-        texts = [self.format(question.prompt) for question in questions]
+        images = {path: _read(path) for path in (question.image for question in questions) if path is not None}
+        texts = [self.format(question.prompt, with_image=question.image is not None) for question in questions]
         begin = self._tokenizer.bos_token
         batch = self._processor(
             text=texts,
-            images=[[images[question.image]] for question in questions],
+            images=[[images[one.image]] for one in questions if one.image is not None] or None,
             padding=True,
             return_tensors="pt",
             # A template that writes the begin token itself must not get a second one.

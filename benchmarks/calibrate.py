@@ -104,7 +104,9 @@ def confidence_thresholds(config: Any, kind: Any = "max_logprob") -> tuple[float
     answerer = Answerer(loaded)
 
     def batches(cell: Any) -> Iterator[Any]:
-        wanted, size = cell.plan.wanted_samples, cell.plan.batch_size
+        # Without an image there is nothing to contrast with.
+        wanted = [one for one in cell.plan.wanted_samples if one.image is not None]
+        size = cell.plan.batch_size
         for batch in (wanted[start : start + size] for start in range(0, len(wanted), size)):
             prompts = [apply_prompt(config.prompt, cell.plan.task.kind, one.prompt) for one in batch]
             asked = zip(batch, prompts, strict=True)

@@ -77,7 +77,7 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         task=task.name,
         task_version=task.version,
         rule=task.rule,
-        data_sha256=plan.data_sha256,
+        data_sha256=cell.plan.data_sha256,
         limit=config.limit,
         seed=config.seed,
         generation=cell.generation,

@@ -20,7 +20,7 @@ from .prompts import get_prompt
 from .store import RunFolder, config_hash
 from .suggest import suggestion
 from .tasks import expand_tasks, load_task
-from .tasks.base import Sample, Task
+from .tasks.base import Sample, Task, TaskData
 from .tasks.coco import CocoData
 
 LAB_SPLIT = "test"
@@ -58,11 +58,11 @@ class RunConfig:
             alone, which wins.
         prompt: a variant of `benchmarks.prompts.PROMPTS`.
         tasks: names of tasks or of groups of them.
-        limit: number of images, the first of the data set; None for all.
+        limit: number of images, the first of the data set (of units, where a task has others); None for all.
         batch_size: samples per batch.
         seed: of the questions that are drawn, and of sampling.
         generation: arguments of `generate`, over greedy decoding and the task's `max_new_tokens`.
-        data_dir: folder in COCO's layout; None for the lab's data, with a lab model.
+        data_dir: folder in the tasks' layout, mostly COCO's; None for the lab's data, with a lab model.
         split: which annotations of it; None for the only one, or the usual one.
         output_dir: where the records go.
         overwrite: discard what is recorded for these runs, instead of going on from there.
@@ -112,12 +112,14 @@ class TaskPlan:
         samples: every sample of the data set, in the task's order, grouped by image.
         wanted: how many of them, from the start, belong to the images asked for.
         batch_size: samples per batch.
+        data_sha256: digest of the annotations.
     """
 
     task: Task
     samples: Sequence[Sample]
     wanted: int
     batch_size: int
+    data_sha256: str
 
     @property
     def wanted_samples(self) -> Sequence[Sample]:
@@ -126,8 +128,8 @@ class TaskPlan:
 
     @property
     def images(self) -> int:
-        """How many images they are about."""
-        return len({sample.image for sample in self.wanted_samples})
+        """How many images, or other units, they are about."""
+        return len({sample.unit_key for sample in self.wanted_samples})
 
     def batches(self) -> Iterator[Sequence[Sample]]:
         """Consecutive slices of *all* samples, as far as they hold a wanted one.
@@ -177,7 +179,6 @@ class Plan:
         family: name of the model's family, None if none of `scr.list_families()` answers for it.
         device: where it will be.
         dtype: in which number format.
-        data_sha256: digest of the annotations.
         cells: task after task; in each the baseline first.
     """
 
@@ -186,7 +187,6 @@ class Plan:
     family: str | None
     device: torch.device
     dtype: str
-    data_sha256: str
     cells: tuple[Cell, ...]
 
 
@@ -215,10 +215,13 @@ def build_plan(config: RunConfig) -> Plan:
     bare = skeleton(source)
     given = given_configs(methods, source, config.method_args)
     effective = effective_configs(bare, given)
-    data = open_data(config, source)
+    opened: dict[Any, TaskData] = {}
     cells = []
     for task in tasks:
-        plan = _plan_task(task, data, config)
+        opener = getattr(task.open_data, "__func__", task.open_data)
+        if opener not in opened:
+            opened[opener] = open_data(config, source, task)
+        plan = _plan_task(task, opened[opener], config)
         generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **config.generation}
         rows = [(name, name, generation) for name in methods]
         if generation["do_sample"]:
@@ -233,7 +236,7 @@ def build_plan(config: RunConfig) -> Plan:
                 "adapter": None,
                 "revision": source.revision,
                 "dtype": dtype,
-                "data_sha256": data.sha256,
+                "data_sha256": plan.data_sha256,
                 "task": task.name,
                 "task_version": task.version,
                 "task_options": dict(getattr(task, "options", {})),
@@ -258,19 +261,23 @@ def build_plan(config: RunConfig) -> Plan:
         family=_family(bare),
         device=device,
         dtype=dtype,
-        data_sha256=data.sha256,
         cells=tuple(cells),
     )
 
 
-def open_data(config: RunConfig, source: ModelSource) -> CocoData:
-    """The data set of a command: what `data_dir` holds, or the lab's own for a lab model.
+def open_data(config: RunConfig, source: ModelSource, task: Task) -> TaskData:
+    """The data set of a task: what `data_dir` holds, or the lab's own for a lab model and COCO's layout.
 
     Raises:
-        ConfigError: if neither is given.
+        ConfigError: if neither is given, or the task's files are not there.
     """
     if config.data_dir is not None:
-        return CocoData.open(config.data_dir, config.split)
+        return task.open_data(config.data_dir, config.split)
+    if task.files is not None:
+        raise ConfigError(
+            f"no data: got task {task.name!r} without a data folder; expected one with {task.files}. "
+            "Give --data-dir FOLDER."
+        )
     if not source.is_lab:
         raise ConfigError(
             f"no data: got model {config.model!r} without a data folder; expected one, as only lab models bring data. "
@@ -302,17 +309,17 @@ def check_generation(generation: Mapping[str, Any]) -> None:
             )
 
 
-def _plan_task(task: Task, data: CocoData, config: RunConfig) -> TaskPlan:
+def _plan_task(task: Task, data: TaskData, config: RunConfig) -> TaskPlan:
     samples = task.samples(data, config.seed)
-    images = list(dict.fromkeys(sample.image for sample in samples))
-    if not images:
+    units = list(dict.fromkeys(sample.unit_key for sample in samples))
+    if not units:
         raise ConfigError(
             f"no samples: got none of task {task.name!r} from split {data.split!r}; expected images with annotations. "
             "Give another --data-dir or --split."
         )
-    wanted = set(images[: config.limit])
-    count = sum(sample.image in wanted for sample in samples)
-    return TaskPlan(task=task, samples=samples, wanted=count, batch_size=config.batch_size)
+    wanted = set(units[: config.limit])
+    count = sum(sample.unit_key in wanted for sample in samples)
+    return TaskPlan(task=task, samples=samples, wanted=count, batch_size=config.batch_size, data_sha256=data.sha256)
 
 
 def _family(bare: PreTrainedModel) -> str | None:

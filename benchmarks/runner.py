@@ -328,7 +328,7 @@ class _Session:
         grade = cell.plan.task.grade(sample.target, answer.text)
         return SampleRecord(
             id=sample.id,
-            image=sample.image.name,
+            image=sample.unit_name,
             prompt=apply_prompt(self._config.prompt, cell.plan.task.kind, sample.prompt),
             target=sample.target,
             output=answer.text,

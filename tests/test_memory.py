@@ -44,11 +44,11 @@ samples = [Sample(id=f"{n}-1", image=images[n // per_image], prompt=f"Is there a
                   target="no" if n % 2 else "yes") for n in range(questions)]
 config = RunConfig(methods=("none",), limit=None, output_dir=root)
 task = load_task("pope_random")
-plan = TaskPlan(task=task, samples=samples, wanted=questions, batch_size=50)
+plan = TaskPlan(task=task, samples=samples, wanted=questions, batch_size=50, data_sha256="0")
 folder = RunFolder(root, "t", "m", "none", "0")
 cell = Cell(plan=plan, row="none", method="none", config={}, config_given={}, generation={}, folder=folder)
 whole = Plan(config=config, source=ModelSource(name="m", location="m", folder=None, revision=None), family=None,
-             device=torch.device("cpu"), dtype="float32", data_sha256="0", cells=(cell,))
+             device=torch.device("cpu"), dtype="float32", cells=(cell,))
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

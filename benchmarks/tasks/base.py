@@ -7,13 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from ..records import SampleRecord
 from ..stats import Comparison, SampleTable, compare_tables, ratio_intervals, ratios
 
-if TYPE_CHECKING:
-    from .coco import CocoData
+
+class TaskData(Protocol):
+    """What every opened data set has."""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of annotations and questions: equal digest, equal questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +35,27 @@ class Sample:
 
     Attributes:
         id: name, unique within the task; begins with the image's id and does not depend on `limit`.
-        image: the image's file.
+        image: the image's file; None for a question about no image.
         prompt: the benchmark's own prompt.
         target: what is right, a JSON value.
+        unit: what `limit` counts and intervals resample, the record's `image`, where that is not the image's file.
     """
 
     id: str
-    image: Path
+    image: Path | None
     prompt: str
     target: Any
+    unit: str = ""
+
+    @property
+    def unit_key(self) -> str:
+        """What samples of one unit share."""
+        return self.unit or str(self.image)
+
+    @property
+    def unit_name(self) -> str:
+        """What a record calls it."""
+        return self.unit or (self.image.name if self.image is not None else "")
 
 
 class Grade(NamedTuple):
@@ -71,6 +96,7 @@ class Task(ABC):
         kind: "yes_no" or "caption".
         max_new_tokens: where an answer is cut off, unless the command says otherwise.
         options: choices of the protocol that decide which samples there are; part of a run's identity.
+        files: what the data folder must hold and where to get it; None for COCO's layout, which the lab's data have.
     """
 
     name: ClassVar[str]
@@ -81,15 +107,27 @@ class Task(ABC):
     kind: ClassVar[str]
     max_new_tokens: ClassVar[int]
     options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    files: ClassVar[str | None] = None
+
+    @classmethod
+    def open_data(cls, folder: Path, split: str | None) -> TaskData:
+        """The data set in a folder; tasks that inherit this method from one class share what it gives.
+
+        Raises:
+            ConfigError: where a file is missing or broken, naming it.
+        """
+        from .coco import CocoData  # needs torch, and scoring does not
+
+        return CocoData.open(folder, split)
 
     @abstractmethod
-    def samples(self, data: CocoData, seed: int) -> list[Sample]:
+    def samples(self, data: Any, seed: int) -> list[Sample]:
         """Every sample of the benchmark on a data set, grouped by image.
 
         The order is fixed by the data and the seed, so that a run on the first images is a part of a longer run.
 
         Args:
-            data: the data set.
+            data: the data set, as `open_data` gives it.
             seed: seed of all draws.
         """
 
