@@ -28,10 +28,13 @@ from hooks import FAMILIES as _FAMILIES  # noqa: E402  the check above must come
 from hooks import ModelFamily  # noqa: E402
 
 from . import contrast, credit, perturb, redistribution  # noqa: E402
+from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter  # noqa: E402
 from .calibration import calibrate_confidence  # noqa: E402
 from .errors import (  # noqa: E402
+    AdapterLoadError,
     AlreadyPatchedError,
     ConfigError,
+    MissingPackageError,
     PromptLayoutError,
     SCRError,
     UnsupportedGenerationError,
@@ -77,11 +80,14 @@ def get_family(name: str) -> ModelFamily:
 
 
 __all__ = [
+    "Adapter",
+    "AdapterLoadError",
     "AlreadyPatchedError",
     "ConfigError",
     "DoLaConfig",
     "MethodConfig",
     "MethodEntry",
+    "MissingPackageError",
     "ModelFamily",
     "Patch",
     "PlausibilityOnlyConfig",
@@ -96,13 +102,17 @@ __all__ = [
     "VCDConfig",
     "YesShiftConfig",
     "__version__",
+    "adapter",
     "calibrate_confidence",
     "contrast",
     "credit",
     "get_family",
     "get_method",
+    "list_adapters",
     "list_families",
     "list_methods",
+    "load_adapter",
+    "merge_adapter",
     "patch",
     "perturb",
     "redistribution",

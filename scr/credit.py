@@ -56,3 +56,16 @@ def patch_credit(gradient: Float[Tensor, "... dim"], hidden: Float[Tensor, "... 
         hidden: the block's output at the patches.
     """
     return hidden_norms(gradient) * hidden_norms(hidden)
+
+
+def norm_credit_correlation(norms: Float[Tensor, "patches"], credit: Float[Tensor, "patches"]) -> Float[Tensor, ""]:
+    """Pearson correlation of the patches' norms with their credit: how good a proxy the norm is.
+
+    NaN where either is the same for all patches, or not finite.
+    """
+    pair = torch.stack([norms.flatten(), credit.flatten()]).double()
+    centered = pair - pair.mean(dim=1, keepdim=True)
+    # What is left of equal numbers is rounding, and must not count as a spread.
+    spread = torch.linalg.vector_norm(centered, dim=1)
+    spread = torch.where(spread > 1e-7 * torch.linalg.vector_norm(pair, dim=1), spread, torch.nan)
+    return ((centered[0] * centered[1]).sum() / spread.prod()).clamp(-1, 1).float()

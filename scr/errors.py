@@ -5,7 +5,9 @@ SCRError
  ├─ UnsupportedModelError (TypeError)         a model family that we do not know, or a part of it is missing
  ├─ PromptLayoutError (ValueError)            image tokens do not fit the patch grid
  ├─ UnsupportedGenerationError (ValueError)   a way of generating that an edited prefill cannot survive
- └─ AlreadyPatchedError (RuntimeError)        the same method twice on one model
+ ├─ AlreadyPatchedError (RuntimeError)        the same method, or a second adapter, on one model
+ ├─ AdapterLoadError (OSError)                an adapter was not found, or could not be read
+ └─ MissingPackageError (ImportError)         an optional package is needed, and not installed
 """
 
 from hooks import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
@@ -16,12 +18,22 @@ class ConfigError(SCRError, ValueError):
 
 
 class AlreadyPatchedError(SCRError, RuntimeError):
-    """The method is on this model already."""
+    """The method is on this model already, or an adapter is."""
+
+
+class AdapterLoadError(SCRError, OSError):
+    """An adapter was not found, or could not be read."""
+
+
+class MissingPackageError(SCRError, ImportError):
+    """An optional package is needed, and not installed; the message has the line that installs it."""
 
 
 __all__ = [
+    "AdapterLoadError",
     "AlreadyPatchedError",
     "ConfigError",
+    "MissingPackageError",
     "PromptLayoutError",
     "SCRError",
     "UnsupportedGenerationError",

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +44,27 @@ class Patch:
     def traces(self) -> Sequence[Trace]:
         """What was done to the last images, oldest first; kept after the patch is removed."""
         return list(getattr(self._method, "traces", ()))
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[Sequence[Trace]]:
+        """Collect every trace that is made inside the `with`, however few of them `keep_traces` keeps.
+
+            with patched.recording() as traces:
+                model.generate(**inputs)
+
+        Methods that leave no traces leave none here either.
+        """
+        method: Any = self._method
+        recorded: deque[Trace] = deque()
+        if not hasattr(method, "traces"):
+            yield recorded
+            return
+        kept, method.traces = method.traces, recorded
+        try:
+            yield recorded
+        finally:
+            method.traces = kept
+            kept.extend(recorded)
 
     def install(self) -> Self:
         """Put the method on the model.

@@ -268,8 +268,9 @@ class SCRSession:
         if self._norms_before is not None and self._norms_after is not None:
             ratios = (self._norms_after / self._norms_before).tolist()
         # A bounded deque drops what it cannot keep; making those traces would be work for nothing.
-        first = max(0, len(self._images) - (self._traces.maxlen or 0))
-        for index in range(first, len(self._images)):
+        count, most = len(self._images), self._traces.maxlen
+        first = 0 if most is None else max(0, count - most)
+        for index in range(first, count):
             image, plan, attention = self._images[index], self._plans[index], self._attention[index]
             if not attention.any():
                 continue
