@@ -30,6 +30,7 @@ from hooks import ModelFamily  # noqa: E402
 from . import contrast, credit, perturb, redistribution  # noqa: E402
 from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter  # noqa: E402
 from .calibration import calibrate_confidence  # noqa: E402
+from .diagnostics import Diagnostics, diagnose  # noqa: E402
 from .errors import (  # noqa: E402
     AdapterLoadError,
     AlreadyPatchedError,
@@ -84,6 +85,7 @@ __all__ = [
     "AdapterLoadError",
     "AlreadyPatchedError",
     "ConfigError",
+    "Diagnostics",
     "DoLaConfig",
     "MethodConfig",
     "MethodEntry",
@@ -106,6 +108,7 @@ __all__ = [
     "calibrate_confidence",
     "contrast",
     "credit",
+    "diagnose",
     "get_family",
     "get_method",
     "list_adapters",
