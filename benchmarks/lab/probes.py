@@ -22,11 +22,12 @@ from scr import ConfigError
 
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable
+from ..tasks.amber_questions import AmberYesNo
 from ..tasks.base import Grade, Sample, Scores, Task, score_ratios
 from ..tasks.chair import extract_objects
 from ..tasks.coco import CocoData, CocoImage
 from ..tasks.mme import TASK_UNIT
-from ..tasks.yes_no import YesNoTask, grade_again
+from ..tasks.mme_questions import MmeTask
 from .categories import CATEGORY_ORDER, SCENES
 from .language import article
 
@@ -70,7 +71,7 @@ def lab_truth(data: CocoData) -> list[LabTruth]:
     return [LabTruth(image, _scene(data, image.id), numbers.get(image.id, Counter())) for image in data.images]
 
 
-class LabMme(YesNoTask):
+class LabMme(MmeTask):
     """Two questions per image and task, the first to be answered yes, the second no, with MME's scores.
 
     `existence`: an object that is there, and one that is not, drawn from the lab's 32. `count`: "only one" of a
@@ -84,10 +85,9 @@ class LabMme(YesNoTask):
     version = 1
     paper = "after MME, Fu et al. 2023, arXiv:2306.13394"
     checked_against = "the scores of benchmarks.tasks.mme on the same answers"
-    rule = "mme"
-    max_new_tokens = 32
     options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
-    tasks: ClassVar[tuple[str, ...]] = ("existence", "count", "scene")
+    tasks = ("existence", "count", "scene")
+    id_form = r"(?P<image>.+)-(?P<task>TASKS)-(?P<number>[12])"
 
     def samples(self, data: CocoData, seed: int) -> list[Sample]:
         """Four or six questions per image, of at most 500 images with an object.
@@ -104,22 +104,6 @@ class LabMme(YesNoTask):
                     samples.append(Sample(id=name, image=truth.image.path, prompt=question + _SUFFIX, target=target))
         return samples
 
-    def table(self, records: Sequence[SampleRecord]) -> SampleTable:
-        """What each record contributes to the metrics, graded again from its output and target."""
-        graded = grade_again(records, self.rule)
-        correct = {record.id: record.outcome in ("tp", "tn") for record in graded}
-        rows = np.array([self._contribution(record.id, correct) for record in graded], dtype=np.float64)
-        rows = rows.reshape(len(graded), 3 * len(self.tasks), 2)
-        return SampleTable(
-            ids=[record.id for record in graded],
-            images=[record.image for record in graded],
-            metrics=tuple(name for task in self.tasks for name in (task, f"{task}_acc", f"{task}_acc_plus")),
-            numerators=rows[:, :, 0],
-            denominators=rows[:, :, 1],
-            correct=np.array(list(map(correct.__getitem__, (record.id for record in graded))), dtype=bool),
-            answers=[record.answer for record in graded],
-        )
-
     def score(self, records: Sequence[SampleRecord]) -> Scores:
         """The scores of a run. Counts: as `YesNoTask.score`."""
         table = self.table(records)
@@ -131,21 +115,6 @@ class LabMme(YesNoTask):
             reasons=scores.reasons,
             units=dict.fromkeys(self.tasks, TASK_UNIT),
         )
-
-    def _contribution(self, name: str, correct: Mapping[str, bool]) -> list[tuple[float, float]]:
-        match = re.fullmatch(rf"(.+)-({'|'.join(self.tasks)})-([12])", name)
-        if match is None:
-            raise RecordError(f"a sample has a wrong id: got {name!r}; expected image-task-1 or -2. Run it again.")
-        image, own, number = match.groups()
-        partner = correct.get(f"{image}-{own}-{3 - int(number)}")
-        row = []
-        for task in self.tasks:
-            right, there = float(correct[name]), float(task == own)
-            pair = 0.0 if partner is None else 0.5 * there  # each of the two brings half of its pair
-            both = pair * (right and bool(partner))
-            # Per pair 100 (right answers / 2) + 100 (both right); half of it in each of the two rows.
-            row += [(100 * right * pair + 100 * both, pair), (right * there, there), (both, pair)]
-        return row
 
 
 class LabAmberGenerative(Task):
@@ -218,7 +187,7 @@ class LabAmberGenerative(Task):
         )
 
 
-class LabAmberExistence(YesNoTask):
+class LabAmberExistence(AmberYesNo):
     """AMBER's questions for existence: each absent object that is typical of the scene, and as many that are there.
 
     AMBER asks for absent ones alone, so that "No" to everything is perfect. Metrics as AMBER's, with "No" as the
@@ -230,8 +199,7 @@ class LabAmberExistence(YesNoTask):
     version = 1
     paper = LabAmberGenerative.paper
     checked_against = "the plain rule of benchmarks.tasks.amber on the same answers"
-    rule = "amber"
-    max_new_tokens = 32
+    part = "existence"
     options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
 
     def samples(self, data: CocoData, seed: int) -> list[Sample]:
@@ -253,43 +221,9 @@ class LabAmberExistence(YesNoTask):
                 )
         return samples
 
-    def table(self, records: Sequence[SampleRecord]) -> SampleTable:
-        """What each record contributes to the metrics, graded again from its output and target."""
-        graded = grade_again(records, self.rule)
-        right, said, truth = (
-            np.array(values, dtype=np.float64)
-            for values in (
-                [record.outcome in ("tp", "tn") for record in graded],
-                [record.answer == "no" for record in graded],
-                [record.target == "no" for record in graded],
-            )
-        )
-        one = np.ones(len(graded))
-        pairs = {
-            "accuracy_existence": (right, one),
-            "precision_existence": (said * truth, said),
-            "recall_existence": (said * truth, truth),
-            "f1_existence": (2 * said * truth, said + truth),
-        }
-        return SampleTable(
-            ids=[record.id for record in graded],
-            images=[record.image for record in graded],
-            metrics=tuple(pairs),
-            numerators=np.stack([pair[0] for pair in pairs.values()], axis=1),
-            denominators=np.stack([pair[1] for pair in pairs.values()], axis=1),
-            correct=right.astype(bool),
-            answers=[record.answer for record in graded],
-        )
-
-    def score(self, records: Sequence[SampleRecord]) -> Scores:
-        """The scores of a run. Counts: as `YesNoTask.score`."""
-        scores = score_ratios(self.table(records), _UNDEFINED)
-        return Scores(
-            metrics=scores.metrics,
-            counts=super().score(records).counts,
-            intervals=scores.intervals,
-            reasons=scores.reasons,
-        )
+    def kind_of(self, name: str) -> str:
+        """All questions are for existence."""
+        return "discriminative-hallucination"
 
 
 _UNDEFINED = {
@@ -297,10 +231,6 @@ _UNDEFINED = {
     "cover": "there is no object in any image",
     "hal": "no captions",
     "cog": "nothing that is typical of a scene is absent",
-    "accuracy_existence": "no questions",
-    "precision_existence": "no answer was No",
-    "recall_existence": "no question had the answer no",
-    "f1_existence": "no answer was No and no question had the answer no",
 }
 
 

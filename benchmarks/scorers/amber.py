@@ -46,7 +46,7 @@ class AmberScorer(Scorer):
         )
         parser.add_argument(
             "--similarity-score",
-            type=float,
+            type=_number,
             default=THRESHOLD,
             metavar="X",
             help=f"words are similar above ({THRESHOLD})",
@@ -62,13 +62,15 @@ class AmberScorer(Scorer):
             AnswerFileError: for a file that cannot be read, an id of no query, or a part answered in part, unless
                 --allow-missing; where words need what is not installed.
         """
-        annotations = _read_annotations(options.data / "annotations.json")
+        annotations = read_annotations(options.data / "annotations.json")
         path: Path = options.responses
         texts = []
         for number, row in enumerate(read_rows(path), start=1):
             texts.append((field_of(row, "id", path, number, int), field_of(row, "response", path, number)))
-        begun = {_part(annotations[number]) for number, _ in texts if number in annotations}
-        wanted = [number for number, row in annotations.items() if _part(row) in begun] if begun else list(annotations)
+        begun = {part_of(annotations[number]) for number, _ in texts if number in annotations}
+        wanted = (
+            [number for number, row in annotations.items() if part_of(row) in begun] if begun else list(annotations)
+        )
         notes = match_ids(wanted, (number for number, _ in texts), path, options.allow_missing)
         absent = [part for part in PARTS if part not in begun]
         if absent:
@@ -107,7 +109,7 @@ def read_similarity(text: str) -> Similarity:
         except WordDataError as error:
             raise WordDataError(f"{error}, or give --similarity exact, or a file") from error
     path = Path(text)
-    content = read_json(path)
+    content = read_json(path, once=True)
     table = content.get("table") if isinstance(content, dict) else None
     if not isinstance(table, dict):
         raise AnswerFileError(f'{path}: got no table; expected {{"table": {{"a|b": 0.9}}}}. See --similarity.')
@@ -121,7 +123,12 @@ def read_similarity(text: str) -> Similarity:
     return from_table(table)
 
 
-def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
+def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
+    """Id → row of the official annotations.
+
+    Raises:
+        AnswerFileError: naming the file and the row.
+    """
     annotations: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(read_rows(path), start=1):
         kind = field_of(row, "type", path, number)
@@ -142,7 +149,8 @@ def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     return annotations
 
 
-def _part(annotation: dict[str, Any]) -> str:
+def part_of(annotation: dict[str, Any]) -> str:
+    """The one of `PARTS` that an annotation belongs to."""
     return GENERATIVE if annotation["type"] == GENERATIVE else KINDS[annotation["type"]][0]
 
 
@@ -153,14 +161,23 @@ def _read_images(path: Path) -> dict[int, str]:
     return {field_of(row, "id", path, number, int): field_of(row, "image", path, number) for number, row in rows}
 
 
-def _read_words(options: argparse.Namespace) -> Words:
-    path = options.data / "relation.json"
+def read_vocabulary(folder: Path) -> tuple[dict[str, list[str]], frozenset[str]]:
+    """Object → words that stand for it too, and the words that are neither right nor wrong.
+
+    Raises:
+        AnswerFileError: naming the file.
+    """
+    path = folder / "relation.json"
     related = read_json(path)
     lists = related.values() if isinstance(related, dict) else [None]
     if not all(isinstance(words, list) and all(isinstance(word, str) for word in words) for words in lists):
         raise AnswerFileError(f"{path}: got no lists of related words; expected an object of lists. Use the official.")
     # Line by line and unstripped, as officially.
-    safe = frozenset(read_text(options.data / "safe_words.txt").split("\n"))
+    return related, frozenset(read_text(folder / "safe_words.txt").split("\n"))
+
+
+def _read_words(options: argparse.Namespace) -> Words:
+    related, safe = read_vocabulary(options.data)
     similarity = read_similarity(options.similarity)
     return Words(related=related, safe=safe, similarity=similarity, threshold=options.similarity_score)
 

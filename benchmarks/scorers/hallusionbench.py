@@ -43,7 +43,7 @@ class HallusionBenchScorer(Scorer):
         Raises:
             AnswerFileError: for rows that are none of the format, or answers that do not match the questions.
         """
-        questions = _read_questions(options.questions)
+        questions = read_questions(options.questions)
         rule, path = options.rule, options.answers
         rows = [(question_id(row, path, number), row) for number, row in enumerate(read_rows(path), start=1)]
         try:
@@ -80,7 +80,12 @@ def question_id(row: Any, path: Path, number: int) -> str:
     return Question(**texts, target=False).id
 
 
-def _read_questions(path: Path) -> dict[str, Question]:
+def read_questions(path: Path) -> dict[str, Question]:
+    """Id → question of the official file, in its order.
+
+    Raises:
+        AnswerFileError: naming the file and the row.
+    """
     questions: dict[str, Question] = {}
     for number, row in enumerate(read_rows(path), start=1):
         texts = {name: str(field_of(row, name, path, number, (str, int))) for name in _NAMES}

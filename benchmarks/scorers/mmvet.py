@@ -12,7 +12,7 @@ import numpy as np
 
 from ..stats import SampleTable, ratio_intervals
 from ..tasks.base import Scores
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_json
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_json, read_rows
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 """Recognition, text in the image, knowledge, writing, places in space, arithmetic."""
@@ -32,7 +32,9 @@ _EXAMPLES = (
 )
 
 
-class _Question(NamedTuple):
+class Question(NamedTuple):
+    """A question of the official file: its image, text, reference answer, and the capabilities that it needs."""
+
     image: str
     text: str
     reference: str
@@ -55,7 +57,11 @@ class MMVetScorer(Scorer):
         """`--data`, `--predictions`, `--grades` and `--export`."""
         parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="the official mm-vet.json")
         parser.add_argument(
-            "--predictions", type=Path, required=True, metavar="FILE", help='answers, JSON {"v1_0": "text", ...}'
+            "--predictions",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help='answers, JSON {"v1_0": "text", ...}, or samples.jsonl of a run',
         )
         parser.add_argument(
             "--grades",
@@ -76,11 +82,8 @@ class MMVetScorer(Scorer):
         Raises:
             AnswerFileError: for a file that cannot be read or written, or ids that do not match.
         """
-        questions = _read_questions(options.data)
-        predictions = _mapping(options.predictions)
-        for name, text in predictions.items():
-            if not isinstance(text, str):
-                raise _wrong(options.predictions, f"the answer to {name!r}", text, "a text")
+        questions = read_questions(options.data)
+        predictions = _read_predictions(options.predictions)
         notes = match_ids(questions, list(predictions), options.predictions, options.allow_missing)
         answered = {name: one for name, one in questions.items() if name in predictions}
         if options.export is not None:
@@ -105,7 +108,7 @@ class MMVetScorer(Scorer):
         return Scored("mmvet", "recorded grades", scores, notes)
 
 
-def _scores(questions: Mapping[str, _Question], grades: np.ndarray, reason: str, missing: int) -> Scores:
+def _scores(questions: Mapping[str, Question], grades: np.ndarray, reason: str, missing: int) -> Scores:
     """Means and deviations of (questions, runs) grades."""
     rows = list(questions.values())
     needs = {"total": np.ones(len(rows))}
@@ -155,7 +158,7 @@ def grading_prompt(question: str, reference: str, answer: str) -> str:
     return "\n\n".join([_INSTRUCTION.strip(), *parts])
 
 
-def _export(path: Path, questions: Mapping[str, _Question], predictions: Mapping[str, str]) -> None:
+def _export(path: Path, questions: Mapping[str, Question], predictions: Mapping[str, str]) -> None:
     lines = [
         json.dumps({"id": name, "prompt": grading_prompt(one.text, one.reference, predictions[name])})
         for name, one in questions.items()
@@ -169,20 +172,36 @@ def _export(path: Path, questions: Mapping[str, _Question], predictions: Mapping
         ) from error
 
 
-def _read_questions(path: Path) -> dict[str, _Question]:
+def read_questions(path: Path) -> dict[str, Question]:
+    """Id → question of the official file, in its order.
+
+    Raises:
+        AnswerFileError: naming the file and the row.
+    """
     found = {}
     for number, (name, row) in enumerate(_mapping(path).items(), start=1):
         capabilities = field_of(row, "capability", path, number, list)
         strange = [one for one in capabilities if one not in CAPABILITIES]
         if strange or not capabilities:
             raise _wrong(path, f"capabilities of {name!r}", capabilities, f"some of {', '.join(CAPABILITIES)}")
-        found[name] = _Question(
+        found[name] = Question(
             image=field_of(row, "imagename", path, number),
             text=field_of(row, "question", path, number),
             reference=field_of(row, "answer", path, number),
             capabilities=frozenset(capabilities),
         )
     return found
+
+
+def _read_predictions(path: Path) -> dict[str, str]:
+    if path.suffix == ".jsonl":
+        rows = list(enumerate(read_rows(path), start=1))
+        return {field_of(row, "id", path, number): field_of(row, "output", path, number) for number, row in rows}
+    predictions = _mapping(path)
+    for name, text in predictions.items():
+        if not isinstance(text, str):
+            raise _wrong(path, f"the answer to {name!r}", text, "a text")
+    return predictions
 
 
 def _read_grades(path: Path) -> dict[str, list[float]]:
@@ -214,7 +233,7 @@ def _joined(capabilities: frozenset[str]) -> str:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    content = read_json(path)
+    content = read_json(path, once=True)
     if not isinstance(content, dict):
         raise _wrong(path, "the file", content, 'an object {"<id>": ...}')
     return content

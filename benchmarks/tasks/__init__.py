@@ -19,6 +19,14 @@ TASKS: dict[str, str] = {
     "chair": "benchmarks.tasks.chair:Chair",
     "chair_wordnet": "benchmarks.tasks.chair:ChairWordnet",
     "caption": "benchmarks.tasks.caption:Caption",
+    "mme": "benchmarks.tasks.mme_questions:Mme",
+    "amber_generative": "benchmarks.tasks.amber_questions:AmberGenerative",
+    "amber_generative_exact": "benchmarks.tasks.amber_questions:AmberGenerativeExact",
+    "amber_attribute": "benchmarks.tasks.amber_questions:AmberAttribute",
+    "amber_existence": "benchmarks.tasks.amber_questions:AmberExistence",
+    "amber_relation": "benchmarks.tasks.amber_questions:AmberRelation",
+    "hallusionbench": "benchmarks.tasks.hallusionbench_questions:HallusionBench",
+    "mmvet": "benchmarks.tasks.mmvet:MmVet",
     "lab_mme": "benchmarks.lab.probes:LabMme",
     "lab_amber_generative": "benchmarks.lab.probes:LabAmberGenerative",
     "lab_amber_existence": "benchmarks.lab.probes:LabAmberExistence",
@@ -27,6 +35,7 @@ TASKS: dict[str, str] = {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "pope": ("pope_random", "pope_popular", "pope_adversarial"),
+    "amber": ("amber_generative", "amber_attribute", "amber_existence", "amber_relation"),
     "lab_amber": ("lab_amber_generative", "lab_amber_existence"),
 }
 """Name → the tasks that it stands for."""

@@ -39,9 +39,9 @@ GENERATIVE = "generative"
 PARTS = (GENERATIVE, "attribute", "existence", "relation")
 """The parts that are answered each as a whole: the first suffix of a question, or generative."""
 
-_SUFFIXES = ("", "_attribute", "_attribute_state", "_attribute_number", "_attribute_action", "_existence", "_relation")
-_CAPTION_RATES = ("chair", "cover", "hal", "cog")
-_RATES = ("accuracy", "precision", "recall", "f1")
+SUFFIXES = ("", "_attribute", "_attribute_state", "_attribute_number", "_attribute_action", "_existence", "_relation")
+CAPTION_RATES = ("chair", "cover", "hal", "cog")
+RATES = ("accuracy", "precision", "recall", "f1")
 _START = 0.001  # what every official denominator starts at
 _F1_CONSTANT = {"_existence": 0.001}  # below the line of F1; the others have 0.0001
 _UNDEFINED = {
@@ -174,15 +174,15 @@ def score_responses(responses: Sequence[Response], rule: str, partial: bool = Fa
     reasons: dict[str, str] = {}
     sums = {name: (float(above.sum()), float(below.sum())) for name, (above, below) in rows.items()}
     if not any(response.kind == GENERATIVE for response in responses):
-        metrics.update(dict.fromkeys(_CAPTION_RATES))
-        reasons.update(dict.fromkeys(_CAPTION_RATES, "no generative responses"))
+        metrics.update(dict.fromkeys(CAPTION_RATES))
+        reasons.update(dict.fromkeys(CAPTION_RATES, "no generative responses"))
     else:
-        metrics.update({name: _rate(*sums[name], rule) for name in _CAPTION_RATES})
+        metrics.update({name: _rate(*sums[name], rule) for name in CAPTION_RATES})
         if rule == "amber":
             above, below = sums["hal"]
             metrics["hal"] = round(100 - (below - above) / (below + _START) * 100, 1) / 100
-    for suffix in _SUFFIXES:
-        names = [f"{rate}{suffix}" for rate in _RATES]
+    for suffix in SUFFIXES:
+        names = [f"{rate}{suffix}" for rate in RATES]
         if suffix not in asked:
             reason = f"no answers to {suffix[1:].replace('_', ' ')} questions" if suffix else "no answers to questions"
         elif not suffix and missing and not partial:
@@ -200,6 +200,19 @@ def score_responses(responses: Sequence[Response], rule: str, partial: bool = Fa
     return Scores(
         metrics=metrics, counts=_counts(responses), intervals=_intervals(responses, rows, metrics), reasons=reasons
     )
+
+
+def tabulate(responses: Sequence[Response], metrics: Sequence[str], ids: Sequence[str]) -> SampleTable:
+    """What each response contributes to some of the metrics, as the rule `plain` has them.
+
+    `correct` is the right answer, or a response without a hallucinated noun; `answers` are left to the caller.
+
+    Args:
+        responses: the answered items.
+        metrics: names of metrics, without `amber_score`.
+        ids: names of the items.
+    """
+    return _table(responses, dict(_rows(responses)), metrics, ids)
 
 
 def _candidates(objects: Sequence[str], words: Words) -> list[tuple[str, int]]:
@@ -235,7 +248,7 @@ def _rows(responses: Sequence[Response]) -> Iterator[tuple[str, tuple[np.ndarray
     right = np.array([response.answer == response.target for response in responses], dtype=np.float64)
     said_no = np.array([response.answer == "no" for response in responses], dtype=np.float64)
     truth_no = np.array([response.target == "no" for response in responses], dtype=np.float64)
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         of_type = np.array([suffix in _suffixes(response) for response in responses], dtype=np.float64)
         both = of_type * said_no * truth_no
         yield f"accuracy{suffix}", (of_type * right, of_type)
@@ -252,7 +265,7 @@ def _rate(above: float, below: float, rule: str, start: float = _START) -> float
 
 def _question_rates(suffix: str, sums: Mapping[str, tuple[float, float]], rule: str) -> dict[str, float | None]:
     start = _STARTS.get(suffix, _START)
-    values = {name: _rate(*sums[f"{name}{suffix}"], rule, start) for name in _RATES}
+    values = {name: _rate(*sums[f"{name}{suffix}"], rule, start) for name in RATES}
     precision, recall = values["precision"], values["recall"]
     if rule == "amber" and precision is not None and recall is not None:
         constant = _F1_CONSTANT.get(suffix, 0.0001)
@@ -283,6 +296,24 @@ def _counts(responses: Sequence[Response]) -> dict[str, int]:
     }
 
 
+def _table(
+    responses: Sequence[Response],
+    rows: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    metrics: Sequence[str],
+    ids: Sequence[str],
+) -> SampleTable:
+    right = [one.answer == one.target if one.caption is None else one.caption.hallucinated == 0 for one in responses]
+    return SampleTable(
+        ids=ids,
+        images=[response.image for response in responses],
+        metrics=tuple(metrics),
+        numerators=np.stack([rows[name][0] for name in metrics], axis=1),
+        denominators=np.stack([rows[name][1] for name in metrics], axis=1),
+        correct=np.array(right, dtype=bool),
+        answers=[response.answer for response in responses],
+    )
+
+
 def _intervals(
     responses: Sequence[Response],
     rows: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -291,16 +322,7 @@ def _intervals(
     names = tuple(name for name in rows if metrics[name] is not None)
     if not names:
         return {}
-    images = [response.image for response in responses]
-    table = SampleTable(
-        ids=images,
-        images=images,
-        metrics=names,
-        numerators=np.stack([rows[name][0] for name in names], axis=1),
-        denominators=np.stack([rows[name][1] for name in names], axis=1),
-        correct=np.zeros(len(images), dtype=bool),
-        answers=[None] * len(images),
-    )
+    table = _table(responses, rows, names, [response.image for response in responses])
     found = {}
     for name, (low, high) in ratio_intervals(table).items():
         value = metrics[name] or 0.0

@@ -100,18 +100,22 @@ def score_answers(records: Sequence[SampleRecord], rule: str) -> Scores:
     """
     graded = grade_again(records, rule)
     scores = score_ratios(aggregate(graded, rule), _UNDEFINED)
-    outcomes = Counter(record.outcome for record in graded)
-    counts = {
-        "n": len(graded),
-        **{name: outcomes[name] for name in ("tp", "fp", "tn", "fn")},
-        "unparsed": sum(record.answer is None for record in graded),
-        "unparsed_strict": sum(record.answer is None for record in grade_again(records, "strict")),
-    }
     value, interval, reason = _auc(graded)
     metrics = {**scores.metrics, "auc": value}
     intervals = {**scores.intervals, **({} if interval is None else {"auc": interval})}
     reasons = {**scores.reasons, **({} if reason is None else {"auc": reason})}
-    return Scores(metrics=metrics, counts=counts, intervals=intervals, reasons=reasons)
+    return Scores(metrics=metrics, counts=count_outcomes(graded), intervals=intervals, reasons=reasons)
+
+
+def count_outcomes(graded: Sequence[SampleRecord]) -> dict[str, int]:
+    """The counts of `score_answers`, of graded answers."""
+    outcomes = Counter(record.outcome for record in graded)
+    return {
+        "n": len(graded),
+        **{name: outcomes[name] for name in ("tp", "fp", "tn", "fn")},
+        "unparsed": sum(record.answer is None for record in graded),
+        "unparsed_strict": sum(record.answer is None for record in grade_again(graded, "strict")),
+    }
 
 
 def aggregate(graded: Sequence[SampleRecord], rule: str) -> SampleTable:
