@@ -27,7 +27,10 @@ def write_coco(folder: Path, count: int = 8, seed: int = 0, split: str = "val") 
         picture(number).save(folder / "images" / name)
         images.append({"id": number, "file_name": name, "height": 24, "width": 24})
         chosen = draw.sample(range(len(NAMES)), 4)
-        objects += [{"id": len(objects) + i, "image_id": number, "category_id": c + 1} for i, c in enumerate(chosen)]
+        box = {"area": 30, "bbox": [2, 3, 8, 6]}
+        objects += [
+            {"id": len(objects) + i, "image_id": number, "category_id": c + 1, **box} for i, c in enumerate(chosen)
+        ]
         text = f"A {NAMES[chosen[0]]} and a {NAMES[chosen[1]]}."
         captions.append({"id": number, "image_id": number, "caption": text})
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(NAMES)]

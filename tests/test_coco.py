@@ -28,6 +28,33 @@ def test_what_is_read(tmp_path):
     assert data.captions(3) == []
 
 
+def test_what_the_annotations_know_of_an_asked_object(tmp_path):
+    path = write_coco(tmp_path, "val", OBJECTS) / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"width": 200, "height": 100}
+    dog, _, other_dog, person = content["annotations"][:4]
+    dog |= {"area": 300, "bbox": [10, 20, 30, 40], "iscrowd": 0}
+    other_dog |= {"area": 900, "bbox": [150, 30, 45, 40]}
+    person |= {"area": 5000.5, "bbox": [-1, 0, 100, 100], "iscrowd": 1}
+    path.write_text(json.dumps(content))
+    data = CocoData.open(tmp_path)
+    assert [(one.name, one.area, one.crowd) for one in data.instances(7)] == [
+        ("dog", 300, False),
+        ("dog", 900, False),
+        ("person", 5000.5, True),
+    ]
+    assert data.instances(5) == []
+    assert data.facts(7, "dog") == {"objects": 3, "object": {"area": 900 / 20_000, "border": 5 / 100}}
+    assert data.facts(7, "person")["object"] == {"area": 5000.5 / 20_000, "border": 0}
+    # Not measured, not there, in an image without a size, or no question about an object.
+    for image, asked, objects in ((7, "cat", 3), (7, "bus", 3), (3, "cat", 1), (5, None, 0)):
+        assert data.facts(image, asked) == {"objects": objects}
+    # A crowd is the largest only where nothing else is.
+    other_dog["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    assert CocoData.open(tmp_path).facts(7, "dog")["object"]["area"] == 300 / 20_000
+
+
 def test_annotations_of_one_image_may_lie_apart(tmp_path):
     folder = write_coco(tmp_path, "val", OBJECTS)
     path = folder / "annotations" / "instances_val.json"

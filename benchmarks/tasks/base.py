@@ -39,6 +39,8 @@ class Sample:
         prompt: the benchmark's own prompt.
         target: what is right, a JSON value.
         unit: what `limit` counts and intervals resample, the record's `image`, where that is not the image's file.
+        facts: what the annotations know about its image and the object it asks about, JSON values. Diagnostics store
+            them; nobody else looks at them.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Sample:
     prompt: str
     target: Any
     unit: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def unit_key(self) -> str:

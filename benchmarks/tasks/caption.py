@@ -58,7 +58,13 @@ class Caption(Task):
         from .coco import draw_described  # needs torch, and scoring does not
 
         return [
-            Sample(id=str(image.id), image=image.path, prompt=self.prompt, target=data.captions(image.id))
+            Sample(
+                id=str(image.id),
+                image=image.path,
+                prompt=self.prompt,
+                target=data.captions(image.id),
+                facts=data.facts(image.id),
+            )
             for image in draw_described(data, seed, self.options["img_num"])
         ]
 

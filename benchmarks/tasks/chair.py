@@ -117,6 +117,7 @@ class Chair(Task):
                 image=image.path,
                 prompt=self.prompt,
                 target=ground_truth(data.objects(image.id), data.captions(image.id), self.rule),
+                facts=data.facts(image.id),
             )
             for image in draw_described(data, seed, self.options["img_num"])
         ]

@@ -28,6 +28,22 @@ class CocoImage(NamedTuple):
     path: Path
 
 
+class CocoInstance(NamedTuple):
+    """One instance of a category in an image.
+
+    Attributes:
+        name: of its category.
+        area: of its segment, in pixels.
+        box: x, y, width and height of what bounds it, in pixels.
+        crowd: whether it is a group that nobody has taken apart.
+    """
+
+    name: str
+    area: float
+    box: tuple[float, float, float, float]
+    crowd: bool
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CocoData:
     """One split of a data set; open it with `CocoData.open`.
@@ -47,6 +63,8 @@ class CocoData:
     sha256: str
     has_captions: bool
     _objects: Mapping[int, Sequence[str]]
+    _instances: Mapping[int, Sequence[CocoInstance]]
+    _sizes: Mapping[int, tuple[float, float]]
     _captions: Mapping[int, Sequence[str]]
 
     @classmethod
@@ -78,8 +96,19 @@ class CocoData:
             rows = [(int(entry["id"]), str(entry["file_name"])) for entry in instances["images"]]
             # A dictionary keeps each name once, in the order of its first annotation.
             objects: dict[int, dict[str, None]] = {}
+            measured: dict[int, list[CocoInstance]] = {}
             for entry in instances["annotations"]:
-                objects.setdefault(int(entry["image_id"]), {})[names[entry["category_id"]]] = None
+                number, name = int(entry["image_id"]), names[entry["category_id"]]
+                objects.setdefault(number, {})[name] = None
+                if "area" in entry and "bbox" in entry:
+                    x, y, width, height = map(float, entry["bbox"])
+                    one = CocoInstance(name, float(entry["area"]), (x, y, width, height), bool(entry.get("iscrowd")))
+                    measured.setdefault(number, []).append(one)
+            sizes = {
+                int(entry["id"]): (float(entry["width"]), float(entry["height"]))
+                for entry in instances["images"]
+                if "width" in entry and "height" in entry
+            }
             texts: dict[int, list[str]] = {}
             for entry in captions["annotations"]:
                 texts.setdefault(int(entry["image_id"]), []).append(str(entry["caption"]))
@@ -96,12 +125,40 @@ class CocoData:
             sha256=digest.hexdigest(),
             has_captions=has_captions,
             _objects={number: tuple(found) for number, found in objects.items()},
+            _instances=measured,
+            _sizes=sizes,
             _captions={number: tuple(found) for number, found in texts.items()},
         )
 
     def objects(self, image_id: int) -> list[str]:
         """Category names of an image, each once, in the order of its annotations; crowds count."""
         return list(self._objects.get(image_id, ()))
+
+    def instances(self, image_id: int) -> list[CocoInstance]:
+        """Instances of an image, in the order of its annotations; those without area and box are left out."""
+        return list(self._instances.get(image_id, ()))
+
+    def facts(self, image_id: int, asked: str | None = None) -> dict[str, Any]:
+        """What the annotations know of an image, as JSON values: see `Sample.facts`.
+
+        Args:
+            image_id: the image.
+            asked: category that a question is about.
+
+        Returns:
+            `objects`, the number of categories. Of an asked one that is there and measured also `object`, about its
+            largest instance (a crowd only where there is nothing else): `area`, as a share of the image's, and
+            `border`, the distance of its box from the nearest border of the image, as a share of the shorter side.
+        """
+        facts: dict[str, Any] = {"objects": len(self._objects.get(image_id, ()))}
+        there = [one for one in self._instances.get(image_id, ()) if one.name == asked]
+        width, height = self._sizes.get(image_id, (0.0, 0.0))
+        if there and width > 0 and height > 0:
+            largest = max(there, key=lambda one: (not one.crowd, one.area))
+            x, y, across, down = largest.box
+            distance = max(0.0, min(x, y, width - x - across, height - y - down))
+            facts["object"] = {"area": largest.area / (width * height), "border": distance / min(width, height)}
+        return facts
 
     def captions(self, image_id: int) -> list[str]:
         """Reference captions of an image, in the order of the annotations; empty where it has none.

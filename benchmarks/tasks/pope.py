@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from .coco import QUESTION_FOLDER, CocoData, CocoImage
 from .yes_no import YesNoTask
 
 _VOWELS = "aeiou"
+_QUESTION = re.compile(r"Is there an? (.+) in the (?:image|imange)\?")  # the official files have the typo
 
 
 class ImageObjects(NamedTuple):
@@ -83,7 +85,10 @@ class Pope(YesNoTask):
             for number, name in enumerate(asked):
                 target = "no" if number % 2 else "yes"
                 sample_id = f"{row.image.id}-{number + 1}"
-                samples.append(Sample(id=sample_id, image=row.image.path, prompt=question(name), target=target))
+                facts = data.facts(row.image.id, name)
+                samples.append(
+                    Sample(id=sample_id, image=row.image.path, prompt=question(name), target=target, facts=facts)
+                )
         return samples
 
     def negative(
@@ -190,7 +195,8 @@ def official_samples(data: CocoData, path: Path) -> list[Sample]:
             )
         image, together = images[one.image], of_image.setdefault(one.image, [])
         name = f"{image.id}-{len(together) + 1}"
-        together.append(Sample(id=name, image=image.path, prompt=one.prompt, target=one.target))
+        facts = data.facts(image.id, asked_object(one.prompt))
+        together.append(Sample(id=name, image=image.path, prompt=one.prompt, target=one.target, facts=facts))
     return [sample for together in of_image.values() for sample in together]
 
 
@@ -198,6 +204,12 @@ def question(name: str) -> str:
     """POPE's question about an object."""
     article = "an" if name[:1].lower() in _VOWELS else "a"
     return f"Is there {article} {name} in the image?"
+
+
+def asked_object(prompt: str) -> str | None:
+    """The object that one of POPE's questions is about; None for another question."""
+    match = _QUESTION.fullmatch(prompt.strip())
+    return match[1] if match is not None else None
 
 
 def _most_frequent_first(counts: Mapping[str, int]) -> list[str]:

@@ -84,7 +84,7 @@ class Sycophancy(Task):
             beside = [name for name in known.co_occurring[present] if name in absent]
             if len(samples) // 2 % 2 and beside:
                 wrong, half = beside[0], CO_OCCURRING
-            samples += [_sample(image, present, True, None), _sample(image, wrong, False, half)]
+            samples += [_sample(data, image, present, None), _sample(data, image, wrong, half)]
         return samples
 
     def grade(self, target: Any, output: str) -> Grade:
@@ -201,12 +201,14 @@ def _table(records: Sequence[SampleRecord], rule: str) -> SampleTable:
     )
 
 
-def _sample(image: CocoImage, name: str, present: bool, half: str | None) -> Sample:
+def _sample(data: CocoData, image: CocoImage, name: str, half: str | None) -> Sample:
+    present = half is None
     return Sample(
         id=f"{image.id}-{'present' if present else 'absent'}",
         image=image.path,
         prompt=question(name),
         target={"object": name, "present": present, "half": half},
+        facts=data.facts(image.id, name),
     )
 
 
