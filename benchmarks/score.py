@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 if the answers were scored, 2 for an argument or a file that cannot be used, 130 if interrupted.
+        0 if the answers were scored, 2 for an argument or a file that cannot be used, or where the result cannot be
+        written, 130 if interrupted.
     """
     given = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -31,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(as_json(scored)) if options.json else as_text(scored))
-    return 0
+    return _write(json.dumps(as_json(scored)) if options.json else as_text(scored))
 
 
 def build_parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -85,6 +86,24 @@ def as_text(scored: Scored) -> str:
         lines.append(f"  {name.ljust(width)}  {shown}")
     lines += [f"  {name.ljust(width)}  {count:8d}" for name, count in scores.counts.items()]
     return "\n".join([*lines, *scored.notes])
+
+
+def _write(text: str) -> int:
+    """Print, with what the terminal's encoding lacks written as escapes; the status to exit with."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        # What could not be written is still held, and would be tried again, and fail, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            return 0
+        print(
+            f"error: cannot write the result: got {error.strerror}; expected an output that takes it. Choose another.",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,8 @@ class AmberScorer(Scorer):
         if not images:
             scores.intervals.clear()
             notes.append("no intervals: query/query_all.json, which names the images, is not in the data folder")
+        if len(texts) < len(wanted):
+            scores = dataclasses.replace(scores, counts={**scores.counts, "missing": len(wanted) - len(texts)})
         unparsed = scores.counts["unparsed"]
         if unparsed and options.answer_rule == "amber":
             notes.append(f"{unparsed} answers are not exactly Yes or No and count as wrong, as officially")
@@ -121,6 +125,13 @@ def read_similarity(text: str) -> Similarity:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise AnswerFileError(f"{path}: got {value!r} for {key!r}; expected a number. Repair it.")
     return from_table(table)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isnan(value):  # no similarity is above it
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number")
+    return value
 
 
 def read_annotations(path: Path) -> dict[int, dict[str, Any]]:

@@ -17,6 +17,10 @@ class AnswerFileError(ValueError):
     """A file cannot be read as what it should be, or the answers in it are not those to the questions."""
 
 
+class RepeatedNameError(AnswerFileError):
+    """An object in a file has a name twice, as one by id has where a question is answered twice."""
+
+
 class Scored(NamedTuple):
     """What came out.
 
@@ -60,7 +64,7 @@ def read_rows(path: Path) -> list[Any]:
     """
     text = read_text(path)
     if text.lstrip().startswith("["):
-        rows = read_json(path)
+        rows = _parse(text, path, once=False)  # not read again: it may be a pipe
         return rows if isinstance(rows, list) else [rows]
     rows = []
     # Not splitlines(): a JSON string may hold U+2028 and its like as they are.
@@ -76,20 +80,18 @@ def read_rows(path: Path) -> list[Any]:
     return rows
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, once: bool = False) -> Any:
     """The one JSON value of a file.
 
+    Args:
+        path: the file.
+        once: whether an object that has a name twice is an error; otherwise its last value counts.
+
     Raises:
+        RepeatedNameError: naming the file and the name.
         AnswerFileError: naming the file and the place.
     """
-    try:
-        return json.loads(read_text(path))
-    except AnswerFileError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise AnswerFileError(
-            f"{path} is no JSON: got an error at {error}; expected one JSON value. Repair it."
-        ) from error
+    return _parse(read_text(path), path, once)
 
 
 def read_text(path: Path) -> str:
@@ -153,3 +155,21 @@ def match_ids(expected: Iterable[Any], found: Iterable[Any], path: Path, allow_m
             )
     missing = len(wrong["missing"])
     return [f"{missing} of {len(wanted)} questions have no answer and are not scored"] if missing else []
+
+
+def _parse(text: str, path: Path, once: bool) -> Any:
+    def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise RepeatedNameError(f"{path}: got {name[:60]!r} twice; expected each name once. Repair the file.")
+        return content
+
+    try:
+        return json.loads(text, object_pairs_hook=unrepeated if once else None)
+    except AnswerFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise AnswerFileError(
+            f"{path} is no JSON: got an error at {error}; expected one JSON value. Repair it."
+        ) from error

@@ -11,7 +11,17 @@ from typing import Any
 from ..records import SampleRecord
 from ..tasks.caption import score_answered
 from ..tasks.caption_tokens import RULES
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_json, read_rows, read_text
+from .base import (
+    AnswerFileError,
+    RepeatedNameError,
+    Scored,
+    Scorer,
+    field_of,
+    match_ids,
+    read_json,
+    read_rows,
+    read_text,
+)
 
 
 class CaptionScorer(Scorer):
@@ -63,7 +73,7 @@ class CaptionScorer(Scorer):
 
 
 def _read_references(path: Path) -> dict[str, list[str]]:
-    content = read_json(path)
+    content = read_json(path, once=True)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         found: dict[str, list[str]] = {}
         for number, row in enumerate(content["annotations"], start=1):
@@ -100,7 +110,9 @@ def _mapping(path: Path) -> dict[str, Any] | None:
     if read_text(path).lstrip().startswith("["):
         return None
     try:
-        content = read_json(path)
+        content = read_json(path, once=True)
+    except RepeatedNameError:
+        raise
     except AnswerFileError:
         return None  # JSON lines: read as rows, whose error names the line
     return content if isinstance(content, dict) and not {"image_id", "caption"} <= content.keys() else None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..records import SampleRecord
-from .base import AnswerFileError, Scored, Scorer, field_of, read_json, read_rows, read_text
+from .base import AnswerFileError, RepeatedNameError, Scored, Scorer, field_of, read_json, read_rows
 
 RULES = ("chair", "wordnet")
 """Names of `benchmarks.tasks.chair.RULES`; that module needs nltk, which --help should not."""
@@ -158,10 +157,10 @@ def _add(found: _Annotations, kind: str, data: Any, wanted: Collection[int]) -> 
 
 def _rows(path: Path) -> list[Any]:
     try:
-        data = json.loads(read_text(path))
-    except AnswerFileError:
+        data = read_json(path, once=True)
+    except RepeatedNameError:
         raise
-    except (ValueError, RecursionError):
+    except AnswerFileError:
         return read_rows(path)  # JSON lines, or else it names the line
     if not (isinstance(data, dict) and "imgToEval" in data):
         return read_rows(path)

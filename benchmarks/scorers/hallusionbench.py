@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..tasks.hallusionbench import JUDGE_RULES, RULES, Question, read_verdict, s
 from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_rows
 
 _NAMES = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
+_DIGITS = 9  # of a figure's number; the official ones have one
 
 
 class HallusionBenchScorer(Scorer):
@@ -49,7 +51,9 @@ class HallusionBenchScorer(Scorer):
         try:
             notes = match_ids(questions, (name for name, _ in rows), path, options.allow_missing)
         except AnswerFileError as error:
-            if not {name for name, question in questions.items() if int(question.visual_input)} - {n for n, _ in rows}:
+            answered = {name for name, _ in rows}
+            with_image = {name for name, question in questions.items() if question.visual_input != "0"}
+            if len(answered) == len(rows) and with_image <= answered < questions.keys():
                 hint = " The questions with an image are all there, which is the subset that other tools score."
                 raise AnswerFileError(f"{error}{hint}") from error
             raise
@@ -67,7 +71,10 @@ class HallusionBenchScorer(Scorer):
             notes.append(_about_subset(list(questions.values()), {name for name, _ in rows}))
         if rule not in JUDGE_RULES:
             notes.append(f"rule {rule}: no judge was asked; not comparable with judged scores")
-        return Scored("hallusionbench", rule, score_verdicts(judged), notes)
+        scores = score_verdicts(judged)
+        if len(rows) < len(questions):
+            scores = dataclasses.replace(scores, counts={**scores.counts, "missing": len(questions) - len(rows)})
+        return Scored("hallusionbench", rule, scores, notes)
 
 
 def question_id(row: Any, path: Path, number: int) -> str:
@@ -98,9 +105,9 @@ def read_questions(path: Path) -> dict[str, Question]:
                     f"{path}, row {number}: got {name} {found!r}; expected {' or '.join(values)}. "
                     "Use the official HallusionBench.json."
                 )
-        if not texts["figure_id"].isdecimal():
+        if not texts["figure_id"].isdecimal() or len(texts["figure_id"]) > _DIGITS:
             raise AnswerFileError(
-                f"{path}, row {number}: got figure_id {texts['figure_id']!r}; expected a number. "
+                f"{path}, row {number}: got figure_id {texts['figure_id'][:60]!r}; expected a number. "
                 "Use the official HallusionBench.json."
             )
         question = Question(**texts, target=target == "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from ..parsing import parse_yes_no
@@ -58,6 +59,7 @@ class MmeScorer(Scorer):
                 + ("Give --allow-missing to score the others." if there else "Check the folder.")
             )
         tasks: dict[str, list[Pair]] = {}
+        unpaired = 0
         notes = [f"no file for {', '.join(missing)}: not scored"] if missing else []
         for name in there:
             path = folder / f"{name}.txt"
@@ -71,11 +73,14 @@ class MmeScorer(Scorer):
             if strange:
                 notes.append(f"{name}: {strange} pairs of lines are of two images; --pairing image pairs by name")
             left = len(answers) - 2 * len(pairs)
+            unpaired += left
             if left:
                 notes.append(f"{name}: {left} answers have no partner and are not scored")
             tasks[name] = pairs
         rule = options.rule if options.pairing == "line" else f"{options.rule}, paired by image"
-        return Scored("mme", rule, score_tasks(tasks), notes)
+        scores, left_out = score_tasks(tasks), {"missing_tasks": len(missing), "unpaired": unpaired}
+        counts = {**scores.counts, **{name: count for name, count in left_out.items() if count}}
+        return Scored("mme", rule, dataclasses.replace(scores, counts=counts), notes)
 
 
 def read_answers(path: Path, rule: str) -> list[Answer]:

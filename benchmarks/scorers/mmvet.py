@@ -195,8 +195,15 @@ def read_questions(path: Path) -> dict[str, Question]:
 
 def _read_predictions(path: Path) -> dict[str, str]:
     if path.suffix == ".jsonl":
-        rows = list(enumerate(read_rows(path), start=1))
-        return {field_of(row, "id", path, number): field_of(row, "output", path, number) for number, row in rows}
+        found: dict[str, str] = {}
+        for number, row in enumerate(read_rows(path), start=1):
+            name = field_of(row, "id", path, number)
+            if name in found:
+                raise AnswerFileError(
+                    f"{path}, row {number}: got the id {name!r} again; expected each once. Repair the file."
+                )
+            found[name] = field_of(row, "output", path, number)
+        return found
     predictions = _mapping(path)
     for name, text in predictions.items():
         if not isinstance(text, str):

@@ -180,5 +180,7 @@ def _plain(text: str) -> str:
 
 
 def _version(path: Path) -> str:
+    if not path.is_file():  # a pipe, which is empty by now
+        return "questions: read from what is no file, so it is not known which they are"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return f"questions: {KNOWN_FILES.get(digest, 'not a COCO file of POPE that is known here')} (SHA-256 {digest}...)"

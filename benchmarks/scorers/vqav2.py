@@ -93,7 +93,14 @@ def _is(kind: str, kinds: Iterable[str]) -> np.ndarray:
 
 
 def _read_questions(questions: Path, annotations: Path) -> dict[str, _Question]:
-    asked = [_id(row, questions, at) for at, row in enumerate(_list(questions, "questions"), start=1)]
+    asked: dict[str, None] = {}
+    for at, row in enumerate(_list(questions, "questions"), start=1):
+        name = _id(row, questions, at)
+        if name in asked:
+            raise AnswerFileError(
+                f"{questions}, row {at}: got the question_id {name!r} again; expected each once. Repair the file."
+            )
+        asked[name] = None
     found: list[tuple[str, _Question]] = []
     for at, row in enumerate(_list(annotations, "annotations"), start=1):
         people = field_of(row, "answers", annotations, at, list)
