@@ -1,0 +1,157 @@
+"""Tables: what every figure is drawn from, and how it is written as CSV, Markdown or LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+Cell = str | int | float | bool | None
+"""What a table holds; None is "not known" and reads "–"."""
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "→": r"$\rightarrow$", "×": r"$\times$",
+    "−": "$-$", "λ": r"$\lambda$", "≤": r"$\leq$", "≥": r"$\geq$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}",
+    "·": r"$\cdot$", "±": r"$\pm$", "Δ": r"$\Delta$",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows and columns with a title; numbers stand unrounded in it.
+
+    Columns `x`, `x_low` and `x_high` are a value and its interval: shown as one column, written to CSV as three.
+
+    Attributes:
+        name: stem of the files that it is written to.
+        title: one sentence without a full stop.
+        columns: their names.
+        rows: a cell per column each.
+        percent: columns of fractions that are shown in percent.
+        notes: sentences to print below.
+
+    Raises:
+        ValueError: for a row of another length, or a column that `percent` names and is not there.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    percent: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the shape."""
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        if wrong or not self.percent <= set(self.columns):
+            raise ValueError(
+                f"the table does not fit its columns: got {wrong[:1]} and percent {sorted(self.percent)}; "
+                f"expected cells of {self.columns}. Check both."
+            )
+
+    def column(self, name: str) -> list[Cell]:
+        """The cells of a column."""
+        index = self.columns.index(name)
+        return [row[index] for row in self.rows]
+
+    def records(self) -> Iterator[dict[str, Cell]]:
+        """The rows, column → cell."""
+        return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
+
+    def to_csv(self) -> str:
+        """The table as CSV: all columns, unrounded; None is empty."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(["" if _is_missing(cell) else cell for cell in row] for row in self.rows)
+        return stream.getvalue()
+
+
+def as_markdown(table: Table) -> str:
+    """The table in Markdown, its title above and its notes below."""
+    names, rows = _shown(table)
+    numeric = [_is_numeric(table, name) for name in names]
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    head = [name.replace("_", " ") for name in names]
+    lines = [f"**{table.title}**", "", _line(head), _line(["--:" if one else "---" for one in numeric])]
+    lines += [_line(row) for row in escaped]
+    lines += [line for note in table.notes for line in ("", note)]
+    return "\n".join(lines) + "\n"
+
+
+def as_latex(table: Table) -> str:
+    """The table in LaTeX, for the package booktabs; its notes are comments."""
+    names, rows = _shown(table)
+    layout = "".join("r" if _is_numeric(table, name) else "l" for name in names)
+    body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(table.title)}}}",
+        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        rf"\begin{{tabular}}{{{layout}}}",
+        r"\toprule",
+        " & ".join(_latex(name.replace("_", " ")) for name in names) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join([*(f"% {' '.join(note.split())}" for note in table.notes), *lines]) + "\n"
+
+
+def format_cell(cell: Cell, *, percent: bool = False) -> str:
+    """A cell as text: three digits after the point, in percent one; whole numbers as they are, small ones as 1e-05."""
+    if _is_missing(cell):
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int | float) and percent:
+        return f"{100 * cell:.1f}"
+    if isinstance(cell, float):
+        return f"{cell:.3f}" if cell == 0 or abs(cell) >= 0.0005 else f"{cell:.1e}"
+    return str(cell)
+
+
+def _shown(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Names and cells with each interval beside its value."""
+    bounds = {name: (f"{name}_low", f"{name}_high") for name in table.columns}
+    bounds = {name: pair for name, pair in bounds.items() if set(pair) <= set(table.columns)}
+    hidden = {bound for pair in bounds.values() for bound in pair}
+    names = [name for name in table.columns if name not in hidden]
+    return (
+        [f"{name} %" if name in table.percent else name for name in names],
+        [[_with_interval(row, name, bounds, table.percent) for name in names] for row in table.records()],
+    )
+
+
+def _with_interval(
+    row: Mapping[str, Cell], name: str, bounds: Mapping[str, tuple[str, str]], percent: frozenset[str]
+) -> str:
+    text = format_cell(row[name], percent=name in percent)
+    if name not in bounds or any(_is_missing(row[bound]) for bound in bounds[name]):
+        return text
+    low, high = (format_cell(row[bound], percent=name in percent) for bound in bounds[name])
+    return f"{text} ({low} to {high})"
+
+
+def _is_missing(cell: Cell) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _is_numeric(table: Table, name: str) -> bool:
+    cells = [cell for cell in table.column(name.removesuffix(" %")) if cell is not None]
+    return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
