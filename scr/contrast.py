@@ -299,14 +299,21 @@ class RollingHistory:
                 f"a rolling history of several streams: got confidences of shape {tuple(confidence.shape)}; expected a "
                 "single finite one. Use a batch of one without beams, or the 'quantile' schedule."
             )
+        strength = self.strength(confidence)
+        self.remember(confidence.flatten().tolist())
+        return strength
+
+    def strength(self, confidence: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The contrast of tokens, all by the same memory; nothing is remembered."""
         strengths, count = self.settings.strengths, len(self.settings.strengths)
         if len(self.seen) < count:
-            strength = torch.full_like(confidence, self.settings.first, dtype=torch.float32)
-        else:
-            thresholds = calibrate_thresholds(list(self.seen), [cut / count for cut in range(1, count)])
-            strength = _step(confidence, thresholds, strengths)
-        self.seen.append(float(confidence))
-        return strength
+            return torch.full_like(confidence, self.settings.first, dtype=torch.float32)
+        thresholds = calibrate_thresholds(list(self.seen), [cut / count for cut in range(1, count)])
+        return _step(confidence, thresholds, strengths)
+
+    def remember(self, confidences: Sequence[float]) -> None:
+        """Add confidences in their order; the oldest are forgotten."""
+        self.seen.extend(confidences)
 
 
 STRENGTH_SCHEDULES: dict[str, type[Strength]] = {

@@ -17,7 +17,9 @@ MAY_IMPORT = {
 }
 THIRD_PARTY = {
     "hooks": {"torch", "transformers", "jaxtyping"},
-    "scr": {"torch", "transformers", "safetensors", "jaxtyping", "peft", "PIL", "tqdm", "matplotlib", "huggingface_hub"},
+    "scr": set(
+        "torch transformers safetensors jaxtyping peft PIL tqdm matplotlib huggingface_hub bitsandbytes".split()
+    ),
     "benchmarks": set(
         "torch transformers accelerate PIL numpy scipy pycocotools tqdm rich nltk textblob safetensors tokenizers "
         "matplotlib".split()
@@ -25,7 +27,14 @@ THIRD_PARTY = {
     "analysis": set("numpy scipy matplotlib PIL jinja2".split()),
 }
 # Of another folder: names of its __init__, and these modules, which are public.
-PUBLIC_MODULES = {"scr.redistribution", "scr.credit", "scr.contrast", "scr.perturb", "scr.adapters", *MAY_IMPORT["analysis"]}
+PUBLIC_MODULES = {
+    "scr.redistribution",
+    "scr.credit",
+    "scr.contrast",
+    "scr.perturb",
+    "scr.adapters",
+    *MAY_IMPORT["analysis"],
+}
 ONLY_STANDARD_LIBRARY = {
     "benchmarks/__init__.py",
     "benchmarks/tasks/__init__.py",

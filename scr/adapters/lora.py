@@ -6,10 +6,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import AdapterLoadError, AlreadyPatchedError, MissingPackageError
+from hooks import find_family
+
+from ..errors import AdapterLoadError, AlreadyPatchedError, ConfigError, MissingPackageError
+from .recipe import TrainingRecipe
 
 
 @contextlib.contextmanager
@@ -69,6 +72,49 @@ def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     # By default peft asks the hub whether the vocabulary has grown.
     state = require_peft().get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     return {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def lora_config(model: PreTrainedModel, recipe: TrainingRecipe, base: str, base_revision: str | None) -> Any:
+    """Peft's configuration, with targets in the language model's blocks alone.
+
+    A bare "q_proj" would be found in the vision tower too.
+
+    Raises:
+        ConfigError: for a target that is no linear layer of any block.
+    """
+    blocks = find_family(model).layers(model)
+    names = {id(module): name for name, module in model.named_modules()}
+    chosen = {
+        names[id(module)]
+        for block in blocks
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in recipe.targets
+    }
+    found = {name.rpartition(".")[2] for name in chosen}
+    if missing := [name for name in recipe.targets if name not in found]:
+        linear = {n.rpartition(".")[2] for n, module in blocks[0].named_modules() if isinstance(module, nn.Linear)}
+        raise ConfigError(
+            f"no such layers: got targets {missing}; expected some of {sorted(linear)}, which the blocks of "
+            f"{type(model).__name__} have. Choose among these."
+        )
+    return require_peft().LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=sorted(chosen),
+        base_model_name_or_path=base,
+        revision=base_revision,
+    )
+
+
+def trainable_parameters(model: PreTrainedModel) -> dict[str, int]:
+    """How many numbers are trained in the language model, and how many in all the rest, which should be 0."""
+    own = {id(parameter) for parameter in find_family(model).decoder(model).parameters()}
+    counts = {"language model": 0, "rest": 0}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            counts["language model" if id(parameter) in own else "rest"] += parameter.numel()
+    return counts
 
 
 def require_peft() -> Any:

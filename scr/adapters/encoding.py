@@ -1,0 +1,153 @@
+"""Rows as a model is trained on them: prompt, image and answer in one sequence, labels on the answer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ConfigError
+from .rows import Row
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """Rows, encoded.
+
+    Attributes:
+        rows: the rows.
+        inputs: what the model's forward gets.
+        labels: the tokens of the answers and of the ends; everything else is −100.
+    """
+
+    rows: Sequence[Row]
+    inputs: dict[str, Any]
+    labels: Int[Tensor, "rows length"]
+
+    @property
+    def places(self) -> Bool[Tensor, "rows length-1"]:
+        """The tokens whose next one is a label: there the model says what it would answer, the first token included."""
+        return self.labels[:, 1:] != IGNORED
+
+    @property
+    def targets(self) -> Int[Tensor, "tokens"]:
+        """The labels, in the order of `places`."""
+        return self.labels[:, 1:][self.places]
+
+
+def format_prompt(processor: Any, question: str) -> str:
+    """A question with its image in the model's own turns: its chat template, or LLaVA-1.5's form without one."""
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return text
+    image = getattr(processor, "image_token", "<image>")
+    return f"USER: {image}\n{question} ASSISTANT:"
+
+
+def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: Any = None, dtype: Any = None) -> Batch:
+    """Encode rows.
+
+    Args:
+        processor: the model's.
+        rows: the rows.
+        max_tokens: longest row; the end of an answer is cut off there.
+        device: where tensors go.
+        dtype: of pixels.
+
+    Raises:
+        ConfigError: for an image that cannot be opened; a row whose prompt and image alone are too long, since an
+            image must not be cut; an answer that does not begin where its prompt ends. All name the row.
+    """
+    tokenizer = processor.tokenizer
+    prompts = [format_prompt(processor, row.question) for row in rows]
+    # In turns, an answer follows its prompt at once; after "ASSISTANT:" there is a blank.
+    between = "" if prompts[0][-1].isspace() else " "
+    texts = [f"{prompt}{between}{row.answer}{tokenizer.eos_token}" for prompt, row in zip(prompts, rows, strict=True)]
+    begin = tokenizer.bos_token
+    special = not (begin and texts[0].startswith(begin))  # a template may write the begin token itself
+    inputs = dict(
+        processor(
+            text=texts,
+            images=[[_open(row)] for row in rows],
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=special,
+        )
+    )
+    lengths = [
+        _answer_length(tokenizer, prompt, text, special, row)
+        for prompt, text, row in zip(prompts, texts, rows, strict=True)
+    ]
+    labels = _label(inputs["input_ids"], inputs["attention_mask"], lengths)
+    if int(inputs["attention_mask"].sum(dim=1).max()) > max_tokens:
+        inputs, labels = _cut(inputs, labels, rows, max_tokens)
+    moved = {
+        name: value.to(device, dtype if value.is_floating_point() else None) if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+    }
+    return Batch(rows=rows, inputs=moved, labels=labels.to(device))
+
+
+def _open(row: Row) -> Image.Image:
+    try:
+        with Image.open(row.image) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise ConfigError(
+            f"no picture: got {row.image} in {row.name} ({error}); expected an image file. Mend or drop the row."
+        ) from error
+
+
+def _answer_length(tokenizer: Any, prompt: str, text: str, special: bool, row: Row) -> int:
+    """How many tokens the answer and its end are."""
+    before = tokenizer(prompt, add_special_tokens=special)["input_ids"]
+    whole = tokenizer(text, add_special_tokens=special)["input_ids"]
+    if tokenizer.eos_token_id == before[-1]:  # one that is written after every text is none of the prompt's
+        before = before[:-1]
+    if whole[: len(before)] != before:
+        raise ConfigError(
+            f"an answer that does not begin where its prompt ends: got {row.answer[:40]!r} in {row.name}, whose first "
+            "characters become one token with the prompt's last; expected a turn marker or a blank between. "
+            "Begin the answer with a word."
+        )
+    return len(whole) - len(before)
+
+
+def _label(tokens: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
+    labels = torch.full_like(tokens, IGNORED)
+    for row, length in enumerate(lengths):
+        end = int(mask[row].nonzero()[-1]) + 1
+        labels[row, end - length : end] = tokens[row, end - length : end]
+    return labels
+
+
+def _cut(inputs: dict[str, Any], labels: Tensor, rows: Sequence[Row], max_tokens: int) -> tuple[dict[str, Any], Tensor]:
+    """Cut the ends of long answers, and the columns that only they needed."""
+    mask, shape = inputs["attention_mask"].clone(), labels.shape
+    for index, row in enumerate(rows):
+        real = mask[index].nonzero().flatten()
+        if len(real) <= max_tokens:
+            continue
+        # At least one token of the answer must be left to learn from.
+        needed = int((labels[index] == IGNORED)[real].sum()) + 1
+        if needed > max_tokens:
+            raise ConfigError(
+                f"prompt and image do not fit: got {needed - 1} tokens before the answer in {row.name}; expected fewer "
+                f"than max_tokens = {max_tokens}, since an image must not be cut. Raise max_tokens, or drop the row."
+            )
+        mask[index, real[max_tokens:]] = 0
+    labels = labels.masked_fill(mask == 0, IGNORED)
+    kept = mask.any(dim=0)
+    cut = {
+        name: value[:, kept] if isinstance(value, Tensor) and value.shape == shape else value
+        for name, value in {**inputs, "attention_mask": mask}.items()
+    }
+    return cut, labels[:, kept]

@@ -1,0 +1,92 @@
+"""What a training leaves on disk: its state while it runs, and the adapter with its record when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import ConfigError
+from .recipe import TrainingRecipe
+from .rows import Row, image_digests
+
+LOG_FILE, STATE_FILE, RECORD_FILE, IMAGES_FILE = "log.jsonl", "state.pt", "training.json", "training_images.txt"
+
+
+def save_adapter(
+    folder: Path,
+    config: Any,
+    weights: Mapping[str, Tensor],
+    recipe: TrainingRecipe,
+    rows: Sequence[Row],
+    kind: str,
+    log: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the adapter as peft reads it, with a record of its training and the digests of its images.
+
+    The state of the training, which is not needed any more, is removed.
+    """
+    config.save_pretrained(folder)
+    _write(folder / "adapter_model.safetensors", lambda path: save_file(dict(weights), path))
+    digests = image_digests(rows)
+    (folder / IMAGES_FILE).write_text("".join(f"{digest}\n" for digest in digests))
+    record = {
+        "kind": kind,
+        "base": config.base_model_name_or_path,
+        "base_revision": config.revision,
+        "recipe": recipe.to_dict(),
+        "rows": len(rows),
+        "images": len(digests),
+        "steps": len(log),
+        "last": {name: value for name, value in log[-1].items() if name not in ("it_s", "eta_s")} if log else {},
+    }
+    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / STATE_FILE).unlink(missing_ok=True)
+
+
+def training_key(recipe: TrainingRecipe, rows: Sequence[Row], base: str, revision: str | None, kind: str) -> str:
+    """Digest of all that the result depends on; the images by their names."""
+    content = [kind, base, revision, recipe.to_dict(), [[str(r.image), r.question, r.answer] for r in rows]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_state(folder: Path, key: str) -> dict[str, Any] | None:
+    """The state that a training was stopped in; None where there is none.
+
+    Raises:
+        ConfigError: for a state of another training.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if state["key"] != key:
+        raise ConfigError(
+            f"a state of another training: got {path}; expected one of this model, data and recipe. "
+            "Give another folder, or delete the file."
+        )
+    return state
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Save a state in place of the last one."""
+    _write(folder / STATE_FILE, lambda path: torch.save(dict(state), path))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """A kill while writing leaves the last file whole."""
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    partial.replace(path)
+
+
+def write_log(folder: Path, log: Sequence[Mapping[str, Any]]) -> None:
+    """Write the log, one entry per line."""
+    text = "".join(f"{json.dumps(entry)}\n" for entry in log)
+    _write(folder / LOG_FILE, lambda path: path.write_text(text))

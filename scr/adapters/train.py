@@ -1,0 +1,212 @@
+"""`python -m scr.adapters.train seed --model M --data F`: train an adapter, prepare its data, or merge it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from ..errors import ConfigError, MissingPackageError, SCRError
+from .card import plot_curve, write_card
+from .load import merge_adapter
+from .lora import lora_config, lora_layers, trainable_parameters
+from .processes import join_team
+from .recipe import DTYPES, TrainingRecipe, load_recipe
+from .rows import prepare_data, read_rows, write_rows
+from .loop import train
+
+_EPILOG = """examples:
+  python -m scr.adapters.train prepare --conversations llava_instruct_150k.json --images coco --output rows.jsonl
+  python -m scr.adapters.train seed --model llava-hf/llava-1.5-7b-hf --data rows.jsonl --images coco --output seed
+  torchrun --nproc-per-node 4 -m scr.adapters.train seed ...
+  python -m scr.adapters.train refusal --model llava-hf/llava-1.5-7b-hf --data refusal.jsonl --output refusal
+  python -m scr.adapters.train merge --model llava-hf/llava-1.5-7b-hf --adapter seed --output merged
+
+A training that was stopped goes on where it stopped, by the same command. Refusal's data are made by
+python -m benchmarks.refusal_data.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        0 if all went well, 2 for an argument or input that cannot be used, 130 if interrupted.
+    """
+    parser = build_parser()
+    try:
+        options = parser.parse_args(argv)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 2
+    try:
+        {"seed": _train, "refusal": _train, "prepare": _prepare, "merge": _merge}[options.command](options)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
+        return 130
+    except SCRError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scr.adapters.train",
+        description="Train an adapter of a vision-language model, prepare data for it, or merge it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in (("seed", "SEED-style self-distillation"), ("refusal", "discriminative refusal")):
+        command = commands.add_parser(name, help=summary, allow_abbrev=False)
+        command.add_argument("--model", required=True, metavar="NAME", help="hub id or local folder")
+        command.add_argument("--data", type=Path, required=True, metavar="FILE", help="rows: image, question, answer")
+        command.add_argument("--images", type=Path, metavar="DIR", help="where images' names start (beside the rows)")
+        command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the adapter goes")
+        command.add_argument("--config", metavar="FILE", help=f"recipe in place of {name}.toml")
+        command.add_argument(
+            "--set", type=_pair, action="append", default=[], metavar="K=V", help="a value of the recipe"
+        )
+        command.add_argument("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
+        command.add_argument("--quantize", choices=("nf4",), help="hold the model in 4 bits (QLoRA); CUDA only")
+    prepare = commands.add_parser("prepare", help="rows from LLaVA-Instruct's conversations", allow_abbrev=False)
+    prepare.add_argument("--conversations", type=Path, required=True, metavar="FILE", help="a JSON list")
+    prepare.add_argument("--images", type=Path, required=True, metavar="DIR", help="where images' names start")
+    prepare.add_argument("--count", type=int, metavar="N", help="how many rows, drawn by the seed (all)")
+    prepare.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (0)")
+    prepare.add_argument("--output", type=Path, required=True, metavar="FILE", help="the rows")
+    merge = commands.add_parser("merge", help="model and adapter as one plain checkpoint", allow_abbrev=False)
+    merge.add_argument("--model", required=True, metavar="NAME", help="hub id or local folder")
+    merge.add_argument("--adapter", required=True, metavar="NAME", help="named adapter, folder or hub id")
+    merge.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the checkpoint goes")
+    merge.add_argument("--dtype", choices=DTYPES, default="float32", help="of the checkpoint (float32)")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = load_recipe(options.config or options.command, dict(options.set))
+    rows = read_rows(options.data, options.images)
+    with join_team() as team:
+        model, processor = _load(options.model, recipe.dtype, options.device, options.quantize)
+        if team.first:
+            _say_what_is_trained(model, recipe, options.model)
+        trained = train(
+            model,
+            processor,
+            rows,
+            recipe,
+            options.output,
+            kind=options.command,
+            base=options.model,
+            base_revision=getattr(model.config, "_commit_hash", None),
+            team=team,
+            show_progress=True,
+        )
+        if not team.first:
+            return
+    write_card(trained.folder, data=f"`{options.data.name}`.")
+    print(f"adapter: {trained.folder}")
+    try:
+        plot_curve(trained.folder)
+    except MissingPackageError as error:
+        print(f"no curve: {error}", file=sys.stderr)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    try:
+        conversations = json.loads(options.conversations.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"conversations cannot be read: got {options.conversations} ({error}); expected a JSON list."
+        ) from error
+    if not isinstance(conversations, list):
+        raise ConfigError(
+            f"no list of conversations: got {type(conversations).__name__} in {options.conversations}; expected a list."
+        )
+    prepared = prepare_data(conversations, options.images, options.count, options.seed)
+    write_rows(options.output, prepared.rows)
+    print(f"{len(prepared.rows)} rows of {len(conversations)} conversations in {options.output}")
+    for reason, count in sorted(prepared.skipped.items()):
+        print(f"skipped {count}: {reason}")
+
+
+def _merge(options: argparse.Namespace) -> None:
+    model, processor = _load(options.model, options.dtype, "cpu", None)
+    changed = merge_adapter(model, options.adapter, options.output, processor=processor)
+    print(f"checkpoint: {options.output} ({len(changed)} weights changed)")
+
+
+def _load(name: str, dtype: str, device: str, quantize: str | None) -> tuple[Any, Any]:
+    target = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    extra: dict[str, Any] = {}
+    if quantize is not None:
+        extra["quantization_config"] = _quantization(target)
+        extra["device_map"] = {"": target}
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
+    except (OSError, ValueError, KeyError) as error:
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise ConfigError(
+            f"model cannot be loaded: got {name!r} ({first}); expected a hub id or a folder of a vision-language "
+            "model. Lab models: python -m benchmarks.lab.adapt."
+        ) from error
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if quantize is None:
+        torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
+    return model.eval(), processor
+
+
+def _quantization(device: torch.device) -> Any:
+    if device.type != "cuda":
+        raise ConfigError(
+            f"4-bit weights need CUDA: got device {device.type!r}; expected a GPU. Leave --quantize out: LoRA on "
+            "unquantized weights learns the same."
+        )
+    try:
+        import bitsandbytes  # noqa: F401  transformers asks for it later, with a worse message
+    except ImportError as error:
+        raise MissingPackageError(
+            "4-bit weights need bitsandbytes: got none installed; expected one. pip install bitsandbytes"
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _say_what_is_trained(model: Any, recipe: TrainingRecipe, name: str) -> None:
+    with lora_layers(model, lora_config(model, recipe, name, None), trainable=True):
+        counts = trainable_parameters(model)
+    print(", ".join(f"{where}: {count:,} trained parameters" for where, count in counts.items()))
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key.strip() or not equals:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected KEY=VALUE")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:
+        return key.strip(), value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
