@@ -43,6 +43,7 @@ class Answer:
         new_tokens: generated tokens, the end token included.
         prefill_ms: see `benchmarks.timing.BatchTiming`.
         decode_ms: likewise.
+        first_token: id of the first generated token; None if there is none.
     """
 
     text: str
@@ -50,6 +51,7 @@ class Answer:
     new_tokens: int
     prefill_ms: float
     decode_ms: float
+    first_token: int | None = None
 
 
 class Answerer:
@@ -99,8 +101,11 @@ class Answerer:
                 new_tokens=length,
                 prefill_ms=timing.prefill_ms,
                 decode_ms=timing.decode_ms,
+                first_token=next(iter(row), None),
             )
-            for text, length, margin in zip(texts, lengths, probe.margins or [None] * len(questions), strict=True)
+            for text, length, margin, row in zip(
+                texts, lengths, probe.margins or [None] * len(questions), new.tolist(), strict=True
+            )
         ]
 
     def format(self, prompt: str, *, with_image: bool = True) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from scr import ConfigError
+
 from .plan import Cell, Plan
 from .provenance import checkout_state, package_versions, timestamp
-from .records import RunRecord, SampleRecord
+from .records import DIAGNOSTICS, RunRecord, SampleRecord
 
 
 def title(cell: Cell) -> str:
@@ -47,6 +49,30 @@ def wanted_records(cell: Cell, records: Mapping[str, SampleRecord]) -> list[Samp
     """The records of the wanted samples, in the task's order; None if one is missing."""
     found = [records[sample.id] for sample in cell.plan.wanted_samples if sample.id in records]
     return found if len(found) == cell.plan.wanted else None
+
+
+def check_diagnosed(cell: Cell, names: Sequence[str]) -> None:
+    """Check that what is recorded of a cell has the diagnostics that are asked for.
+
+    Args:
+        cell: the cell.
+        names: of `benchmarks.records.DIAGNOSTICS`.
+
+    Raises:
+        ConfigError: if a sample with an image was recorded without them.
+    """
+    if not names:
+        return
+    there = {record.id: record.trace or {} for record in cell.folder.samples()}
+    recorded = [sample.id for sample in cell.plan.wanted_samples if sample.image is not None and sample.id in there]
+    for name in names:
+        lacking = sum(DIAGNOSTICS[name] not in there[sample] for sample in recorded)
+        if lacking:
+            raise ConfigError(
+                f"records of {title(cell)} lack diagnostics: got {lacking} of {len(recorded)} answers without {name!r} "
+                f"in {cell.folder.path}; expected all with. Answer them again with --overwrite, give another "
+                "--output-dir, or leave --diagnostics out."
+            )
 
 
 def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -> RunRecord:

@@ -17,6 +17,7 @@ from .lab import data_folder
 from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
 from .models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
 from .prompts import get_prompt
+from .records import DIAGNOSTICS
 from .store import RunFolder, config_hash
 from .suggest import suggestion
 from .tasks import expand_tasks, load_task
@@ -66,6 +67,8 @@ class RunConfig:
         split: which annotations of it; None for the only one, or the usual one.
         output_dir: where the records go.
         overwrite: discard what is recorded for these runs, instead of going on from there.
+        diagnostics: names of `benchmarks.records.DIAGNOSTICS`, measured beside the answers; no part of a
+            run's identity.
         command: the command line, for the record.
     """
 
@@ -86,6 +89,7 @@ class RunConfig:
     split: str | None = None
     output_dir: Path = Path("results")
     overwrite: bool = False
+    diagnostics: tuple[str, ...] = ()
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -100,6 +104,12 @@ class RunConfig:
         for name in ("methods", "tasks"):
             if not getattr(self, name):
                 raise ConfigError(f"no {name}: got none; expected at least one name. See --list {name}.")
+        for name in self.diagnostics:
+            if name not in DIAGNOSTICS:
+                raise ConfigError(
+                    f"unknown diagnostics: got {name!r}; expected one of {', '.join(DIAGNOSTICS)}. "
+                    f"{suggestion(name, list(DIAGNOSTICS))}"
+                )
         check_generation(self.generation)
 
 

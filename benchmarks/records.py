@@ -15,6 +15,9 @@ from typing import Any, Self
 SCHEMA: int = 1
 """Version of the two formats; `RunRecord.from_dict` refuses every other one."""
 
+DIAGNOSTICS: dict[str, str] = {"entropy": "entropy", "credit": "credit_entropy_norms"}
+"""What `--diagnostics` may name → the key of a trace that is there, perhaps null, where it was asked for."""
+
 
 class RecordError(ValueError):
     """A record or a file of records is not what it should be."""
@@ -36,7 +39,21 @@ class SampleRecord:
         new_tokens: number of generated tokens.
         prefill_ms: milliseconds of the sample's prefill.
         decode_ms: milliseconds of all that came after it.
-        trace: what the method did to this sample, where it was asked to tell.
+        trace: what `--diagnostics` found out about a sample with an image. Keys are there as far as they were asked
+            for and apply, null where undefined; floats have 6 significant digits.
+            grids: [[height, width], ...] in patches; maps run over the patches of all grids, row-major.
+            attention: the map A of the text's attention to the patches; of the model as it is, without edits.
+            entropy, entropy_normalized: of A, in nats, and as a fraction of that of equal weights.
+            sources, neighbors, owners: what a method that redistributes did with it, see `scr.Trace`.
+            norm_ratio: sum of the patches' norms with its edits, divided by the sum without.
+            layers: blocks after which credit was measured, the method's edits in place.
+            credit: credit of the patches after the last of them, for the first token of the output.
+            credit_entropy_norms, credit_entropy_gradients: entropy in nats of the patches' norms there, and of credit.
+            norm_credit_r: Pearson correlation of norms with credit, one per block.
+            norm_growth: sum of the norms after each block, divided by that before the first.
+            object: of the object that is asked about, where it is annotated, the largest instance: "area", its share
+            of the image, and "border", the distance of its box from the image's border as a share of the shorter side.
+            objects: number of object categories in the image.
         error: why there is no output.
     """
 

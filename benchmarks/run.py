@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import Parser, positive
 from .prompts import PROMPTS, UnknownPromptError
-from .records import RecordError
+from .records import DIAGNOSTICS, RecordError
 from .store import FolderInUseError
 from .tasks import UnknownTaskError
 
@@ -139,6 +139,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
     how.add_argument("--batch-size", type=positive, default=50, metavar="N", help="samples per batch (50)")
+    how.add_argument(
+        "--diagnostics",
+        type=_names,
+        default=(),
+        metavar="NAME[,NAME]",
+        help=f"measure beside the answers, for each image, and record: {', '.join(DIAGNOSTICS)} (nothing)",
+    )
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
     how.add_argument(
         "--gen-kwarg", type=_pair, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
@@ -190,6 +197,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
         split=options.split,
         output_dir=options.output_dir,
         overwrite=options.overwrite,
+        diagnostics=options.diagnostics,
         command=_command(arguments, world),
     )
     if options.dry_run:

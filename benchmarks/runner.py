@@ -19,7 +19,8 @@ import scr
 from scr import SCRError
 
 from .answering import Answer, Answerer, Question
-from .cells import mapped_in_words, missing_batches, new_run, title, turns, wanted_records
+from .cells import check_diagnosed, mapped_in_words, missing_batches, new_run, title, turns, wanted_records
+from .diagnostics import Diagnoser
 from .methods import BASELINE, by_part, nested
 from .models import LoadedModel, load_model
 from .plan import Cell, Plan, RunConfig, build_plan
@@ -106,6 +107,9 @@ def run_plan(
     # Trained models underflow a lot, and a CPU computes with denormals many times slower. No answer depends on them.
     torch.set_flush_denormal(True)
     ranks = ranks if ranks is not None else Ranks()
+    if ranks.world.first and not plan.config.overwrite:
+        for cell in plan.cells:
+            check_diagnosed(cell, plan.config.diagnostics)
     session = _Session(plan, report, ranks, device_map)
     outcomes: list[Outcome] = []
     for cell in plan.cells:
@@ -250,13 +254,14 @@ class _Session:
             if cell.plan.task.kind == YES_NO and self._answerer.answer_tokens.reason is not None:
                 run.reasons["margin"] = self._answerer.answer_tokens.reason
             cell.folder.write_run(run)
-        patched = self._patch(cell)
+        patches = self._patches(cell)
+        diagnoser = Diagnoser(self._config.diagnostics, self._loaded, self._answerer, patches)
         wanted = {sample.id for sample in cell.plan.wanted_samples} - there
         share = sum(sample.id in wanted for batch in missing for sample in batch)
         alone, quiet = self._world.size == 1, None if self._world.first else True
         with (
             contextlib.nullcontext() if alone else cell.folder.part(self._world.rank),
-            patched,
+            nested(patches),
             tqdm(total=share, desc=title(cell), unit="answers", disable=quiet) as bar,
         ):
             for number, batch in enumerate(missing):
@@ -264,9 +269,12 @@ class _Session:
                 try:
                     if number == 0:
                         self._warm_up(cell, batch)
+                    with diagnoser.watching():
+                        answers = self._ask(cell, batch)
+                    traces = diagnoser.traces(batch, self._questions(cell, batch), answers)
                     records = [
-                        self._record(cell, sample, answer)
-                        for sample, answer in zip(batch, self._ask(cell, batch), strict=True)
+                        self._record(cell, sample, answer, trace)
+                        for sample, answer, trace in zip(batch, answers, traces, strict=True)
                         if sample.id in wanted
                     ]
                     cell.folder.append(records)
@@ -294,7 +302,7 @@ class _Session:
         cell.folder.write_run(run)
         return Outcome(cell=cell, run=run, records=wanted, scores=scores, timed=timed)
 
-    def _patch(self, cell: Cell) -> contextlib.AbstractContextManager[Any]:
+    def _patches(self, cell: Cell) -> list[scr.Patch]:
         given = by_part(cell.method, cell.config_given)
         patches = [scr.patch(self._loaded.model, part, **fields) for part, fields in given.items()]
         found = {patch.name: patch.config.to_dict() for patch in patches}
@@ -303,7 +311,7 @@ class _Session:
             raise RunFailedError(
                 f"{title(cell)}: got {found} on the loaded model; expected {cell.config}, as planned. Report this."
             )
-        return nested(patches)
+        return patches
 
     def _warm_up(self, cell: Cell, batch: Sequence[Sample]) -> None:
         """One batch whose answers and times are thrown away: the first forward allocates, and would pay for all."""
@@ -314,17 +322,22 @@ class _Session:
         self._ask(cell, batch, {**short, "max_new_tokens": 2})
         self._warm.add(kind)
 
-    def _ask(self, cell: Cell, batch: Sequence[Sample], generation: dict[str, Any] | None = None) -> list[Answer]:
+    def _questions(self, cell: Cell, batch: Sequence[Sample]) -> list[Question]:
         kind = cell.plan.task.kind
-        questions = [
+        return [
             Question(id=one.id, image=one.image, prompt=apply_prompt(self._config.prompt, kind, one.prompt))
             for one in batch
         ]
+
+    def _ask(self, cell: Cell, batch: Sequence[Sample], generation: dict[str, Any] | None = None) -> list[Answer]:
         return self._answerer.answer(
-            questions, generation or cell.generation, seed=self._config.seed, margins=kind == YES_NO
+            self._questions(cell, batch),
+            generation or cell.generation,
+            seed=self._config.seed,
+            margins=cell.plan.task.kind == YES_NO,
         )
 
-    def _record(self, cell: Cell, sample: Sample, answer: Answer) -> SampleRecord:
+    def _record(self, cell: Cell, sample: Sample, answer: Answer, trace: dict[str, Any] | None) -> SampleRecord:
         grade = cell.plan.task.grade(sample.target, answer.text)
         return SampleRecord(
             id=sample.id,
@@ -338,6 +351,7 @@ class _Session:
             new_tokens=answer.new_tokens,
             prefill_ms=answer.prefill_ms,
             decode_ms=answer.decode_ms,
+            trace=trace,
         )
 
 
