@@ -155,7 +155,8 @@ def _print_task(page: _Page, outcomes: Sequence[Outcome]) -> None:
         if outcome is not baseline
     }
     page.line(f"{plan.task.name} · {plan.wanted} samples on {plan.images} images · rule {plan.task.rule}", style="bold")
-    names = list(baseline.scores.metrics)
+    # Of MME's 73 metrics most are undefined where a few of its tasks were run; the notes say why.
+    names = [name for name in baseline.scores.metrics if any(one.scores.metrics[name] is not None for one in outcomes)]
     at_once = max(1, (page.width - _NAME_WIDTH) // _COLUMN_WIDTH)
     for start in range(0, len(names), at_once):
         page.add(_metrics_table(page, outcomes, compared, names[start : start + at_once]))
@@ -227,9 +228,12 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
     for outcome in outcomes:
         # A run's own reasons are about all of its samples; scores' are about those shown.
         measured = {name: reason for name, reason in outcome.run.reasons.items() if name in ("margin", "timing.ratio")}
+        lacking: dict[str, list[str]] = {}
         for name, reason in {**outcome.scores.reasons, **measured}.items():
             label = "×" if name == "timing.ratio" else _LABELS.get(name, name.replace("_", " "))
-            notes[f"  {outcome.cell.row}, no {label}: {reason}"] = None
+            lacking.setdefault(reason, []).append(label)
+        for reason, labels in lacking.items():
+            notes[f"  {outcome.cell.row}, no {', '.join(labels)}: {reason}"] = None
     for method, comparison in compared.items():
         if comparison.unpaired:
             notes[f"  {method}: {comparison.unpaired} samples have no partner and are not compared"] = None
