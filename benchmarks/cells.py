@@ -9,6 +9,7 @@ import torch
 
 from scr import ConfigError
 
+from .adapters import recorded_adapter
 from .plan import Cell, Plan
 from .provenance import checkout_state, package_versions, timestamp
 from .records import DIAGNOSTICS, RunRecord, SampleRecord
@@ -100,6 +101,8 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         config=cell.config,
         config_given=cell.config_given,
         prompt=config.prompt,
+        adapter=None if cell.adapter is None else recorded_adapter(cell.adapter),
+        adapter_overlap=None if cell.adapter is None else cell.overlap,
         task=task.name,
         task_version=task.version,
         rule=task.rule,

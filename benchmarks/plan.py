@@ -12,7 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 import scr
 from scr import ConfigError
+from scr.adapters import AdapterSource
 
+from .adapters import check_overlap, recorded_adapter, resolve_adapter
 from .lab import data_folder
 from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
 from .models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
@@ -58,6 +60,8 @@ class RunConfig:
         method_args: fields of the methods' configurations, as JSON values: "FIELD" of all methods, "NAME.FIELD" of one
             alone, which wins.
         prompt: a variant of `benchmarks.prompts.PROMPTS`.
+        adapter: a lab name, a name of `scr.list_adapters()`, a folder or a hub id; the model without it is run beside.
+        allow_overlap: measure an adapter on images that it was trained on, too.
         tasks: names of tasks or of groups of them.
         limit: number of images, the first of the data set (of units, where a task has others); None for all.
         batch_size: samples per batch.
@@ -80,6 +84,8 @@ class RunConfig:
     methods: tuple[str, ...] = ("scr",)
     method_args: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = "default"
+    adapter: str | None = None
+    allow_overlap: bool = False
     tasks: tuple[str, ...] = ("pope", "chair")
     limit: int | None = 100
     batch_size: int = 50
@@ -157,12 +163,14 @@ class Cell:
 
     Attributes:
         plan: the task's samples.
-        row: what tables call it: the method, or `GREEDY_ROW`.
+        row: what tables call it: the method, or `GREEDY_ROW`, or adapter and method.
         method: name of the method, as the command wrote it, or "none".
         config: effective configuration of the method, `{}` for the baseline, `{part: {...}, ...}` of a combination.
         config_given: what of it came from the command, the checkpoint's settings or its tokenizer; of the same form.
         generation: arguments of `generate`.
         folder: where the records are.
+        adapter: what is put on the model before the method; None for nothing.
+        overlap: how many of the wanted images the adapter was trained on.
     """
 
     plan: TaskPlan
@@ -172,6 +180,8 @@ class Cell:
     config_given: dict[str, Any]
     generation: dict[str, Any]
     folder: RunFolder
+    adapter: AdapterSource | None = None
+    overlap: int = 0
 
     def recorded(self) -> int:
         """How many of the wanted samples have a record."""
@@ -209,6 +219,7 @@ def build_plan(config: RunConfig) -> Plan:
         UnknownPromptError: for an unknown prompt variant.
         ModelLoadError: if there is no such model.
         UnsupportedModelError: if a method cannot work on this model.
+        AdapterLoadError: if there is no such adapter.
     """
     get_prompt(config.prompt)
     if config.output_dir.exists() and not config.output_dir.is_dir():
@@ -225,6 +236,7 @@ def build_plan(config: RunConfig) -> Plan:
     bare = skeleton(source)
     given = given_configs(methods, source, config.method_args)
     effective = effective_configs(bare, given)
+    adapter = None if config.adapter is None else resolve_adapter(config.adapter, source)
     opened: dict[Any, TaskData] = {}
     cells = []
     for task in tasks:
@@ -233,17 +245,26 @@ def build_plan(config: RunConfig) -> Plan:
             opened[opener] = open_data(config, source, task)
         plan = _plan_task(task, opened[opener], config)
         generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **config.generation}
-        rows = [(name, name, generation) for name in methods]
+        rows: list[tuple[str, str, dict[str, Any], AdapterSource | None]]
+        rows = [(name, name, generation, None) for name in (methods if adapter is None else methods[:1])]
+        overlap = 0
+        if adapter is not None:
+            overlap = check_overlap(
+                adapter, (one.image for one in plan.wanted_samples if one.image), config.allow_overlap
+            )
+            for name in methods:
+                row = adapter.name if name == BASELINE else f"{adapter.name}, {name}"
+                rows.append((row, name, generation, adapter))
         if generation["do_sample"]:
             # A method that looks good under sampling may only have found the way back to greedy decoding.
             greedy = {name: value for name, value in generation.items() if name not in _SAMPLING}
-            rows.insert(1, (GREEDY_ROW, BASELINE, {**greedy, "do_sample": False}))
-        for row, name, decoding in rows:
+            rows.insert(1, (GREEDY_ROW, BASELINE, {**greedy, "do_sample": False}, None))
+        for row, name, decoding, adapted in rows:
             identity = {
                 "method": name,
                 "config": recorded_config(name, effective),
                 "prompt": config.prompt,
-                "adapter": None,
+                "adapter": None if adapted is None else recorded_adapter(adapted),
                 "revision": source.revision,
                 "dtype": dtype,
                 "data_sha256": plan.data_sha256,
@@ -263,6 +284,8 @@ def build_plan(config: RunConfig) -> Plan:
                     config_given=recorded_config(name, given),
                     generation=decoding,
                     folder=folder,
+                    adapter=adapted,
+                    overlap=0 if adapted is None else overlap,
                 )
             )
     return Plan(

@@ -114,7 +114,8 @@ class RunRecord:
         config: the method's effective configuration.
         config_given: the part of it that the user gave.
         prompt: the prompt variant.
-        adapter: name of an adapter.
+        adapter: name and digest of an adapter.
+        adapter_overlap: how many of the images asked about it was trained on.
         task: name of the task.
         task_version: its version.
         rule: the rule that parsed the answers.
@@ -152,6 +153,7 @@ class RunRecord:
     config_given: dict[str, Any] = field(default_factory=dict)
     prompt: str = "default"
     adapter: str | None = None
+    adapter_overlap: int | None = None
     task: str
     task_version: int
     rule: str

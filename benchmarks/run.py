@@ -111,6 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--prompt", default="default", metavar="NAME", help=f"prompt variant: {', '.join(PROMPTS)} (default)"
     )
     what.add_argument(
+        "--adapter", metavar="NAME", help="lab/refusal, lab/seed, a folder or a hub id; the bare model is run beside it"
+    )
+    what.add_argument(
+        "--allow-overlap", action="store_true", help="measure an adapter on images that it was trained on, too"
+    )
+    what.add_argument(
         "--tasks", type=_names, default=("pope", "chair"), metavar="NAME[,NAME]", help="tasks or groups (pope,chair)"
     )
     what.add_argument("--limit", type=_limit, default=100, metavar="N", help="number of images, or 'all' (100)")
@@ -188,6 +194,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
         methods=options.method,
         method_args=dict(options.method_arg),
         prompt=options.prompt,
+        adapter=options.adapter,
+        allow_overlap=options.allow_overlap,
         tasks=options.tasks,
         limit=options.limit,
         batch_size=options.batch_size,

@@ -255,12 +255,14 @@ class _Session:
                 run.reasons["margin"] = self._answerer.answer_tokens.reason
             cell.folder.write_run(run)
         patches = self._patches(cell)
+        adapter = contextlib.nullcontext() if cell.adapter is None else scr.adapter(model, cell.adapter)
         diagnoser = Diagnoser(self._config.diagnostics, self._loaded, self._answerer, patches)
         wanted = {sample.id for sample in cell.plan.wanted_samples} - there
         share = sum(sample.id in wanted for batch in missing for sample in batch)
         alone, quiet = self._world.size == 1, None if self._world.first else True
         with (
             contextlib.nullcontext() if alone else cell.folder.part(self._world.rank),
+            adapter,
             nested(patches),
             tqdm(total=share, desc=title(cell), unit="answers", disable=quiet) as bar,
         ):

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CHECKPOINTS", "checkpoint_folder", "data_folder"]
+__all__ = ["ADAPTERS", "CHECKPOINTS", "adapter_folder", "checkpoint_folder", "data_folder"]
 
 # Name of a model → its folder below this one.                          ← the only line to add for a new model
 CHECKPOINTS: dict[str, str] = {
     "lab/llava": "checkpoints/llava",
     "lab/qwen2_vl": "checkpoints/qwen2_vl",
     "lab/internvl": "checkpoints/internvl",
+}
+
+# Name of an adapter of lab/llava → its folder below this one.
+ADAPTERS: dict[str, str] = {
+    "lab/refusal": "adapters/refusal",
+    "lab/seed": "adapters/seed",
 }
 
 
@@ -34,6 +40,27 @@ def checkpoint_folder(name: str) -> Path:
         raise FileNotFoundError(
             f"no checkpoint of {name!r}: got no config.json in {folder}; expected a trained model there. "
             f"Reinstall scr-vlm, or train it with `python -m benchmarks.lab.train {Path(CHECKPOINTS[name]).name}`."
+        )
+    return folder
+
+
+def adapter_folder(name: str) -> Path:
+    """Return the folder of an embedded adapter.
+
+    Raises:
+        ValueError: If there is no adapter of that name.
+        FileNotFoundError: If it has not been trained yet or was not installed.
+    """
+    if name not in ADAPTERS:
+        raise ValueError(
+            f"unknown lab adapter: got {name!r}; expected one of {', '.join(ADAPTERS)}. "
+            "Choose one of these, or give a hub id or a local folder as the adapter."
+        )
+    folder = Path(__file__).parent / ADAPTERS[name]
+    if not (folder / "adapter_config.json").exists():
+        raise FileNotFoundError(
+            f"no adapter {name!r}: got no adapter_config.json in {folder}; expected a trained adapter there. "
+            f"Reinstall scr-vlm, or train it with `python -m benchmarks.lab.adapt {Path(ADAPTERS[name]).name}`."
         )
     return folder
 

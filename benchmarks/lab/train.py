@@ -17,19 +17,11 @@ from .corpus import build_corpus
 from .evaluate import evaluate
 from .export import export
 from .families import build_family
-from .loop import load_finished, run_stage
+from .loop import LAUNCH_ENVIRONMENT, load_finished, run_stage
 from .recipe import RECIPES, Recipe
 from .stages import decoder_stage, encode_corpus, projector_stage, vision_stage
 
 __all__ = ["train"]
-
-_ENVIRONMENT = {
-    # Without them glibc gives the memory of every step back to the system and faults it in again.
-    "MALLOC_MMAP_THRESHOLD_": "1000000000",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    # Threads that spin while they wait take a shared machine's time from the thread they wait for.
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
 
 
 def train(
@@ -119,10 +111,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of weights, batches and questions (default: the recipe's)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
     arguments = parser.parse_args()
-    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
+    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in LAUNCH_ENVIRONMENT.items()):
         # They are read at start-up, so the process has to begin anew.
         os.execve(
-            sys.executable, [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]], os.environ | _ENVIRONMENT
+            sys.executable,
+            [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]],
+            os.environ | LAUNCH_ENVIRONMENT,
         )
     torch.set_num_threads(arguments.threads)
     recipe = RECIPES[arguments.model]

@@ -138,6 +138,10 @@ class CocoData:
         """Instances of an image, in the order of its annotations; those without area and box are left out."""
         return list(self._instances.get(image_id, ()))
 
+    def size(self, image_id: int) -> tuple[float, float] | None:
+        """Width and height of an image in pixels; None where the annotations do not say."""
+        return self._sizes.get(image_id)
+
     def facts(self, image_id: int, asked: str | None = None) -> dict[str, Any]:
         """What the annotations know of an image, as JSON values: see `Sample.facts`.
 

@@ -1,16 +1,49 @@
 """Adapters, optional backbones: load, train, merge. peft is imported only where it is needed."""
 
+from .card import plot_curve, push_adapter, read_record, write_card
+from .encoding import format_prompt
 from .load import Adapter, adapter, load_adapter, merge_adapter
+from .loop import Trained, train
+from .processes import Team, join_team
+from .recipe import Distillation, TrainingRecipe, load_recipe
+from .refusal import DENIAL, TEMPLATES, KnownImage, RefusalRow, refusal_rows, split_images
+from .rows import Prepared, Row, image_file_digest, prepare_data, read_rows, write_rows
 from .sources import ADAPTERS, AdapterEntry, AdapterSource, find_adapter, list_adapters
+from .states import IMAGES_FILE
 
 __all__ = [
     "ADAPTERS",
+    "DENIAL",
+    "IMAGES_FILE",
+    "TEMPLATES",
     "Adapter",
     "AdapterEntry",
     "AdapterSource",
+    "Distillation",
+    "KnownImage",
+    "Prepared",
+    "RefusalRow",
+    "Row",
+    "Team",
+    "Trained",
+    "TrainingRecipe",
     "adapter",
     "find_adapter",
+    "format_prompt",
+    "image_file_digest",
+    "join_team",
     "list_adapters",
     "load_adapter",
+    "load_recipe",
     "merge_adapter",
+    "plot_curve",
+    "prepare_data",
+    "push_adapter",
+    "read_record",
+    "read_rows",
+    "refusal_rows",
+    "split_images",
+    "train",
+    "write_card",
+    "write_rows",
 ]

@@ -15,11 +15,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ..errors import ConfigError, MissingPackageError, SCRError
 from .card import plot_curve, write_card
 from .load import merge_adapter
+from .loop import train
 from .lora import lora_config, lora_layers, trainable_parameters
 from .processes import join_team
 from .recipe import DTYPES, TrainingRecipe, load_recipe
 from .rows import prepare_data, read_rows, write_rows
-from .loop import train
 
 _EPILOG = """examples:
   python -m scr.adapters.train prepare --conversations llava_instruct_150k.json --images coco --output rows.jsonl
