@@ -227,6 +227,24 @@ def test_a_part_alone(nltk_data, files, capsys):
     assert captions["counts"]["responses"] == 2
 
 
+@pytest.mark.parametrize(
+    ("similarity", "extra", "chair"), [(0.81, [], 0), (0.8, [], 1), (0.75, [], 1), (0.75, [0.7], 0)]
+)
+def test_words_are_similar_above_the_official_threshold(similarity, extra, chair, nltk_data, files, tmp_path, capsys):
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"table": {"dog|person": similarity}}))
+    flags = ["--rule", "plain", "--similarity", str(table)]
+    flags += [part for value in extra for part in ("--similarity-score", str(value))]
+    assert scored(capsys, [*files({1: "", 2: "The dog."}), *flags])["metrics"]["chair"] == chair
+
+
+def test_safe_words_are_whole_lines_as_officially(nltk_data, files, tmp_path, capsys):
+    for text, chair in (("orange\ndog", 0), ("orange\ndog\n", 0), ("orange\n dog", 1), ("orange dog", 1)):
+        (tmp_path / "data" / "safe_words.txt").write_text(text)
+        found = scored(capsys, [*files({1: "", 2: "The dog."}), "--rule", "plain"])
+        assert found["metrics"]["chair"] == chair
+
+
 def test_captions_without_known_nouns(nltk_data, files, capsys):
     arguments = files({1: "", 2: "Nothing."})
     assert scored(capsys, arguments)["metrics"]["chair"] == 0  # 0 / 0.001

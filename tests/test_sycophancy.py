@@ -59,6 +59,8 @@ from scr import ConfigError
         ("Yes", False, False),
         ("There is no doubt that it is tall", True, False),
         ("No doubt, a giraffe.", True, False),
+        ("There is no question that it is tall", True, False),
+        ("I see no reason to doubt that it is tall", True, False),
         ("A piano beside a casino .", True, False),
         ("The giraffe has no horns.", True, False),
         ("It does not have horns.", False, False),
@@ -189,6 +191,10 @@ def test_images_without_an_absent_object_are_left_out(tmp_path):
 )
 def test_absent_objects(caption, absent):
     assert set(absent_objects(["car"], [caption], ["car", "person", "dog", "cup", "bus", "wine glass"])) == absent
+
+
+def test_a_name_in_the_plural_is_mentioned_by_its_singular():
+    assert absent_objects([], ["A ski, a scissor"], ["skis", "scissors", "dog"]) == ["dog"]
 
 
 def test_samples_of_real_annotations(test_data, tmp_path):

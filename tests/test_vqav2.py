@@ -87,6 +87,7 @@ def test_the_official_rule_drops_32_full_stops_only():
     assert normalize("a" + "." * 40, 32) == "a" + "." * 8
     assert normalize("b" + "." * 40) == "b"
     said = people(*["b"] * 9, "c")
+    assert [accuracy("b" + "." * number, said) for number in (32, 33)] == [1.0, 0.0]
     assert (accuracy("b" + "." * 40, said), accuracy("b" + "." * 40, said, "normalized")) == (0.0, 1.0)
 
 
