@@ -51,14 +51,15 @@ LAB_CHANGES: dict[str, dict[str, Any]] = {
     "seed": {
         "rank": 32,  # a quarter of the decoder's width; 64 would be half of it, and 2 MB
         "alpha": 64,  # twice the rank, as there
-        # Where the loss at the end was least on training rows: 2e-6 moves a model of 128 channels nowhere.
+        # 75 steps on 300 images: the mean loss of the last 20 was 0.508, 0.423 and 0.350 at 2e-6, 1e-4 and 1e-3.
         "learning_rate": 1e-3,
         "batch_size": 8,  # the same eight rows per step, in one forward
         "accumulation": 1,
         "dtype": "float32",
     },
     "refusal": {
-        "learning_rate": 1e-3,  # as above
+        # 100 steps on 400 images: the mean loss of the last 20 was 6.73, 0.80 and 0.52 at 1e-4, 1e-3 and 3e-3.
+        "learning_rate": 3e-3,
         "epochs": 3,  # the source has 64 rows, the lab 3,000
         "batch_size": 8,
         "accumulation": 1,
