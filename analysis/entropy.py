@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from benchmarks.stats import RESAMPLES
 
 from .command import run_command
+from .drawing import draw_intervals, floats, legend_below
 from .entropy_bins import entropy_bins
 from .entropy_correlation import POOLED, WITHIN, entropy_correlations
 from .entropy_logistic import entropy_logistic
@@ -73,19 +72,14 @@ def plot_entropy(result: EntropyResult) -> Plot:
         figure, [axis] = new_figure()
         for number, model in enumerate(dict.fromkeys(str(row["model"]) for row in wanted)):
             lines = [row for row in wanted if row["model"] == model]
-            x, y, low, high = (
-                np.array([np.nan if row[name] is None else row[name] for row in lines], dtype=np.float64)
-                for name in ("mean", "rate", "rate_low", "rate_high")
-            )
-            errors = np.nan_to_num(np.stack([y - low, high - y])).clip(min=0)
             known = r.get(model)
             label = model if known is None else f"{model} (r = {known:+.2f})"
-            axis.errorbar(x, 100 * y, 100 * errors, label=label, elinewidth=0.7, **look(number)._asdict())
+            draw_intervals(axis, floats(lines, "mean"), lines, "rate", look(number), label=label)
         axis.set(xlabel=MEASURES[result.measure], ylabel="hallucination rate (%)")
         pooled, within = r.get(POOLED), r.get(WITHIN)
         if pooled is not None and within is not None:
             axis.set_title(f"pooled r = {pooled:+.2f}, within models {within:+.2f}", loc="left", color=GREY)
-        axis.legend()
+        legend_below(figure)
     return Plot(
         figure=figure,
         data=result.binned,

@@ -84,8 +84,9 @@ def entropy_logistic(rows: AbsentRows, resamples: int = RESAMPLES) -> tuple[Tabl
         rows=tuple(lines),
         notes=(
             "Odds ratio of a hallucination per standard deviation of the covariate; below 1, more of it goes with "
-            "fewer hallucinations. Within models: an intercept per model. Intervals: 95 %, bootstrap over images. "
-            "objects: categories in the image. size: mean share of the image of the objects asked about that are there.",
+            "fewer hallucinations. Within models: an intercept per model. Intervals: 95 %, images "
+            "resampled. objects: categories in the image. size: mean share of the image of the objects asked about "
+            "that are there.",
         ),
     )
     return table, notes

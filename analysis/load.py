@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,20 +168,16 @@ def model_labels(runs: Iterable[Run]) -> dict[tuple[str, str | None, str], str]:
 
 
 def row_labels(runs: Sequence[Run]) -> dict[Path, str]:
-    """Folder → the run's row; where several runs of one setting share it, with the fields in which they differ."""
+    """Folder → the run's row; where runs of one model and task share it, with that in which they differ."""
     labels = {run.folder: run.row for run in runs}
     groups: dict[tuple[Setting, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.setting, run.row), []).append(run)
     for group in groups.values():
         if len(group) > 1:
-            configs = [flat_config(run.record.config) for run in group]
-            names = [
-                name for name in dict.fromkeys(key for config in configs for key in config) if _differ(configs, name)
-            ]
-            for run, config in zip(group, configs, strict=True):
-                told = ", ".join(f"{name}={config[name]}" for name in names if name in config)
-                labels[run.folder] = f"{run.row} ({told or run.folder.name.rpartition('-')[2]})"
+            for run, told in zip(group, _deviations([flat_config(run.record.config) for run in group]), strict=True):
+                labels[run.folder] += f" ({told})" if told else ""
+    _tell_settings_apart(runs, labels)
     return labels
 
 
@@ -195,8 +192,46 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differ(configs: Sequence[Mapping[str, Any]], name: str) -> bool:
-    return len({json.dumps(config.get(name), sort_keys=True) for config in configs}) > 1
+def short_value(value: Any) -> str:
+    """A setting as text: numbers with four digits, so that 0.12089824676513672 fits on an axis."""
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _tell_settings_apart(runs: Sequence[Run], labels: dict[Path, str]) -> None:
+    """Add to equal labels of one model and task what differs in their settings: sampling first, data and seed next."""
+    fields = ("data_sha256", "seed", "rule", "task_version", "generation")
+    tellers: list[Callable[[Run], str]] = [_sampling, *(functools.partial(_field, name=name) for name in fields)]
+    for told in tellers:
+        groups: dict[tuple[Any, str, str], list[Run]] = {}
+        for run in runs:
+            groups.setdefault((run.model, run.record.task, labels[run.folder]), []).append(run)
+        for group in groups.values():
+            if len({told(run) for run in group}) > 1:
+                for run in group:
+                    labels[run.folder] += f", {told(run)}" if told(run) else ""
+
+
+def _sampling(run: Run) -> str:
+    return "sampled" if run.record.generation.get("do_sample") else ""
+
+
+def _field(run: Run, name: str) -> str:
+    value = getattr(run.setting, name)
+    return f"data {value[:6]}" if name == "data_sha256" else f"{name.replace('_', ' ')} {value}"
+
+
+def _deviations(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each configuration says otherwise than most do; of a field without a majority, what it says."""
+    told: list[list[str]] = [[] for _ in configs]
+    for name in dict.fromkeys(key for config in configs for key in config):
+        values = [json.dumps(config.get(name), sort_keys=True) for config in configs]
+        usual = max(values, key=values.count)
+        if 2 * values.count(usual) <= len(values):
+            usual = ""
+        for parts, config, value in zip(told, configs, values, strict=True):
+            if value != usual and name in config:
+                parts.append(f"{name}={short_value(config[name])}")
+    return [", ".join(parts) for parts in told]
 
 
 def _read(folder: RunFolder) -> tuple[Run | None, str | None]:

@@ -18,7 +18,8 @@ class Pair:
     Attributes:
         model: short name of the model.
         task: name of the task.
-        row: the method's name in tables, unique among the pairs of its model and task where the records tell.
+        row: the method's name in tables, unique among the runs of its model and task where the records tell.
+        baseline_row: the baseline's, likewise.
         baseline: the run of the model as it is.
         method: the run of the method.
         before: the baseline's samples that the method has too, in the baseline's order.
@@ -28,6 +29,7 @@ class Pair:
     model: str
     task: str
     row: str
+    baseline_row: str
     baseline: Run
     method: Run
     before: tuple[SampleRecord, ...]
@@ -66,12 +68,14 @@ def find_pairs(runs: Sequence[Run]) -> Pairing:
                     model=models[run.model],
                     task=run.record.task,
                     row=rows[run.folder],
+                    baseline_row=rows[found.folder],
                     baseline=found,
                     method=run,
                     before=before,
                     after=after,
                 )
             )
+    pairs.sort(key=lambda pair: (pair.model, pair.task, pair.method.record.method, pair.row))
     return Pairing(tuple(pairs), tuple(problems))
 
 

@@ -87,7 +87,8 @@ class Plot:
 
 def look(index: int) -> Look:
     """How the series of this number is drawn; after 28 it begins again."""
-    return Look(COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+    turn = index // len(COLORS)
+    return Look(COLORS[index % len(COLORS)], MARKERS[(index + turn) % len(MARKERS)], DASHES[index % len(DASHES)])
 
 
 @contextlib.contextmanager

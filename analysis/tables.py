@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -69,6 +71,23 @@ class Table:
         writer.writerow(self.columns)
         writer.writerows(["" if _is_missing(cell) else cell for cell in row] for row in self.rows)
         return stream.getvalue()
+
+
+def by_model(table: Table) -> list[Table]:
+    """A table per model, named after it, for a figure each; the table itself where there is one model."""
+    models = list(dict.fromkeys(str(cell) for cell in table.column("model")))
+    if len(models) < 2:
+        return [table]
+    index = table.columns.index("model")
+    return [
+        dataclasses.replace(
+            table,
+            name=f"{table.name}_{re.sub(r'[^A-Za-z0-9.]+', '-', model).strip('-.')}",
+            title=f"{table.title}: {model}",
+            rows=tuple(row for row in table.rows if row[index] == model),
+        )
+        for model in models
+    ]
 
 
 def as_markdown(table: Table) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+from synthetic_results import questions
 
 from analysis.bins import paper_bins, quantile_bins
 from analysis.correlation import correlate, weighted_correlation
@@ -20,7 +21,6 @@ from analysis.resampling import (
     sign_flip_p,
 )
 from benchmarks.stats import ratio_intervals, yes_no_table
-from synthetic_results import questions
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=60)

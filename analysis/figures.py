@@ -1,0 +1,40 @@
+"""All that a folder of results allows: `python -m analysis.figures results/ --out figures/`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .ablations import ablation_findings
+from .command import run_command
+from .credit import credit_findings
+from .entropy import entropy_findings
+from .failures import failure_findings
+from .finding import Analysis
+from .forest import forest_findings
+from .frontier import frontier_findings
+from .roc import roc_findings
+from .strata import strata_findings
+from .summary import summary_findings
+
+ANALYSES: dict[str, Analysis] = {
+    "summary": summary_findings,
+    "forest": forest_findings,
+    "frontier": frontier_findings,
+    "roc": roc_findings,
+    "entropy": entropy_findings,
+    "strata": strata_findings,
+    "credit": credit_findings,
+    "ablations": ablation_findings,
+    "failures": failure_findings,
+}
+"""Name → analysis, in the order in which a reader wants them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    return run_command("analysis.figures", "All tables and figures that the records allow.", ANALYSES, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

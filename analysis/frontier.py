@@ -1,0 +1,191 @@
+"""Hallucination rate, caption quality and latency of every method at once; the Pareto set is what nothing beats."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.stats import ratio_intervals, ratios, yes_no_table
+
+from .drawing import floats, legend_below, panel_grid
+from .finding import Finding
+from .load import NothingToShowError, Run, model_labels, row_labels
+from .resampling import Bounds
+from .style import Plot, look, paper_look
+from .summary import run_metrics
+from .tables import Cell, Table, by_model
+
+QUALITIES = ("cider", "recall")
+"""Metrics of a caption task that can stand for quality, the first that there is: CIDEr, else CHAIR's recall."""
+_COLUMNS = (
+    "model", "row", "hallucination_rate", "hallucination_rate_low", "hallucination_rate_high", "quality_metric",
+    "quality", "quality_low", "quality_high", "latency_ms", "latency_ratio", "pareto", "yes_no_tasks", "questions",
+)  # fmt: skip
+
+
+class _Key(NamedTuple):
+    """What makes one point: a model and all that was done to it, whatever the task."""
+
+    model: tuple[str, str | None, str]
+    row: str
+    config: str
+    sampling: str
+    seed: int
+
+
+def pareto_set(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points no other beats, (n, d) → (n,): none is as good in all and better in one. Less is better."""
+    as_good = np.all(points[None] <= points[:, None], axis=2)
+    better = np.any(points[None] < points[:, None], axis=2)
+    return np.asarray(~np.any(as_good & better, axis=1))
+
+
+def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
+    """A row per model and method; and sentences on rows and dimensions left out.
+
+    Raises:
+        NothingToShowError: where no run answers yes/no questions.
+    """
+    models, rows = model_labels(runs), row_labels(runs)
+    groups: dict[_Key, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_key(run), []).append(run)
+    # What is compared must have been asked the same: the tasks of the baseline with most of them.
+    wanted: dict[tuple[object, ...], dict[str, str]] = {}
+    for key, group in groups.items():
+        asked = {run.record.task: run.record.data_sha256 for run in group if run.is_yes_no}
+        where = (key.model, key.sampling, key.seed)
+        if len(asked) > len(wanted.get(where, {})):
+            wanted[where] = asked
+    lines: list[list[Cell]] = []
+    notes: list[str] = []
+    for key, group in groups.items():
+        asked = wanted.get((key.model, key.sampling, key.seed), {})
+        own = {run.record.task: run for run in group if run.is_yes_no}
+        label = next((rows[run.folder] for run in group), key.row)
+        if not asked or any(task not in own or own[task].record.data_sha256 != sha for task, sha in asked.items()):
+            lacking = sorted(task for task in asked if task not in own)
+            why = (
+                f"lacks {', '.join(lacking)}"
+                if lacking
+                else "has yes/no questions of other data"
+                if asked
+                else "has none"
+            )
+            notes.append(f"{models[key.model]}, {label}: not in the frontier, it {why}.")
+            continue
+        answered = [own[task] for task in asked]
+        table = yes_no_table([sample for run in answered for sample in run.samples])
+        rate = ratios(table)["hallucination_rate"]
+        bounds: Bounds = ratio_intervals(table).get("hallucination_rate") or (None, None)
+        times = [run.record.timing.get("total_ms") for run in answered]
+        slower = [run.record.timing.get("total_ratio") for run in answered]
+        ratio = 1.0 if answered[0].is_baseline and not any(slower) else _mean(slower)
+        cells = (*_quality(group), _mean(times), ratio, None, ", ".join(sorted(asked)), len(table.ids))
+        lines.append([models[key.model], label, rate, *bounds, *cells])
+    if not lines:
+        raise NothingToShowError(
+            f"no frontier: got {len(runs)} runs, none on a yes/no task; expected hallucination rates. "
+            "Run `python -m benchmarks.run --method scr --tasks pope,chair`."
+        )
+    for model in dict.fromkeys(str(line[0]) for line in lines):
+        notes += _mark([line for line in lines if line[0] == model], model)
+    table_ = Table(
+        name="frontier",
+        title="Hallucination rate, caption quality and latency",
+        columns=_COLUMNS,
+        rows=tuple(tuple(line) for line in lines),
+        percent=frozenset(name for name in _COLUMNS if name.startswith("hallucination_rate")),
+        notes=(
+            "Latency: mean milliseconds per answer, and its ratio to the baseline timed in the same process. Pareto: "
+            "no other row of the model is as good in all that is known of it and better in one. Intervals: 95 %.",
+        ),
+    )
+    return table_, notes
+
+
+def _mark(lines: list[list[Cell]], model: str) -> list[str]:
+    """Mark the Pareto set of one model's rows, over the dimensions that all rows have."""
+    latency = (
+        "latency_ratio" if all(line[_COLUMNS.index("latency_ratio")] is not None for line in lines) else "latency_ms"
+    )
+    signs = {"hallucination_rate": 1.0, "quality": -1.0, latency: 1.0}
+    metrics = {line[_COLUMNS.index("quality_metric")] for line in lines}
+    notes = []
+    used = []
+    for name in signs:
+        known = all(line[_COLUMNS.index(name)] is not None for line in lines)
+        if known and not (name == "quality" and len(metrics) > 1):
+            used.append(name)
+        else:
+            notes.append(
+                f"{model}: {name.replace('_', ' ')} is not known of all rows and plays no part in the Pareto set."
+            )
+    if used:
+        columns = [[signs[name] * float(line[_COLUMNS.index(name)] or 0) for line in lines] for name in used]
+        for line, best in zip(lines, pareto_set(np.array(columns).T), strict=True):
+            line[_COLUMNS.index("pareto")] = bool(best)
+    return notes
+
+
+def _quality(group: Sequence[Run]) -> tuple[Cell, Cell, Cell, Cell]:
+    """Name, value and interval of the first quality that a caption run has."""
+    for name in QUALITIES:
+        for run in group:
+            found = None if run.is_yes_no else run_metrics(run).get(name)
+            if found is not None and found[0] is not None:
+                return (f"{run.record.task} {name}", *found)
+    return (None, None, None, None)
+
+
+def _key(run: Run) -> _Key:
+    one = run.record
+    sampling = {name: value for name, value in one.generation.items() if name != "max_new_tokens"}
+    texts = [json.dumps(of, sort_keys=True) for of in (one.config, sampling)]
+    return _Key(run.model, run.row, texts[0], texts[1], one.seed)
+
+
+def _mean(values: Sequence[object]) -> float | None:
+    known = [float(value) for value in values if isinstance(value, int | float)]
+    return float(np.mean(known)) if len(known) == len(values) and known else None
+
+
+def plot_frontier(table: Table) -> Plot:
+    """Hallucination rate against time and against quality, a marker per method; the Pareto set is filled."""
+    records = [row for row in table.records() if row["hallucination_rate"] is not None]
+    models = list(dict.fromkeys(str(row["model"]) for row in records))
+    has_ratio = all(row["latency_ratio"] is not None for row in records)
+    latency = ("latency_ratio", "time (× baseline)") if has_ratio else ("latency_ms", "time (ms per answer)")
+    metrics = list(dict.fromkeys(str(row["quality_metric"]) for row in records if row["quality_metric"]))
+    sides = [latency, *([("quality", metrics[0])] if len(metrics) == 1 else [])]
+    with paper_look():
+        figure, axes = panel_grid(len(sides), columns=2, sharey=True)
+        for axis, (name, label) in zip(axes, sides, strict=True):
+            for index, row in enumerate(records):
+                style = look(index)
+                fill = style.color if row["pareto"] else "white"
+                shown = str(row["row"]) if len(models) == 1 else f"{row['model']} · {row['row']}"
+                options = {"color": style.color, "marker": style.marker, "markerfacecolor": fill, "linestyle": "none"}
+                y = 100 * floats([row], "hallucination_rate")
+                axis.plot(floats([row], name), y, label=shown, markersize=6, **options)
+            axis.set(xlabel=label)
+        axes[0].set_ylabel("hallucination rate (%)")
+        legend_below(figure)
+    caption = "Filled: the Pareto set of hallucination rate, caption quality and time, for each model by itself."
+    return Plot(figure=figure, data=table, caption=caption)
+
+
+def frontier_findings(runs: Sequence[Run]) -> list[Finding]:
+    """All methods in three dimensions.
+
+    Raises:
+        NothingToShowError: where no run answers yes/no questions.
+    """
+    table, notes = frontier_table(runs)
+    plots = tuple(functools.partial(plot_frontier, part) for part in by_model(table))
+    return [Finding(title="frontier", tables=(table,), plots=plots, notes=tuple(notes))]
