@@ -62,9 +62,9 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def command_line(arguments: Sequence[str]) -> str:
+def command_line(arguments: Sequence[str], module: str = "benchmarks.run") -> str:
     """The command that repeats a run, quoted for a shell."""
-    return shlex.join(["python", "-m", "benchmarks.run", *arguments])
+    return shlex.join(["python", "-m", module, *arguments])
 
 
 def timestamp() -> str:

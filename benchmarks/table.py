@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from .methods import BASELINE, by_part, settings_used
 from .models import SETTINGS_FILE
+from .page import LABELS, WIDTH, Page, interval_text, value_text
 from .plan import Cell, Plan
 from .runner import Outcome
 from .stats import POWER, Comparison, detectable_difference, holm
 
-WIDTH = 100
 LAB_LINE = "lab numbers: a synthetic world; not comparable with a paper's"
 _NAME_WIDTH, _COLUMN_WIDTH = 16, 12  # of a method's name, and of an interval such as "-20.0…+56.7" with its gap
 _COUNTS_BESIDE_TIMES = 5
 FEW = 200
 """Below so many samples of a task, the table says what a comparison could have found."""
-_LABELS = {"f1": "F1", "hallucination_rate": "HR", "auc": "AUC", "chair_s": "CHAIR-s", "chair_i": "CHAIR-i"}
 _COUNT_LABELS = {"unparsed_strict": "unparsed\n(strict)"}
-# Where a stream can write ASCII only, these say the same.
-_ASCII = str.maketrans({"–": "-", "…": "..", "→": ">", "·": "-", "×": "x", "−": "-", "─": "-", "━": "-", "╶": "-"})
 
 
 def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = None) -> None:
@@ -35,7 +30,7 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
         outcomes: what came out, as `benchmarks.runner.run` returns it.
         file: where to; None for standard output. Plain text where that is no terminal.
     """
-    page = _Page(file)
+    page = Page(file)
     _print_head(page, plan)
     for name in dict.fromkeys(outcome.cell.plan.task.name for outcome in outcomes):
         _print_task(page, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
@@ -61,7 +56,7 @@ def print_plan(plan: Plan, file: TextIO | None = None) -> None:
         plan: what would run.
         file: where to; None for standard output.
     """
-    page = _Page(file)
+    page = Page(file)
     _print_head(page, plan)
     table = page.table("task", "method", "images", "samples", "batches", "recorded", "state")
     for cell in plan.cells:
@@ -76,61 +71,7 @@ def print_plan(plan: Plan, file: TextIO | None = None) -> None:
     page.line("dry run: nothing was computed or written")
 
 
-class _Page:
-    """A console for a terminal, or plain text of a fixed width for anything else.
-
-    Attributes:
-        width: in characters.
-    """
-
-    def __init__(self, file: TextIO | None) -> None:
-        self._file = file if file is not None else sys.stdout
-        self._terminal = self._file.isatty()
-        self.width = Console(file=self._file).width if self._terminal else WIDTH
-
-    def table(self, *headers: str) -> Table:
-        """A table whose first column is text and whose others are numbers."""
-        table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
-        for index, header in enumerate(headers):
-            # Folded where it does not fit: a number without its end is another number.
-            table.add_column(header, justify="left" if index == 0 else "right", vertical="bottom", overflow="fold")
-        return table
-
-    def add(self, table: Table) -> None:
-        self._print(table)
-        self.line()
-
-    def line(self, text: str = "", *, style: str | None = None) -> None:
-        self._print(text, style=style)
-
-    def path(self, text: str) -> None:
-        """A line that is never wrapped: a path in two parts cannot be copied."""
-        self._print(text, soft_wrap=True)
-
-    def _print(self, content: Any, *, style: str | None = None, soft_wrap: bool = False) -> None:
-        # Printed into memory first, so that a stream that knows only ASCII gets ASCII and not an error.
-        console = Console(
-            file=self._file,
-            width=self.width,
-            force_terminal=self._terminal,
-            highlight=False,
-            markup=False,
-            emoji=False,
-            legacy_windows=False,
-        )
-        with console.capture() as captured:
-            console.print(content, style=style, soft_wrap=soft_wrap)
-        text = captured.get()
-        if not self._terminal:
-            text = "\n".join(line.rstrip() for line in text.split("\n"))
-        try:
-            text.encode(self._file.encoding or "utf-8")
-        except UnicodeEncodeError:
-            text = text.translate(_ASCII).encode("ascii", "replace").decode()
-        self._file.write(text)
-
-
-def _print_head(page: _Page, plan: Plan) -> None:
+def _print_head(page: Page, plan: Plan) -> None:
     config = plan.config
     revision = f" ({plan.source.revision[:19]})" if plan.source.revision else ""
     page.line(
@@ -146,7 +87,7 @@ def _print_head(page: _Page, plan: Plan) -> None:
     page.line()
 
 
-def _print_task(page: _Page, outcomes: Sequence[Outcome]) -> None:
+def _print_task(page: Page, outcomes: Sequence[Outcome]) -> None:
     plan = outcomes[0].cell.plan
     baseline = next(outcome for outcome in outcomes if outcome.cell.row == BASELINE)
     compared = {
@@ -171,25 +112,25 @@ def _print_task(page: _Page, outcomes: Sequence[Outcome]) -> None:
 
 
 def _metrics_table(
-    page: _Page, outcomes: Iterable[Outcome], compared: Mapping[str, Comparison], names: Sequence[str]
+    page: Page, outcomes: Iterable[Outcome], compared: Mapping[str, Comparison], names: Sequence[str]
 ) -> Table:
-    table = page.table("", *(_LABELS.get(name, name.replace("_", " ")) for name in names))
+    table = page.table("", *(LABELS.get(name, name.replace("_", " ")) for name in names))
     for outcome in outcomes:
         scores, units = outcome.scores, outcome.scores.units
-        table.add_row(_short(outcome.cell.row), *(_value(name, scores.metrics[name], units) for name in names))
-        table.add_row("", *(_interval(name, scores.intervals.get(name), units) for name in names), style="dim")
+        table.add_row(_short(outcome.cell.row), *(value_text(name, scores.metrics[name], units) for name in names))
+        table.add_row("", *(interval_text(name, scores.intervals.get(name), units) for name in names), style="dim")
         if outcome.cell.row not in compared:
             continue
         found = [(name, compared[outcome.cell.row].differences.get(name)) for name in names]
-        values = [_value(name, None if one is None else one.value, units, sign=True) for name, one in found]
-        bounds = [_interval(name, None if one is None else one.interval, units, sign=True) for name, one in found]
+        values = [value_text(name, None if one is None else one.value, units, sign=True) for name, one in found]
+        bounds = [interval_text(name, None if one is None else one.interval, units, sign=True) for name, one in found]
         table.add_row(f"  − {BASELINE}", *values)
         table.add_row("", *bounds, style="dim")
     return table
 
 
 def _counts_table(
-    page: _Page,
+    page: Page,
     outcomes: Sequence[Outcome],
     compared: Mapping[str, Comparison],
     counts: Sequence[str],
@@ -230,7 +171,7 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
         measured = {name: reason for name, reason in outcome.run.reasons.items() if name in ("margin", "timing.ratio")}
         lacking: dict[str, list[str]] = {}
         for name, reason in {**outcome.scores.reasons, **measured}.items():
-            label = "×" if name == "timing.ratio" else _LABELS.get(name, name.replace("_", " "))
+            label = "×" if name == "timing.ratio" else LABELS.get(name, name.replace("_", " "))
             lacking.setdefault(reason, []).append(label)
         for reason, labels in lacking.items():
             notes[f"  {outcome.cell.row}, no {', '.join(labels)}: {reason}"] = None
@@ -278,22 +219,6 @@ def _short(method: str) -> str:
 
 def _fields(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in config.items())
-
-
-def _value(name: str, value: float | None, units: Mapping[str, str], *, sign: bool = False) -> str:
-    if value is None:
-        return "–"
-    if name == "auc":
-        return f"{value:+.3f}" if sign else f"{value:.3f}"
-    shown = value if name in units else 100 * value
-    return f"{shown:+.1f}" if sign else f"{shown:.1f}"
-
-
-def _interval(name: str, interval: Sequence[float] | None, units: Mapping[str, str], *, sign: bool = False) -> str:
-    if interval is None:
-        return ""
-    low, high = (_value(name, bound, units, sign=sign) for bound in interval)
-    return f"{low}…{high}" if sign else f"{low}–{high}"
 
 
 def _decimal(value: float | None, digits: int) -> str:
