@@ -253,7 +253,10 @@ def _last_logits(model: Any, inputs: Mapping[str, Any]) -> Float[Tensor, "batch 
     """The logits of the first answer token, whichever side the padding is on."""
     batch, seq = inputs["input_ids"].shape
     mask = inputs.get("attention_mask")
-    last = torch.full((batch,), seq - 1) if mask is None else seq - 1 - mask.flip(1).argmax(dim=1).cpu()
+    ends = (
+        torch.zeros(batch, dtype=torch.long, device="cpu") if mask is None else mask.cpu().int().flip(1).argmax(dim=1)
+    )
+    last = seq - 1 - ends
     wanted, place = last.unique(return_inverse=True)
     positions = inputs.get("position_ids")
     if positions is None:
