@@ -47,6 +47,7 @@ class SampleTable:
         answers: what was answered, to count changes; None for unparsed.
         margins: (n,) scores for the area under the ROC curve, NaN where missing; None where the task has none.
         positives: (n,) which samples are positive; None where the task has no such thing.
+        proportions: those metrics that are shares of samples: each adds 0 or 1 above the line, and 0 or 1 below.
     """
 
     ids: Sequence[str]
@@ -58,6 +59,7 @@ class SampleTable:
     answers: Sequence[str | None]
     margins: NDArray[np.float64] | None = None
     positives: NDArray[np.bool_] | None = None
+    proportions: frozenset[str] = frozenset()
 
     def take(self, rows: Sequence[int]) -> SampleTable:
         """The table of some of its samples, in the order given."""
@@ -129,6 +131,7 @@ def yes_no_table(records: Sequence[SampleRecord]) -> SampleTable:
             [math.nan if record.margin is None else record.margin for record in records], dtype=np.float64
         ),
         positives=np.array([record.target == "yes" for record in records], dtype=bool),
+        proportions=frozenset(ratios) - {"f1"},
     )
 
 
@@ -142,19 +145,21 @@ def ratios(table: SampleTable) -> dict[str, float | None]:
 
 
 def ratio_intervals(table: SampleTable, *, seed: int = SEED, resamples: int = RESAMPLES) -> dict[str, Interval]:
-    """Metric → percentile interval of a bootstrap over images; metrics without one are left out.
+    """Metric → its 95 % interval; metrics without one are left out.
 
-    Samples without an image (its name is empty) are independent: a rate of them, to which each sample adds 0 or 1, has
-    Wilson's interval.
+    The share of answers that are of a kind, such as an accuracy, has Wilson's interval. It takes questions for
+    independent, also those about one image; `compare_tables` does not. Any other ratio, such as F1 or CHAIR-i, has the
+    percentile interval of a bootstrap over images, and none where samples have no image (its name is empty).
     """
+    wilsons = _wilson_intervals(table)
     if not any(table.images):
-        return _wilson_intervals(table)
+        return wilsons
     columns = zip(
         table.metrics,
         resampled_ratios(table.numerators, table.denominators, table.images, seed, resamples).T,
         strict=True,
     )
-    found = {name: percentile_interval(column) for name, column in columns}
+    found = {name: wilsons.get(name, percentile_interval(column)) for name, column in columns}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -335,8 +340,8 @@ def compare_yes_no(baseline: Sequence[SampleRecord], method: Sequence[SampleReco
 def _wilson_intervals(table: SampleTable) -> dict[str, Interval]:
     found: dict[str, Interval] = {}
     for column, name in enumerate(table.metrics):
-        above, below = table.numerators[:, column], table.denominators[:, column]
-        if np.isin(above, (0, 1)).all() and np.isin(below, (0, 1)).all() and (above <= below).all():
+        if name in table.proportions:
+            above, below = table.numerators[:, column], table.denominators[:, column]
             interval = wilson(int(above.sum()), int(below.sum()))
             if interval is not None:
                 found[name] = interval

@@ -35,7 +35,8 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
     for name in dict.fromkeys(outcome.cell.plan.task.name for outcome in outcomes):
         _print_task(page, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
     page.line(
-        f"Rates in %, below them 95 % intervals of a bootstrap over images, which decide: McNemar's p takes questions "
+        "Rates in %, below them 95 % intervals: of shares of answers Wilson's, of all else, differences above all, "
+        "by a bootstrap over images. That of the difference decides: McNemar's p and Wilson's interval take questions "
         "about one image for independent. A shifted threshold can buy HR and accuracy, but not AUC, the ranking by "
         f"the margin of yes over no. Times are shares of batches of {plan.config.batch_size}; × is the ratio to "
         f"{BASELINE}, timed in the same process."

@@ -54,8 +54,8 @@ def test_by_hand(run):
     names = ("accuracy", "precision", "recall", "f1", "yes_ratio", "hallucination_rate")
     assert found["metrics"] == {**dict.fromkeys(names, 0.5), "auc": None}
     assert found["reasons"] == {"auc": "the file of answers has no scores, only texts"}
-    # Two images: one all yes, one all no. Half of the resamples are of one image alone.
-    assert found["intervals"]["yes_ratio"] == [0.0, 1.0]
+    # Wilson's, of 2 in 4: (2 + z²/2 ∓ z √(1 + z²/4)) / (4 + z²).
+    assert found["intervals"]["yes_ratio"] == pytest.approx([0.150039, 0.849961], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,12 @@ def test_nothing_below_the_line_is_undefined_and_not_zero():
 
 def test_intervals_are_those_of_a_plain_bootstrap_over_images():
     records = run(random.Random(0))
-    fast = stats.ratio_intervals(stats.yes_no_table(records))["recall"]
+    fast = stats.ratio_intervals(stats.yes_no_table(records))["f1"]
     grouped = [list(group) for _, group in itertools.groupby(records, key=lambda record: record.image)]
-    counts = np.array([[sum(r.outcome == name for r in group) for name in ("tp", "fn")] for group in grouped])
+    counts = np.array([[sum(r.outcome == name for r in group) for name in ("tp", "fp", "fn")] for group in grouped])
     generator = np.random.default_rng(5)
     drawn = counts[generator.integers(0, len(counts), size=(4000, len(counts)))].sum(axis=1)
-    expected = np.quantile(drawn[:, 0] / drawn.sum(axis=1), [0.025, 0.975])
+    expected = np.quantile(2 * drawn[:, 0] / (drawn.sum(axis=1) + drawn[:, 0]), [0.025, 0.975])
     assert fast == pytest.approx(tuple(expected), abs=0.012)
 
 
@@ -109,11 +109,11 @@ def test_the_image_is_the_unit():
     generator = random.Random(1)
     single = [answer(i, "yes", generator.choice(("yes", "no")), image=str(i)) for i in range(60)]
     copies = [answer(f"{r.id}-{k}", r.target, r.answer, image=r.image) for r in single for k in range(6)]
-    one = stats.ratio_intervals(stats.yes_no_table(single))["accuracy"]
-    six = stats.ratio_intervals(stats.yes_no_table(copies))["accuracy"]
+    one = stats.ratio_intervals(stats.yes_no_table(single))["f1"]
+    six = stats.ratio_intervals(stats.yes_no_table(copies))["f1"]
     assert six == pytest.approx(one)
     spread = [answer(r.id, r.target, r.answer, image=r.id) for r in copies]
-    apart = stats.ratio_intervals(stats.yes_no_table(spread))["accuracy"]
+    apart = stats.ratio_intervals(stats.yes_no_table(spread))["f1"]
     assert (apart.high - apart.low) < 0.6 * (six.high - six.low)
 
 
@@ -122,8 +122,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     for trial in range(trials):
         generator = random.Random(trial)
         records = [answer(i, "yes", "yes" if generator.random() < 0.7 else "no", image=str(i // 2)) for i in range(160)]
-        low, high = stats.ratio_intervals(stats.yes_no_table(records), resamples=400)["recall"]
-        hits += low <= 0.7 <= high
+        low, high = stats.ratio_intervals(stats.yes_no_table(records), resamples=400)["f1"]
+        hits += low <= 2 * 0.7 / 1.7 <= high
     assert 0.88 <= hits / trials <= 0.99
 
 
@@ -147,7 +147,9 @@ def test_parts_of_any_size_give_the_same_resamples(monkeypatch):
 
 def test_one_image_has_no_interval():
     records = [answer(i, "yes", "yes", image="same") for i in range(6)]
-    assert stats.ratio_intervals(stats.yes_no_table(records)) == {}
+    found = stats.ratio_intervals(stats.yes_no_table(records))
+    assert "f1" not in found
+    assert found["accuracy"] == stats.wilson(6, 6)  # of the questions, which it takes for independent
     assert stats.auc_interval([1.0, 2.0], [True, False], ["same", "same"]) is None
 
 

@@ -311,6 +311,7 @@ def _table(
         denominators=np.stack([rows[name][1] for name in metrics], axis=1),
         correct=np.array(right, dtype=bool),
         answers=[response.answer for response in responses],
+        proportions=frozenset(name for name in metrics if name.startswith(("accuracy", "precision", "recall"))),
     )
 
 

@@ -75,7 +75,7 @@ class Scores:
     Attributes:
         metrics: name → value, None where undefined; fractions unless `units` says otherwise; unrounded.
         counts: name → integer.
-        intervals: name → [low, high], 95 %, by a bootstrap over images.
+        intervals: name → [low, high], 95 %; see `benchmarks.stats.ratio_intervals`.
         reasons: name → why a metric is None.
         units: name → unit, for metrics that are not fractions.
     """

@@ -198,6 +198,7 @@ def _table(records: Sequence[SampleRecord], rule: str) -> SampleTable:
         denominators=np.stack([pair[1] for pair in pairs.values()], axis=1),
         correct=(tp + tn).astype(bool),
         answers=[one.answer for one in graded],
+        proportions=frozenset(pairs),
     )
 
 
