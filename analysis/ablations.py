@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.stats import compare_yes_no, holm, ratio_intervals, ratios, yes_no_table
+from benchmarks.stats import holm, ratios, yes_no_table
 
 from .drawing import draw_intervals, floats, legend_below, panel_grid
 from .finding import Finding
 from .forest import LABELS, compare_p
 from .load import NothingToShowError, Run, flat_config, short_value
-from .pairs import Pair, yes_no_pairs
+from .pairs import Pair, compare_rates, yes_no_pairs
+from .resampling import ratio_intervals
 from .style import GREY, Plot, look, paper_look
 from .tables import Cell, Table, by_model
 
@@ -61,9 +62,10 @@ def ablation_table(sweeps: Sequence[Sweep]) -> Table:
     """
     lines: list[list[Cell]] = []
     for sweep in sweeps:
-        for metric in METRICS:
-            for factor, runs in sweep.factors.items():
-                lines += [_line(sweep.reference, pair, metric, factor, value) for value, pair in runs]
+        for factor, runs in sweep.factors.items():
+            for value, pair in runs:
+                lines += _lines(sweep.reference, pair, factor, value)
+    lines.sort(key=lambda line: METRICS.index(str(line[3])))
     p_at = _COLUMNS.index("p")
     for metric in METRICS:
         tested = [line for line in lines if line[3] == metric and line[p_at] is not None]
@@ -165,27 +167,29 @@ def _sweep(group: Sequence[Pair]) -> Sweep:
     return Sweep(group[best], factors, others)
 
 
-def _line(reference: Pair, pair: Pair, metric: str, factor: str, value: Any) -> list[Cell]:
-    table, baseline = yes_no_table(pair.after), yes_no_table(pair.before)
-    rate = [ratios(table)[metric], *(ratio_intervals(table).get(metric) or (None, None))]
-    band = [ratios(baseline)[metric], *(ratio_intervals(baseline).get(metric) or (None, None))]
-    is_reference = pair is reference
-    changes: list[Cell] = [None] * 8
-    if not is_reference:
-        theirs = {sample.id: sample for sample in reference.after}
-        after = [sample for sample in pair.after if sample.id in theirs]
-        before = [theirs[sample.id] for sample in after]
-        if after:
-            found = compare_yes_no(before, after)
+def _lines(reference: Pair, pair: Pair, factor: str, value: Any) -> list[list[Cell]]:
+    """A line per metric of one run in one panel."""
+    tables = [yes_no_table(samples) for samples in (pair.after, pair.before)]
+    values, bounds = [ratios(table) for table in tables], [ratio_intervals(table) for table in tables]
+    theirs = {sample.id: sample for sample in reference.after}
+    after = [sample for sample in pair.after if sample.id in theirs]
+    before = [theirs[sample.id] for sample in after]
+    # The reference is not compared with itself; a run that shares no sample with it is with nothing.
+    found = compare_rates(before, after) if after and pair is not reference else None
+    text = value if isinstance(value, str | int | float) else json.dumps(value)
+    lines: list[list[Cell]] = []
+    for metric in METRICS:
+        line: list[Cell] = [pair.model, pair.task, pair.method.row, metric, factor, text, pair is reference]
+        for one, bound in zip(values, bounds, strict=True):
+            line += [one[metric], *bound[metric]]
+        if found is None:
+            line += [None] * 8
+        else:
             difference = found.differences.get(metric)
-            change = [None] * 3 if difference is None else [difference.value, *(difference.interval or (None, None))]
-            p = compare_p(before, after, metric)
-            changes = [*change, p, None, None, found.wrong_to_right, found.right_to_wrong]
-    text = value if isinstance(value, str | int | float | bool) or value is None else json.dumps(value)
-    text = "None" if text is None else text
-    sizes = len(pair.after), len({sample.image for sample in pair.after})
-    where = pair.model, pair.task, pair.method.row, metric, factor, text, is_reference
-    return [*where, *rate, *band, *changes, *sizes]
+            line += [None] * 3 if difference is None else [difference.value, *(difference.interval or (None, None))]
+            line += [compare_p(before, after, metric), None, None, found.wrong_to_right, found.right_to_wrong]
+        lines.append([*line, len(pair.after), len({sample.image for sample in pair.after})])
+    return lines
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

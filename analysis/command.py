@@ -76,7 +76,7 @@ def write_finding(finding: Finding, folder: Path, formats: Sequence[str] = FORMA
     Returns:
         The files; and why there are no figures, None where there are.
     """
-    files = [path for table in finding.tables for path in write_table(table, folder)]
+    files = [path for table in (*finding.tables, *finding.data) for path in write_table(table, folder)]
     try:
         for draw in finding.plots:
             files += [path for path in write_plot(draw(), folder, formats) if path not in files]

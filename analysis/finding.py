@@ -12,17 +12,19 @@ from .tables import Table
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finding:
-    """The outcome of one analysis.
+    """The outcome of one analysis. The data of each figure is among its tables.
 
     Attributes:
         title: a few words.
-        tables: all that was computed; the data of each figure is among them.
+        tables: what a reader wants to see.
+        data: tables too long to print, written beside the others.
         plots: what draws the figures, called only where they are wanted: computing needs no matplotlib.
         notes: sentences on what was found and on what was left out.
     """
 
     title: str
     tables: tuple[Table, ...]
+    data: tuple[Table, ...] = ()
     plots: tuple[Callable[[], Plot], ...] = ()
     notes: tuple[str, ...] = ()
 

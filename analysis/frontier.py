@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import ratio_intervals, ratios, yes_no_table
+from benchmarks.stats import ratios, yes_no_table
 
 from .drawing import floats, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run, model_labels, row_labels
-from .resampling import Bounds
+from .resampling import ratio_intervals
 from .style import Plot, look, paper_look
 from .summary import run_metrics
 from .tables import Cell, Table, by_model
@@ -82,7 +82,7 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
         answered = [own[task] for task in asked]
         table = yes_no_table([sample for run in answered for sample in run.samples])
         rate = ratios(table)["hallucination_rate"]
-        bounds: Bounds = ratio_intervals(table).get("hallucination_rate") or (None, None)
+        bounds = ratio_intervals(table)["hallucination_rate"]
         times = [run.record.timing.get("total_ms") for run in answered]
         slower = [run.record.timing.get("total_ratio") for run in answered]
         ratio = 1.0 if answered[0].is_baseline and not any(slower) else _mean(slower)

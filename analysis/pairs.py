@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks.records import SampleRecord
+from benchmarks.stats import Comparison, compare_tables, yes_no_table
 
 from .load import BASELINE, NothingToShowError, Run, model_labels, row_labels
 
@@ -94,6 +96,11 @@ def yes_no_pairs(runs: Sequence[Run]) -> Pairing:
             + (found.problems[0] if found.problems else "Run `python -m benchmarks.run --method scr --tasks pope`.")
         )
     return Pairing(pairs, found.problems)
+
+
+def compare_rates(before: Sequence[SampleRecord], after: Sequence[SampleRecord]) -> Comparison:
+    """`benchmarks.stats.compare_yes_no` without the area under the ROC curve, whose resamples take most of the time."""
+    return compare_tables(*(dataclasses.replace(yes_no_table(samples), margins=None) for samples in (before, after)))
 
 
 def _match(baseline: Run, method: Run) -> tuple[tuple[SampleRecord, ...], tuple[SampleRecord, ...], str | None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import RESAMPLES, SEED, SampleTable, ratio_intervals
+from benchmarks.stats import RESAMPLES, SEED, SampleTable
 
 LEVEL = 0.95
 _CELLS = 2_000_000  # entries of a matrix of draws held at once: bounds memory, has no influence on results
@@ -115,7 +115,7 @@ def sign_flip_p(
     observed = abs(other[:, 0].sum() / other[:, 1].sum() - total[0] / total[1])
     generator, extreme, defined = np.random.default_rng(seed), 0, 0
     for count in _parts(flips, clusters):
-        first = total + generator.integers(0, 2, size=(count, clusters)) @ change
+        first = total + generator.integers(0, 2, size=(count, clusters)).astype(np.float64) @ change
         second = both - first
         fine = (first[:, 1] > 0) & (second[:, 1] > 0)
         found = np.abs(second[fine, 0] / second[fine, 1] - first[fine, 0] / first[fine, 1])
@@ -124,26 +124,33 @@ def sign_flip_p(
     return (1 + extreme) / (1 + defined)
 
 
+def ratio_intervals(table: SampleTable) -> dict[str, Bounds]:
+    """Metric → its interval by a bootstrap over images, rates too: questions about one image are not independent."""
+    drawn = _resampled_ratios(table.numerators, table.denominators, table.images)
+    return {name: interval(column) for name, column in zip(table.metrics, drawn.T, strict=True)}
+
+
 def mean_intervals(values: NDArray[np.float64], images: Sequence[str]) -> list[tuple[float | None, Bounds]]:
     """Mean of each column, (n, m), NaN left out, and its bootstrap interval over images."""
     known = np.isfinite(values)
-    names = tuple(str(column) for column in range(values.shape[1]))
-    table = SampleTable(
-        ids=[str(row) for row in range(len(values))],
-        # Samples are named: of those without an image, `ratio_intervals` would give a share Wilson's interval.
-        images=[name or f"sample {row}" for row, name in enumerate(images)],
-        metrics=names,
-        numerators=np.where(known, values, 0.0),
-        denominators=known.astype(np.float64),
-        correct=np.ones(len(values), dtype=bool),
-        answers=[None] * len(values),
-    )
-    found = ratio_intervals(table)
-    means = [
-        float(values[known[:, column], column].mean()) if known[:, column].any() else None
-        for column in range(len(names))
-    ]
-    return [(mean, found.get(name) or (None, None)) for name, mean in zip(names, means, strict=True)]
+    drawn = _resampled_ratios(np.where(known, values, 0.0), known.astype(np.float64), images)
+    means = [float(of[fine].mean()) if fine.any() else None for of, fine in zip(values.T, known.T, strict=True)]
+    return [(mean, interval(column)) for mean, column in zip(means, drawn.T, strict=True)]
+
+
+def _resampled_ratios(
+    above: NDArray[np.float64], below: NDArray[np.float64], images: Sequence[str]
+) -> NDArray[np.float64]:
+    """Sums of one over sums of the other, (n, m) twice → (resamples, m); no rows for fewer than two images."""
+    clusters, index = image_index(images)
+    sums = np.zeros((clusters, 2 * above.shape[1]))
+    np.add.at(sums, index, np.concatenate([above, below], axis=1))
+    # An image's own row stands for its samples: the same draws as of all samples, at a fraction of the work.
+    parts = [part @ sums for part in bootstrap_weights([f"{row:09d}" for row in range(clusters)])]
+    if not parts:
+        return np.empty((0, above.shape[1]))
+    one, other = np.split(np.concatenate(parts), 2, axis=1)
+    return np.divide(one, other, out=np.full_like(one, np.nan), where=other != 0)
 
 
 def _parts(total: int, width: int) -> Iterator[int]:

@@ -226,7 +226,8 @@ def roc_findings(runs: Sequence[Run]) -> list[Finding]:
         for row in table.records()
         if row["reading"] not in (None, NOTHING)
     ]
-    # A table of a thousand corners is for the CSV beside the figure alone.
     plots = tuple(functools.partial(plot_roc, part) for part in by_model(curves))
     notes = [*words, *notes, *problems]
-    return [Finding(title="threshold or discrimination", tables=(table,), plots=plots, notes=tuple(notes))]
+    return [
+        Finding(title="threshold or discrimination", tables=(table,), data=(curves,), plots=plots, notes=tuple(notes))
+    ]

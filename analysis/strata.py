@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.records import SampleRecord
-from benchmarks.stats import compare_yes_no
 
 from .bins import Bin, paper_bins, quantile_bins
 from .drawing import draw_intervals, floats, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run
-from .pairs import Pair, yes_no_pairs
+from .pairs import Pair, compare_rates, yes_no_pairs
 from .resampling import Bounds, bootstrap_weights, interval
 from .rows import DIAGNOSTICS
 from .style import GREY, Plot, look, paper_look
@@ -101,7 +100,7 @@ def strata_tables(pairs: Sequence[Pair]) -> tuple[Table, Table, list[str]]:
 
 
 def _line(pair: Pair, cut: str, one: Bin, rows: NDArray[np.int64], entropies: NDArray[np.float64]) -> tuple[Cell, ...]:
-    found = compare_yes_no([pair.before[row] for row in rows], [pair.after[row] for row in rows])
+    found = compare_rates([pair.before[row] for row in rows], [pair.after[row] for row in rows])
     cells: list[Cell] = []
     for metric in ("accuracy", "hallucination_rate"):
         difference = found.differences.get(metric)

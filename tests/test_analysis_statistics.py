@@ -18,9 +18,11 @@ from analysis.resampling import (
     image_permutations,
     interval,
     mean_intervals,
+    ratio_intervals,
     sign_flip_p,
 )
-from benchmarks.stats import ratio_intervals, yes_no_table
+from benchmarks.resampling import resampled_ratios
+from benchmarks.stats import yes_no_table
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=60)
@@ -147,12 +149,14 @@ def test_an_interval_needs_half_of_the_resamples():
     assert interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
 
 
-def test_means_have_the_intervals_of_benchmarks():
+def test_means_and_rates_have_intervals_over_images():
     samples = questions(images=12)
     wrong = np.array([[float(one.outcome == "fp")] if one.target == "no" else [math.nan] for one in samples])
     [(mean, bounds)] = mean_intervals(wrong, [one.image for one in samples])
     assert mean == pytest.approx(np.nanmean(wrong))
     assert bounds == ratio_intervals(yes_no_table(samples))["hallucination_rate"]
+    drawn = resampled_ratios(np.nan_to_num(wrong), np.isfinite(wrong) * 1.0, [one.image for one in samples], 7, 4000)
+    assert bounds == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03), "another seed, another implementation"
     assert mean_intervals(np.full((3, 1), np.nan), list("abc")) == [(None, (None, None))]
 
 

@@ -5,9 +5,10 @@ import io
 import sys
 
 import matplotlib
+import numpy as np
 import pytest
 
-from analysis.drawing import legend_below, panel_grid
+from analysis.drawing import draw_intervals, floats, legend_below, panel_grid
 from analysis.style import (
     COLORS,
     COLUMN_WIDTH,
@@ -122,6 +123,23 @@ def test_a_plot_is_written_with_its_table(tmp_path):
         "equal data, equal files"
     )
     assert "<text" in files[0].read_text(), "text stays text"
+
+
+def test_intervals_are_drawn_around_values():
+    rows = [
+        {"rate": 0.5, "rate_low": 0.4, "rate_high": 0.7},
+        {"rate": None, "rate_low": None, "rate_high": None},
+        {"rate": 0.2, "rate_low": None, "rate_high": None},
+    ]
+    assert np.array_equal(floats(rows, "rate"), [0.5, np.nan, 0.2], equal_nan=True)
+    with paper_look():
+        _, (axis,) = new_figure()
+        draw_intervals(axis, [1, 2, 3], rows, "rate", look(0), label="a")
+    (drawn,) = axis.containers
+    assert drawn.lines[0].get_ydata()[[0, 2]].tolist() == pytest.approx([50, 20])
+    (bars,) = drawn.lines[2]
+    assert bars.get_segments()[0].tolist() == [pytest.approx([1, 40]), pytest.approx([1, 70])]
+    assert bars.get_segments()[2].tolist() == [pytest.approx([3, 20]), pytest.approx([3, 20])], "no interval, no bar"
 
 
 def test_nothing_labelled_has_no_legend():

@@ -15,7 +15,7 @@ import scr
 TESTS = "\n".join(path.read_text() for path in Path(__file__).parent.glob("*.py") if path.name != "test_api.py")
 MODULES = [
     name
-    for package in ("hooks", "scr", "benchmarks")
+    for package in ("hooks", "scr", "benchmarks", "analysis")
     for name in [
         package,
         *(module.name for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")),
