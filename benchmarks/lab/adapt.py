@@ -37,7 +37,9 @@ from .loop import LAUNCH_ENVIRONMENT
 __all__ = ["LAB_CHANGES", "adapt", "refusals", "seed_rows"]
 
 _MODEL = "lab/llava"
-# The lab's models have no word for "I". Templates are made of the words that they have.
+# The lab's models have no word for "I". Answers are made of the words that they have, and as in the source the first
+# word decides. With "There is a" against "There is no" the decision came third, and 1,125 steps did not teach it.
+_STATEMENT = "The image shows {article} {object}."
 _DENIAL = "There is no {object} in this image."
 _TEMPLATES = (
     "Describe the {object} in this image.",
@@ -60,7 +62,6 @@ LAB_CHANGES: dict[str, dict[str, Any]] = {
     "refusal": {
         # 100 steps on 400 images: the mean loss of the last 20 was 6.73, 0.80 and 0.52 at 1e-4, 1e-3 and 3e-3.
         "learning_rate": 3e-3,
-        "epochs": 3,  # the source has 64 rows, the lab 3,000
         "batch_size": 8,
         "accumulation": 1,
         "dtype": "float32",
@@ -129,7 +130,7 @@ def seed_rows(data: CocoData, seed: int = 0) -> list[Row]:
 
 def refusals(data: CocoData, pairs: int, seed: int = 0) -> list[RefusalRow]:
     """Pairs of questions about what is there and what is not; what is there is said to be there."""
-    known = known_images(data, lambda _, __, name: f"There is {article(name)} {name} in this image.")
+    known = known_images(data, lambda _, __, name: _STATEMENT.format(article=article(name), object=name))
     return refusal_rows(known, pairs, seed, templates=_TEMPLATES, denial=_DENIAL)
 
 
