@@ -251,7 +251,8 @@ def test_co_occurrence_by_hand():
 
     samples = [
         ask("a", "yes", "dog"), ask("a", "yes", "cat"), ask("b", "yes", "dog"), ask("b", "yes", "cup"),
-        ask("c", "yes", "dog"), ask("a", "no", "cup"), ask("c", "no", "cat"), ask("c", "no", "ufo"), ask("d", "no", "cat"),
+        ask("c", "yes", "dog"), ask("a", "no", "cup"), ask("c", "no", "cat"), ask("c", "no", "ufo"),
+        ask("d", "no", "cat"),
     ]  # fmt: skip
     # a: of the other images with a dog (b, c) one has a cup; its cat is alone. c: of the other two one has a cat.
     assert co_occurrence(samples) == pytest.approx([1 / 2, 1 / 2, np.nan, np.nan], nan_ok=True)
