@@ -67,6 +67,6 @@ def _bins(values: NDArray[np.float64], edges: list[float], labels: list[str], si
         if not len(rows):
             continue
         low, high = float(values[rows].min()), float(values[rows].max())
-        label = labels[index] if labels else f"{index + 1}: {low:.3g}" + (f" to {high:.3g}" if high > low else "")
+        label = labels[index] if labels else f"{index + 1}: {low:.4g}" + (f" to {high:.4g}" if high > low else "")
         bins.append(Bin(label, bounds[index], bounds[index + 1], rows))
     return bins

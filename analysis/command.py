@@ -55,7 +55,8 @@ def run_command(
         return exit_.code if isinstance(exit_.code, int) else 2
     try:
         results = load_results(options.results)
-        shown = [_show(name, analyses[name], results, options.out, formats) for name in names]
+        said: set[str] = set()
+        shown = [_show(name, analyses[name], results, options.out, formats, said) for name in names]
     except ResultsError as error:
         print("error:", error, file=sys.stderr)
         return 2
@@ -85,7 +86,8 @@ def write_finding(finding: Finding, folder: Path, formats: Sequence[str] = FORMA
     return files, None
 
 
-def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: Sequence[str]) -> bool:
+def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: Sequence[str], said: set[str]) -> bool:
+    """Print and write one analysis; a note that another has said already is not repeated."""
     try:
         findings = analysis(results.runs)
     except NothingToShowError as error:
@@ -95,7 +97,9 @@ def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: S
         print(f"## {finding.title}\n")
         print("\n".join(as_markdown(table) for table in finding.tables))
         for note in dict.fromkeys(finding.notes):
-            print("-", note)
+            if note not in said:
+                print("-", note)
+        said.update(finding.notes)
         files, missing = write_finding(finding, out, formats)
         print("\nwritten:", ", ".join(map(str, files)), "\n")
         if missing:

@@ -102,6 +102,7 @@ def plot_credit(table: Table) -> Plot:
                     style, shown = look(index), " · ".join(name)
                     draw_intervals(axis, floats(own, "layer"), own, quantity, style, label=shown, scale=1)
             axis.set(xlabel="layer", ylabel=label)
+            axis.locator_params(axis="x", integer=True)
         legend_below(figure)
     caption = "How well a patch's norm stands for its credit, and how norms grow; bars: 95 %, images resampled."
     return Plot(figure=figure, data=table, caption=caption)

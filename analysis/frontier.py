@@ -28,6 +28,9 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+_Asked = dict[str, tuple[str, frozenset[str]]]
+
+
 class _Key(NamedTuple):
     """What makes one point: a model and all that was done to it, whatever the task."""
 
@@ -55,38 +58,38 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
     groups: dict[_Key, list[Run]] = {}
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
-    # What is compared must have been asked the same: the tasks of the baseline with most of them.
-    wanted: dict[tuple[object, ...], dict[str, str]] = {}
+    # What is compared must have been asked the same: the questions of the row that has most of them.
+    wanted: dict[tuple[object, ...], _Asked] = {}
+    captions: dict[tuple[object, ...], _Asked] = {}
     for key, group in groups.items():
-        asked = {run.record.task: run.record.data_sha256 for run in group if run.is_yes_no}
-        where = (key.model, key.sampling, key.seed)
-        if len(asked) > len(wanted.get(where, {})):
-            wanted[where] = asked
+        found, where = _asked(group), (key.model, key.sampling, key.seed)
+        if _size(found) > _size(wanted.get(where, {})):
+            wanted[where] = found
+        # Of the captions, those of the row that comes first: the unpatched model's, where there is one.
+        if group[0].is_baseline or where not in captions:
+            captions[where] = _captioned(group) or captions.get(where, {})
     lines: list[list[Cell]] = []
     notes: list[str] = []
     for key, group in groups.items():
         asked = wanted.get((key.model, key.sampling, key.seed), {})
-        own = {run.record.task: run for run in group if run.is_yes_no}
-        label = next((rows[run.folder] for run in group), key.row)
-        if not asked or any(task not in own or own[task].record.data_sha256 != sha for task, sha in asked.items()):
-            lacking = sorted(task for task in asked if task not in own)
-            why = (
-                f"lacks {', '.join(lacking)}"
-                if lacking
-                else "has yes/no questions of other data"
-                if asked
-                else "has none"
-            )
-            notes.append(f"{models[key.model]}, {label}: not in the frontier, it {why}.")
+        label = rows[group[0].folder]
+        answered = _same_questions(group, asked)
+        if isinstance(answered, str):
+            notes.append(f"{models[key.model]}, {label}: not in the frontier, it {answered}.")
             continue
-        answered = [own[task] for task in asked]
         table = yes_no_table([sample for run in answered for sample in run.samples])
         rate = ratios(table)["hallucination_rate"]
         bounds = ratio_intervals(table)["hallucination_rate"]
         times = [run.record.timing.get("total_ms") for run in answered]
         slower = [run.record.timing.get("total_ratio") for run in answered]
         ratio = 1.0 if answered[0].is_baseline and not any(slower) else _mean(slower)
-        cells = (*_quality(group), _mean(times), ratio, None, ", ".join(sorted(asked)), len(table.ids))
+        described = captions[key.model, key.sampling, key.seed]
+        quality = _quality(group, described)
+        if quality[0] is None and described and _captioned(group):
+            notes.append(
+                f"{models[key.model]}, {label}: its captions are of other images than those of the other rows."
+            )
+        cells = (*quality, _mean(times), ratio, None, ", ".join(sorted(asked)), len(table.ids))
         lines.append([models[key.model], label, rate, *bounds, *cells])
     if not lines:
         raise NothingToShowError(
@@ -107,6 +110,42 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
         ),
     )
     return table_, notes
+
+
+def _asked(group: Sequence[Run]) -> _Asked:
+    """What a row was asked: yes/no task → digest of the data and names of the samples, of the run with most of them."""
+    found: _Asked = {}
+    for run in group:
+        if run.is_yes_no and len(run.samples) > len(found.get(run.record.task, ("", frozenset()))[1]):
+            found[run.record.task] = (run.record.data_sha256, _names(run))
+    return found
+
+
+def _names(run: Run) -> frozenset[str]:
+    return frozenset(sample.id for sample in run.samples)
+
+
+def _size(asked: _Asked) -> tuple[int, int]:
+    return len(asked), sum(len(ids) for _, ids in asked.values())
+
+
+def _same_questions(group: Sequence[Run], asked: _Asked) -> list[Run] | str:
+    """A row's runs on just these questions, or why it has none."""
+    if not asked:
+        return "has no yes/no questions"
+    missing = sorted(set(asked) - {run.record.task for run in group})
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    found = []
+    for task, (sha, ids) in asked.items():
+        own = [run for run in group if run.record.task == task and run.record.data_sha256 == sha]
+        if not own:
+            return f"has other data in {task}"
+        answered = max((_names(run) & ids for run in own), key=len)
+        if answered != ids:
+            return f"has {len(answered)} of the {len(ids)} questions of {task}"
+        found.append(next(run for run in own if _names(run) >= ids))
+    return found
 
 
 def _mark(lines: list[list[Cell]], model: str) -> list[str]:
@@ -133,14 +172,24 @@ def _mark(lines: list[list[Cell]], model: str) -> list[str]:
     return notes
 
 
-def _quality(group: Sequence[Run]) -> tuple[Cell, Cell, Cell, Cell]:
-    """Name, value and interval of the first quality that a caption run has."""
+def _quality(group: Sequence[Run], captions: _Asked) -> tuple[Cell, Cell, Cell, Cell]:
+    """Name, value and interval of the first quality that a run on just these captions has."""
     for name in QUALITIES:
         for run in group:
-            found = None if run.is_yes_no else run_metrics(run).get(name)
-            if found is not None and found[0] is not None:
-                return (f"{run.record.task} {name}", *found)
+            if captions.get(run.record.task) == (run.record.data_sha256, _names(run)):
+                found = run_metrics(run).get(name)
+                if found is not None and found[0] is not None:
+                    return (f"{run.record.task} {name}", *found)
     return (None, None, None, None)
+
+
+def _captioned(group: Sequence[Run]) -> _Asked:
+    """Caption task → digest of the data and names of the captions, of tasks that have a quality."""
+    return {
+        run.record.task: (run.record.data_sha256, _names(run))
+        for run in group
+        if not run.is_yes_no and any(run_metrics(run).get(name) for name in QUALITIES)
+    }
 
 
 def _key(run: Run) -> _Key:

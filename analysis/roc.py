@@ -121,9 +121,13 @@ def roc_tables(pairs: Sequence[Pair]) -> tuple[Table, Table, list[str]]:
                 "one answer."
             )
             continue
-        for row, samples, curve in ((pair.baseline_row, pair.before, curves[0]), (pair.row, pair.after, curves[1])):
+        for row, samples, curve in (
+            # The whole baseline, whatever part of it a method shares: one curve for all methods.
+            (pair.baseline_row, pair.baseline.samples, roc_curve(pair.baseline.samples)),
+            (pair.row, pair.after, curves[1]),
+        ):
             where = (pair.model, pair.task, row)
-            if where in drawn:
+            if where in drawn or curve is None:
                 continue
             drawn.add(where)
             corners += [

@@ -197,6 +197,13 @@ def test_a_moved_threshold_and_a_better_model_look_different(tmp_path):
     }
 
 
+def test_the_baselines_curve_is_that_of_all_its_samples(tmp_path):
+    table, curves, _ = roc_tables(pairs(tmp_path, (record("scr"), BASE[:120]), (record("vcd"), BASE)))
+    rows = {row["row"]: row for row in table.records()}
+    assert rows["none"]["auc"] == rows["vcd"]["auc"] != rows["scr"]["auc"]
+    assert sum(row["row"] == "none" and bool(row["operating_point"]) for row in curves.records()) == 1
+
+
 def test_what_intervals_say():
     nothing, up, down = (-0.1, 0.1), (0.1, 0.2), (-0.2, -0.1)
     assert reading(nothing, nothing) == "no difference found"
@@ -354,10 +361,21 @@ def test_the_frontier_joins_tasks(tmp_path):
         )
         write(tmp_path, caption, captions)
     write(tmp_path, record("captions only", task="chair", rule="chair"), captions)
+    write(tmp_path, record("partial", status="running"), BASE[:60])
+    write(tmp_path, record("elsewhere", data_sha256="e"), BASE)
+    write(tmp_path, record("good", data_sha256="e"), BASE[:60])
+    write(tmp_path, record("other captions", timing={"total_ms": 9.0}), BASE)
+    chair = record("other captions", task="chair", rule="chair", metrics={"recall": 1.0}, data_sha256="e")
+    write(tmp_path, chair, captions)
     table, notes = frontier_table(load_results(tmp_path).runs)
     rows = {row["row"]: row for row in table.records()}
+    assert rows.pop("other captions")["quality"] is None
+    assert any(
+        "other captions: its captions are of other images than those of the other rows" in note for note in notes
+    )
     assert set(rows) == {"none", "good", "bad"}
-    assert {name: row["pareto"] for name, row in rows.items()} == {"none": True, "good": True, "bad": False}
+    # By rate and time alone, as quality is not known of all: the row with other captions is as good as none, and faster.
+    assert {name: row["pareto"] for name, row in rows.items()} == {"none": False, "good": True, "bad": False}
     assert rows["good"]["hallucination_rate"] == ratios(yes_no_table(better))["hallucination_rate"]
     assert (rows["good"]["quality_metric"], rows["good"]["quality"], rows["good"]["quality_low"]) == (
         "chair recall",
@@ -366,7 +384,9 @@ def test_the_frontier_joins_tasks(tmp_path):
     )
     assert (rows["none"]["latency_ratio"], rows["good"]["latency_ratio"]) == (1.0, 1.1)
     assert any("captions only: not in the frontier, it lacks pope_random" in note for note in notes)
-    assert [axis.get_xlabel() for axis in plot_frontier(table).figure.axes] == ["time (× baseline)", "chair recall"]
+    assert any("partial: not in the frontier, it has 60 of the 360 questions of pope_random" in note for note in notes)
+    assert any("elsewhere: not in the frontier, it has other data in pope_random" in note for note in notes)
+    assert [axis.get_xlabel() for axis in plot_frontier(table).figure.axes] == ["time (ms per answer)", "chair recall"]
 
 
 def test_a_dimension_that_is_not_known_is_said(tmp_path):
