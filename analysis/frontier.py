@@ -28,13 +28,14 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+_Model = tuple[str, str | None, str]
 _Asked = dict[str, tuple[str, frozenset[str]]]
 
 
 class _Key(NamedTuple):
     """What makes one point: a model and all that was done to it, whatever the task."""
 
-    model: tuple[str, str | None, str]
+    model: _Model
     row: str
     config: str
     sampling: str
@@ -59,10 +60,10 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
     # What is compared must have been asked the same: the questions of the row that has most of them.
-    wanted: dict[tuple[object, ...], _Asked] = {}
-    captions: dict[tuple[object, ...], _Asked] = {}
+    wanted: dict[_Model, _Asked] = {}
+    captions: dict[_Model, _Asked] = {}
     for key, group in groups.items():
-        found, where = _asked(group), (key.model, key.sampling, key.seed)
+        found, where = _asked(group), key.model
         if _size(found) > _size(wanted.get(where, {})):
             wanted[where] = found
         # Of the captions, those of the row that comes first: the unpatched model's, where there is one.
@@ -71,7 +72,7 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
     lines: list[list[Cell]] = []
     notes: list[str] = []
     for key, group in groups.items():
-        asked = wanted.get((key.model, key.sampling, key.seed), {})
+        asked = wanted.get(key.model, {})
         label = rows[group[0].folder]
         answered = _same_questions(group, asked)
         if isinstance(answered, str):
@@ -83,7 +84,7 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
         times = [run.record.timing.get("total_ms") for run in answered]
         slower = [run.record.timing.get("total_ratio") for run in answered]
         ratio = 1.0 if answered[0].is_baseline and not any(slower) else _mean(slower)
-        described = captions[key.model, key.sampling, key.seed]
+        described = captions[key.model]
         quality = _quality(group, described)
         if quality[0] is None and described and _captioned(group):
             notes.append(
@@ -113,12 +114,18 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
 
 
 def _asked(group: Sequence[Run]) -> _Asked:
-    """What a row was asked: yes/no task → digest of the data and names of the samples, of the run with most of them."""
+    """What a row was asked: yes/no task → identity of the data and names of the samples; of the longest run."""
     found: _Asked = {}
     for run in group:
         if run.is_yes_no and len(run.samples) > len(found.get(run.record.task, ("", frozenset()))[1]):
-            found[run.record.task] = (run.record.data_sha256, _names(run))
+            found[run.record.task] = (_data(run), _names(run))
     return found
+
+
+def _data(run: Run) -> str:
+    """What two runs must share for equal names of samples to mean equal questions."""
+    one = run.record
+    return f"{one.data_sha256} {one.seed} {one.rule} {one.task_version}"
 
 
 def _names(run: Run) -> frozenset[str]:
@@ -137,10 +144,10 @@ def _same_questions(group: Sequence[Run], asked: _Asked) -> list[Run] | str:
     if missing:
         return f"lacks {', '.join(missing)}"
     found = []
-    for task, (sha, ids) in asked.items():
-        own = [run for run in group if run.record.task == task and run.record.data_sha256 == sha]
+    for task, (data, ids) in asked.items():
+        own = [run for run in group if run.record.task == task and _data(run) == data]
         if not own:
-            return f"has other data in {task}"
+            return f"has other questions in {task}"
         answered = max((_names(run) & ids for run in own), key=len)
         if answered != ids:
             return f"has {len(answered)} of the {len(ids)} questions of {task}"
@@ -176,7 +183,7 @@ def _quality(group: Sequence[Run], captions: _Asked) -> tuple[Cell, Cell, Cell, 
     """Name, value and interval of the first quality that a run on just these captions has."""
     for name in QUALITIES:
         for run in group:
-            if captions.get(run.record.task) == (run.record.data_sha256, _names(run)):
+            if captions.get(run.record.task) == (_data(run), _names(run)):
                 found = run_metrics(run).get(name)
                 if found is not None and found[0] is not None:
                     return (f"{run.record.task} {name}", *found)
@@ -184,9 +191,9 @@ def _quality(group: Sequence[Run], captions: _Asked) -> tuple[Cell, Cell, Cell, 
 
 
 def _captioned(group: Sequence[Run]) -> _Asked:
-    """Caption task → digest of the data and names of the captions, of tasks that have a quality."""
+    """Caption task → identity of the data and names of the captions, of tasks that have a quality."""
     return {
-        run.record.task: (run.record.data_sha256, _names(run))
+        run.record.task: (_data(run), _names(run))
         for run in group
         if not run.is_yes_no and any(run_metrics(run).get(name) for name in QUALITIES)
     }

@@ -363,18 +363,20 @@ def test_the_frontier_joins_tasks(tmp_path):
     write(tmp_path, record("captions only", task="chair", rule="chair"), captions)
     write(tmp_path, record("partial", status="running"), BASE[:60])
     write(tmp_path, record("elsewhere", data_sha256="e"), BASE)
+    write(tmp_path, record("seeded", seed=7), BASE)
     write(tmp_path, record("good", data_sha256="e"), BASE[:60])
     write(tmp_path, record("other captions", timing={"total_ms": 9.0}), BASE)
     chair = record("other captions", task="chair", rule="chair", metrics={"recall": 1.0}, data_sha256="e")
     write(tmp_path, chair, captions)
     table, notes = frontier_table(load_results(tmp_path).runs)
     rows = {row["row"]: row for row in table.records()}
+    assert any("seeded: not in the frontier, it has other questions in pope_random" in note for note in notes)
     assert rows.pop("other captions")["quality"] is None
     assert any(
         "other captions: its captions are of other images than those of the other rows" in note for note in notes
     )
     assert set(rows) == {"none", "good", "bad"}
-    # By rate and time alone, as quality is not known of all: the row with other captions is as good as none, and faster.
+    # By rate and time, as quality is not known of all: the row with other captions is as good as none, and faster.
     assert {name: row["pareto"] for name, row in rows.items()} == {"none": False, "good": True, "bad": False}
     assert rows["good"]["hallucination_rate"] == ratios(yes_no_table(better))["hallucination_rate"]
     assert (rows["good"]["quality_metric"], rows["good"]["quality"], rows["good"]["quality_low"]) == (
@@ -385,7 +387,7 @@ def test_the_frontier_joins_tasks(tmp_path):
     assert (rows["none"]["latency_ratio"], rows["good"]["latency_ratio"]) == (1.0, 1.1)
     assert any("captions only: not in the frontier, it lacks pope_random" in note for note in notes)
     assert any("partial: not in the frontier, it has 60 of the 360 questions of pope_random" in note for note in notes)
-    assert any("elsewhere: not in the frontier, it has other data in pope_random" in note for note in notes)
+    assert any("elsewhere: not in the frontier, it has other questions in pope_random" in note for note in notes)
     assert [axis.get_xlabel() for axis in plot_frontier(table).figure.axes] == ["time (ms per answer)", "chair recall"]
 
 
