@@ -50,7 +50,7 @@ def entropy_logistic(rows: AbsentRows, resamples: int = RESAMPLES) -> tuple[Tabl
             )
             continue
         drawn = [
-            fit_logistic(design, outcomes, part)
+            fit_logistic(design, outcomes, part, start=fit)
             for part in bootstrap_weights(list(rows.images[index]), resamples=resamples)
         ]
         betas = np.concatenate(drawn) if drawn else np.empty((0, len(fit)))

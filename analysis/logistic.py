@@ -12,7 +12,11 @@ _TOLERANCE = 1e-9
 
 
 def fit_logistic(
-    design: NDArray[np.float64], outcomes: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
+    design: NDArray[np.float64],
+    outcomes: NDArray[np.bool_],
+    weights: NDArray[np.float64] | None = None,
+    *,
+    start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Coefficients β that maximise Σ w (y·xβ − log(1 + exp xβ)), by iteratively reweighted least squares.
 
@@ -23,6 +27,7 @@ def fit_logistic(
             separation.
         outcomes: (n,) what is to be explained.
         weights: (rows, n), a fit for each row; None for one fit in which every sample counts once.
+        start: (k,) coefficients to begin with, such as those of all samples; it has no influence on the result.
 
     Returns:
         (rows, k); NaN where there is no finite maximum: one class, classes that a line separates, or covariates that
@@ -41,13 +46,14 @@ def fit_logistic(
     squares = (design[:, :, None] * design[:, None, :]).reshape(len(design), k * k)
     target = outcomes.astype(np.float64)
     found = np.full((rows, k), np.nan)
-    beta, active = np.zeros((rows, k)), np.arange(rows)
+    beta, active = np.zeros((rows, k)) + (0.0 if start is None else start), np.arange(rows)
     for _ in range(_STEPS):
         expected = _sigmoid(beta @ design.T)
         gradient = (weights[active] * (target - expected)) @ design
         information = ((weights[active] * expected * (1 - expected)) @ squares).reshape(-1, k, k)
         # A singular or nearly singular matrix has no unique maximum, and one of them would stop all other fits.
-        fine = np.linalg.cond(information) < 1e12
+        eigenvalues = np.linalg.eigvalsh(information)
+        fine = eigenvalues[:, 0] > 1e-12 * np.maximum(eigenvalues[:, -1], 1e-300)
         beta, active, gradient, information = beta[fine], active[fine], gradient[fine], information[fine]
         if not len(active):
             break

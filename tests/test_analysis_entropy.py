@@ -183,7 +183,7 @@ def test_without_diagnostics_the_command_says_how_to_get_them(tmp_path, capsys):
 
 
 def test_the_command_writes_figures_and_their_tables(tmp_path, capsys):
-    runs_of(tmp_path / "results", one=questions(images=12), two=questions(images=12, seed=4))
+    runs_of(tmp_path / "results", one=questions(images=8), two=questions(images=8, seed=4))
     assert main([str(tmp_path / "results"), "--out", str(tmp_path / "out"), "--formats", "svg"]) == 0
     shown = capsys.readouterr().out
     assert "| lab/one | Pearson |" in shown

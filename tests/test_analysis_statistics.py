@@ -201,6 +201,7 @@ def test_the_fit_is_that_of_a_plain_optimiser_with_weights():
     design = np.stack([X, RNG.normal(size=60), np.ones(60)], axis=1)
     weights = RNG.integers(0, 3, size=(4, 60)).astype(float)
     found = fit_logistic(design, Y.astype(bool), weights)
+    assert fit_logistic(design, Y.astype(bool), weights, start=np.array([1.0, -1.0, 0.5])) == pytest.approx(found)
     for row, beta in zip(weights, found, strict=True):
 
         def loss(beta, row=row):
