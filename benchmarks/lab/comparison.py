@@ -1,7 +1,8 @@
 """Compare all methods on the lab: `python -m benchmarks.lab.comparison --models lab/llava,FOLDER,FOLDER`.
 
 What is compared was declared in `comparison.json` before it was run. All of it is run, every result is written to
-`comparison_results.json`, and README's tables are made from that file alone by `--markdown`.
+`comparison_results.json`, and README's tables are made from that file alone by `--markdown`. The adapters were compared
+likewise: `--declared adapters`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,26 @@ from ..arguments import Parser
 
 DECLARED = Path(__file__).parent / "comparison.json"
 RESULTS = Path(__file__).parent / "comparison_results.json"
-_SHOWN = ("accuracy", "hallucination_rate", "chair_s", "chair_i", "recall", "yes_ratio", "auc", "length")
+_SHOWN = (
+    *("accuracy", "hallucination_rate", "utility", "over_refusal", "chair_s", "chair_i", "recall", "yes_ratio", "auc"),
+    "length",
+)
 _HEADS = {
     "hallucination_rate": "HR",
     "yes_ratio": "yes",
+    "over_refusal": "over-refusal",
     "auc": "AUC",
     "chair_s": "CHAIR-s",
     "chair_i": "CHAIR-i",
     "length": "words",
 }
 _PLAIN = ("auc", "length")  # what is no rate in %
+_DECIDING = (
+    ("accuracy", "hallucination_rate", "auc"),
+    ("chair_s", "chair_i", "recall"),
+    ("hallucination_rate", "utility"),
+)
+"""Of yes/no questions, captions and leading questions: the metrics whose differences are shown."""
 
 
 def compare_methods(
@@ -44,7 +55,7 @@ def compare_methods(
         row → task → metrics, counts, intervals, differences to the row's baseline, and times as ratios.
     """
     from ..calibrate import yes_shift
-    from ..methods import method_parts
+    from ..methods import BASELINE, method_parts
     from ..plan import RunConfig
     from ..runner import Outcome, run
     from . import checkpoint_folder, data_folder
@@ -59,14 +70,12 @@ def compare_methods(
             model=model,
             data_dir=data,
             split=place["split"],
-            limit=place["images"],
-            tasks=tuple(place["tasks"]),
             batch_size=declared["batch_size"],
             output_dir=output,
-            **changes,
+            **{"limit": place.get("images"), "tasks": tuple(place["tasks"]), **changes},
         )
 
-    outcomes: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, dict[str, Outcome]] = {}
     shifts = {}
     for row in declared["rows"]:
         if "match" in row:
@@ -75,46 +84,68 @@ def compare_methods(
     # Rows that differ in the method alone are one run, so that they are timed beside each other.
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in declared["rows"]:
-        groups.setdefault(json.dumps([row.get("prompt"), row.get("sampled"), row.get("match")]), []).append(row)
+        apart = [row.get(name) for name in ("prompt", "sampled", "match", "adapter", "tasks")]
+        groups.setdefault(json.dumps(apart), []).append(row)
     for rows in groups.values():
         methods = tuple(row["method"] for row in rows)
         named = {part for method in methods for part in method_parts(method)}
         args = {key: value for key, value in scr_args.items() if key.partition(".")[0] in named}
         if "match" in rows[0]:
             args["yes_shift.shift"] = shifts[rows[0]["row"]]["shift"]
-        found = run(
-            config(
-                declared,
-                methods=methods,
-                method_args=args,
-                prompt=rows[0].get("prompt", "default"),
-                generation=declared["sampling"] if rows[0].get("sampled") else {},
-            ),
-            report,
-        )
-        for row in rows:
-            outcomes[row["row"]] = [one for one in found if one.cell.row == row["method"]]
+        adapter = rows[0].get("adapter")
+        for images, tasks in _parts(declared, rows[0].get("tasks")):
+            found = run(
+                config(
+                    declared,
+                    limit=images,
+                    tasks=tasks,
+                    methods=methods,
+                    method_args=args,
+                    adapter=adapter,
+                    prompt=rows[0].get("prompt", "default"),
+                    generation=declared["sampling"] if rows[0].get("sampled") else {},
+                ),
+                report,
+            )
+            for row in rows:
+                name = ", ".join(filter(None, (adapter, row["method"])))
+                name = adapter if adapter and row["method"] == BASELINE else name
+                same = [one for one in found if one.cell.row == name]
+                outcomes.setdefault(row["row"], {}).update({one.cell.plan.task.name: one for one in same})
     return {
         row["row"]: {
             **({"calibration": shifts[row["row"]]} if row["row"] in shifts else {}),
             **{
-                one.cell.plan.task.name: _entry(one, outcomes[_baseline(row, declared["rows"])][number])
-                for number, one in enumerate(outcomes[row["row"]])
+                task: _entry(one, outcomes[_baseline(row, declared["rows"])][task])
+                for task, one in outcomes[row["row"]].items()
             },
         }
         for row in declared["rows"]
     }
 
 
+def _parts(declared: Mapping[str, Any], own: Sequence[str] | None) -> list[tuple[int, tuple[str, ...]]]:
+    """Numbers of images and the tasks asked about so many; of a row with tasks of its own, these alone."""
+    from ..tasks import expand_tasks
+
+    images_of = declared.get("images_of", {})
+    parts: dict[int, list[str]] = {}
+    for task in expand_tasks(own or declared["tasks"]):
+        parts.setdefault(images_of.get(task, declared["images"]), []).append(task)
+    return [(images, tuple(tasks)) for images, tasks in parts.items()]
+
+
 def _baseline(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The row without a method and with the same decoding."""
-    return next(one["row"] for one in rows if one["method"] == "none" and one.get("sampled") == row.get("sampled"))
+    """The row without a method, prompt or adapter and with the same decoding."""
+    plain = (one for one in rows if one["method"] == "none" and "prompt" not in one and "adapter" not in one)
+    return next(one["row"] for one in plain if one.get("sampled") == row.get("sampled"))
 
 
 def _entry(outcome: Any, baseline: Any) -> dict[str, Any]:
     scores, task = outcome.scores, outcome.cell.plan.task
     found: dict[str, Any] = {
         "method": outcome.cell.method,
+        **({} if outcome.run.adapter is None else {"adapter": outcome.run.adapter}),
         "config": outcome.cell.config,
         "metrics": scores.metrics,
         "counts": scores.counts,
@@ -139,10 +170,10 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     """
     first, *others = results["models"].values()
     metrics = [name for name in _SHOWN if name in next(iter(first.values()))[task]["metrics"]]
-    deciding = ["accuracy", "hallucination_rate", "auc"] if "auc" in metrics else ["chair_s", "chair_i", "recall"]
+    deciding = next(names for names in _DECIDING if set(names) <= set(metrics))
     beside = "auc" if "auc" in metrics else "chair_i"
     others = [one for one in others if all(task in entry for entry in one.values())]
-    timed = task == "chair"
+    timed = task == "chair" and any(entry[task]["timing"] for entry in first.values() if task in entry)
     head = [
         "",
         *(_HEADS.get(name, name) for name in metrics),
@@ -153,6 +184,8 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     ]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in results["declared"]["rows"]:
+        if task not in first[row["row"]]:
+            continue
         entry = first[row["row"]][task]
         cells = [f"`{row['row']}`", *(_number(name, entry["metrics"][name]) for name in metrics)]
         if "differences" in entry:
@@ -194,10 +227,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output-dir", type=Path, default=Path("lab-training/comparison"), help="records (%(default)s)"
     )
+    parser.add_argument(
+        "--declared", default="comparison", metavar="NAME", help="NAME.json beside this file (%(default)s)"
+    )
     parser.add_argument("--markdown", action="store_true", help="print README's tables from the results, run nothing")
     options = parser.parse_args(argv)
+    written = RESULTS.with_name(f"{options.declared}_results.json")
     if options.markdown:
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+        results = json.loads(written.read_text(encoding="utf-8"))
         for task in results["tasks"]:
             print(f"{task}\n\n{as_markdown(results, task)}\n")
         return 0
@@ -206,14 +243,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"a seed for each model: got {len(models)} models and {len(seeds)} seeds; expected equal numbers")
     from ..provenance import checkout_state, timestamp
 
-    declared = json.loads(DECLARED.read_text(encoding="utf-8"))
-    fewer = declared["other_seeds"]
-    calibration = {
-        **declared["calibration"],
-        "images": fewer["images"],
-        "tasks": [name for name in fewer["tasks"] if name.startswith("pope")],
-    }
-    for_others = {**declared, **fewer, "calibration": calibration}
+    declared = json.loads(DECLARED.with_name(f"{options.declared}.json").read_text(encoding="utf-8"))
+    for_others = declared
+    if "other_seeds" in declared:
+        fewer = declared["other_seeds"]
+        calibration = {
+            **declared["calibration"],
+            "images": fewer["images"],
+            "tasks": [name for name in fewer["tasks"] if name.startswith("pope")],
+        }
+        for_others = {**declared, **fewer, "calibration": calibration}
     found = {
         seed: compare_methods(model, for_others if number else declared, options.output_dir)
         for number, (seed, model) in enumerate(zip(seeds, models, strict=True))
@@ -227,8 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "declared": declared,
         "models": found,
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {RESULTS}")
+    written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {written}")
     return 0
 
 

@@ -205,8 +205,11 @@ def _fresh_weights(model: PreTrainedModel, recipe: TrainingRecipe, config: Any) 
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         if recipe.gradient_checkpointing and not was_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            stack.callback(model.gradient_checkpointing_disable)
+            # The names of transformers 5.23; before, it called it gradient checkpointing.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+            enable({"use_reentrant": False})
+            stack.callback(disable)
             # transformers checkpoints blocks in training mode alone; dropout of the model's own is 0 in these families.
             model.train()
         yield tuner
