@@ -1,7 +1,7 @@
 """Intervals and paired tests. The image is the unit: six questions about one picture are not six observations.
 
-Every metric here but the area under the ROC curve is a ratio of two sums over samples. So a bootstrap needs only the
-sums per image, and 2,000 resamples are one matrix product. Resampling is seeded: equal records give equal intervals.
+Metrics here, but for the area under the ROC curve, are ratios of two sums over samples. So a bootstrap needs only the
+sums per image: 2,000 resamples are one matrix product. Resampling is seeded: equal records give equal intervals.
 """
 
 from __future__ import annotations
@@ -154,12 +154,8 @@ def ratio_intervals(table: SampleTable, *, seed: int = SEED, resamples: int = RE
     wilsons = _wilson_intervals(table)
     if not any(table.images):
         return wilsons
-    columns = zip(
-        table.metrics,
-        resampled_ratios(table.numerators, table.denominators, table.images, seed, resamples).T,
-        strict=True,
-    )
-    found = {name: wilsons.get(name, percentile_interval(column)) for name, column in columns}
+    columns = resampled_ratios(table.numerators, table.denominators, table.images, seed, resamples).T
+    found = {n: wilsons.get(n, percentile_interval(column)) for n, column in zip(table.metrics, columns, strict=True)}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 

@@ -11,8 +11,8 @@ from benchmarks.records import SCHEMA, RecordError, RunRecord, SampleRecord
 
 RUN_FIELDS = (
     "schema status error created finished command model revision family dtype device attention method config "
-    "config_given prompt adapter adapter_overlap task task_version rule data_sha256 limit seed generation batch_size world_size commit "
-    "dirty packages metrics counts intervals reasons units timing"
+    "config_given prompt adapter adapter_overlap task task_version rule data_sha256 limit seed generation batch_size "
+    "world_size commit dirty packages metrics counts intervals reasons units timing"
 ).split()
 SAMPLE_FIELDS = (
     "id image prompt target output answer outcome margin new_tokens prefill_ms decode_ms trace error"

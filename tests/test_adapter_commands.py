@@ -1,0 +1,176 @@
+"""`python -m scr.adapters.train`, `python -m benchmarks.lab.adapt`, cards, curves, and the way to the hub."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+import transformers
+from miniature import write_checkpoint
+from tiny import picture
+
+import scr
+from benchmarks.lab import adapt
+from scr.adapters import load_recipe, plot_curve, push_adapter, read_record, train, write_card
+from scr.adapters.train import main
+
+SETTINGS = ["--set", "rank=2", "--set", "accumulation=2", "--set", "dtype=float32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, rows, and conversations."""
+    folder = tmp_path_factory.mktemp("place")
+    write_checkpoint(folder / "model")
+    talks = []
+    for number in range(4):
+        picture(number).save(folder / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nis there a dog ?"}, {"from": "gpt", "value": "yes"}]
+        talks.append({"image": f"{number}.png", "conversations": turns})
+    talks.append({"image": "none.png", "conversations": talks[0]["conversations"]})
+    (folder / "talks.json").write_text(json.dumps(talks))
+    arguments = ["--conversations", str(folder / "talks.json"), "--images", str(folder)]
+    assert main(["prepare", *arguments, "--output", str(folder / "rows.jsonl")]) == 0
+    return folder
+
+
+def common(place, output):
+    return ["--model", str(place / "model"), "--data", str(place / "rows.jsonl"), "--output", str(output)]
+
+
+def test_prepare_says_what_it_skipped(place, tmp_path, capsys):
+    arguments = ["--conversations", str(place / "talks.json"), "--images", str(place), "--count", "2", "--seed", "3"]
+    assert main(["prepare", *arguments, "--output", str(tmp_path / "rows.jsonl")]) == 0
+    assert main(["prepare", *arguments[:4], "--output", str(tmp_path / "every.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "2 rows of 5 conversations" in out
+    assert "skipped 1: image file not there" in out
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("kind", ["seed", "refusal"])
+def test_train_and_merge(place, tmp_path, capsys, kind):
+    assert main([kind, *common(place, tmp_path / "adapter"), *SETTINGS]) == 0
+    out = capsys.readouterr().out
+    assert "language model: " in out
+    assert "rest: 0 trained parameters" in out
+    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert names == {
+        *("adapter_config.json", "adapter_model.safetensors", "README.md", "curve.png", "log.jsonl"),
+        *("training.json", "training_images.txt"),
+    }
+    model = transformers.AutoModelForImageTextToText.from_pretrained(place / "model", dtype="float32").eval()
+    merged = ["--model", str(place / "model"), "--adapter", str(tmp_path / "adapter"), "--output", str(tmp_path / "m")]
+    assert main(["merge", *merged]) == 0
+    plain = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "m", dtype="float32").eval()
+    tokens = torch.tensor([[1, 8, 12, 13]])
+    with torch.no_grad(), scr.adapter(model, tmp_path / "adapter"):
+        torch.testing.assert_close(plain(tokens).logits, model(tokens).logits, atol=1e-5, rtol=1e-5)
+    transformers.AutoProcessor.from_pretrained(tmp_path / "m")
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--set", "rang=2"], "Did you mean 'rank'"),
+            (["--config", "none.toml"], "recipe cannot be read"),
+            (["--quantize", "nf4"], "4-bit weights need CUDA: got device 'cpu'; expected a GPU"),
+            (["--set", 'targets=["x"]'], "no such layers"),
+            (["--set", "max_tokens=3"], "an image must not be cut"),
+        ],
+    )
+    def test_one_line_and_no_traceback(self, place, tmp_path, capsys, arguments, says):
+        assert main(["seed", *common(place, tmp_path / "a"), *SETTINGS, *arguments]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert "Traceback" not in err
+        assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
+
+    def test_no_model_no_data(self, place, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        arguments = common(place, tmp_path)
+        for index, says in ((1, "model cannot be loaded"), (3, "training data cannot be read")):
+            wrong = [*arguments[:index], str(tmp_path / "nothing"), *arguments[index + 1 :]]
+            assert main(["seed", *wrong, *SETTINGS]) == 2
+            assert says in capsys.readouterr().err
+        (tmp_path / "talks.json").write_text("{}")
+        prepare = ["prepare", "--images", str(tmp_path), "--output", str(tmp_path / "rows.jsonl"), "--conversations"]
+        assert main([*prepare, str(tmp_path / "talks.json")]) == 2
+        assert main([*prepare, str(tmp_path / "none.json")]) == 2
+        assert "no list of conversations" in capsys.readouterr().err
+        assert main(["seed"]) == 2
+
+
+@pytest.fixture
+def trained(place, tmp_path):
+    from tiny import tiny_llava
+
+    rows = scr.adapters.read_rows(place / "rows.jsonl")
+    recipe = load_recipe("refusal", {"rank": 2, "dtype": "float32", "epochs": 1, "accumulation": 2})
+    return train(*tiny_llava(), rows, recipe, tmp_path / "small", kind="refusal", base="tiny/llava").folder
+
+
+def test_the_card(trained):
+    text = write_card(trained, measured="HR 3 %", data="Four rows.", license="apache-2.0").read_text()
+    head = text.split("---")[1]
+    assert 'base_model: "tiny/llava"' in head
+    assert 'license: "apache-2.0"' in head
+    for part in ("HR 3 %", "Four rows.", "4 rows about 4 images", "| rank | 2 |", "refuses to evaluate", "2 steps"):
+        assert part in text
+    assert read_record(trained)["images"] == 4
+
+
+def test_the_curve(trained, monkeypatch):
+    assert plot_curve(trained).read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(scr.MissingPackageError, match="pip install 'scr-vlm\\[plots\\]'"):
+        plot_curve(trained)
+
+
+def test_pushing_to_a_folder_in_place_of_the_hub(trained, tmp_path):
+    class Local:
+        """What `huggingface_hub.HfApi` does, into a folder."""
+
+        def create_repo(self, repository, private, exist_ok):
+            assert private
+            assert exist_ok
+            (tmp_path / "hub" / repository).mkdir(parents=True)
+
+        def upload_folder(self, *, repo_id, folder_path, allow_patterns):
+            for name in allow_patterns:
+                if (trained / name).is_file():
+                    shutil.copy(f"{folder_path}/{name}", tmp_path / "hub" / repo_id / name)
+            return f"hub/{repo_id}"
+
+    with pytest.raises(scr.ConfigError, match=r"nothing to push.*README\.md"):
+        push_adapter(trained, "me/refusal", api=Local())
+    write_card(trained)
+    (trained / "state.pt").write_text("not to be pushed")
+    assert push_adapter(trained, "me/refusal", api=Local()) == "hub/me/refusal"
+    pushed = tmp_path / "hub" / "me" / "refusal"
+    assert not (pushed / "state.pt").exists()
+    from tiny import tiny_llava
+
+    with scr.adapter(tiny_llava()[0], pushed):
+        pass
+
+
+def test_nothing_of_a_training_there(tmp_path):
+    for call in (read_record, write_card, plot_curve):
+        with pytest.raises(scr.ConfigError, match="of a training"):
+            call(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["seed", "refusal"])
+def test_the_labs_command(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "here")  # no new process
+    arguments = [kind, "--images", "12", "--output", str(tmp_path / kind), "--threads", "1", "--set", "epochs=1"]
+    assert adapt.main(arguments) == 0
+    merged = ["merge", "--adapter", str(tmp_path / kind), "--output", str(tmp_path / "merged")]
+    assert adapt.main(merged) == 0
+    transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    assert json.loads((tmp_path / kind / "training.json").read_text())["base"] == "lab/llava"
+    assert adapt.main([*arguments, "--set", "rang=1"]) == 2
+    assert "rang" in capsys.readouterr().err
