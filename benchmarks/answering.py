@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scr.adapters import format_prompt
+
 from .models import LoadedModel
 from .timing import AnswerTokens, FirstTokenProbe, answer_tokens, synchronize
 
@@ -108,21 +110,14 @@ class Answerer:
             )
         ]
 
-    def format(self, prompt: str, *, with_image: bool = True) -> str:
-        """The prompt in the model's own turns, with its image: its chat template, or LLaVA-1.5's form without one."""
-        if getattr(self._processor, "chat_template", None):
-            content = [{"type": "image"}] * with_image + [{"type": "text", "text": prompt}]
-            return self._processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True
-            )
-        image = getattr(self._processor, "image_token", "<image>")
-        return f"USER: {image}\n{prompt} ASSISTANT:" if with_image else f"USER: {prompt} ASSISTANT:"
-
     def encode(self, questions: Sequence[Question]) -> dict[str, Any]:
         """What `generate` gets for a batch, on the model's device; all of its questions have an image, or none."""
         # Questions about one image lie beside each other, so that each file is read once per batch.
         images = {path: _read(path) for path in (question.image for question in questions) if path is not None}
-        texts = [self.format(question.prompt, with_image=question.image is not None) for question in questions]
+        texts = [
+            format_prompt(self._processor, question.prompt, with_image=question.image is not None)
+            for question in questions
+        ]
         begin = self._tokenizer.bos_token
         batch = self._processor(
             text=texts,

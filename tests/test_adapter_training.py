@@ -16,7 +16,7 @@ from tiny import picture, tiny_llava
 
 import scr
 from scr.adapters import Row, load_recipe, loop, read_rows, seed, train, write_rows
-from scr.adapters.encoding import encode_rows, format_prompt
+from scr.adapters.encoding import encode_rows
 from scr.adapters.lora import lora_config, lora_layers, trainable_parameters
 from scr.adapters.rows import prepare_data
 from scr.contrast import confidence, contrast_logits
@@ -116,12 +116,6 @@ class TestLabels:
         (tmp_path / "0.png").write_text("no picture")
         with pytest.raises(scr.ConfigError, match=r"no picture.*line 1"):
             encode_rows(tiny[1], [dataclasses.replace(rows[0], image=tmp_path / "0.png")], 2048)
-
-    def test_prompts_are_those_of_the_chat_template(self, tiny):
-        _, processor = tiny
-        assert format_prompt(processor, "is it ?") == "USER: <image>\nis it ? ASSISTANT:"
-        processor.chat_template = "{% for m in messages %}[{{ m.content[1].text }}]{% endfor %}"
-        assert format_prompt(processor, "is it ?") == "[is it ?]"
 
 
 class TestTeacher:

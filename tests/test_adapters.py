@@ -64,6 +64,7 @@ def test_an_adapter_changes_answers_and_leaves_nothing_behind(tiny):
     with scr.adapter(model, folder) as adapted:
         assert not torch.allclose(logits(model, inputs), plain)
         assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert isinstance(adapted, scr.Adapter)
         assert "installed" in repr(adapted)
     same(before, everything(model))
     assert torch.equal(logits(model, inputs), plain)

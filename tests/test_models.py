@@ -24,6 +24,7 @@ from benchmarks.models import (
     skeleton,
 )
 from benchmarks.provenance import checkout_state, command_line, package_versions
+from scr.adapters import format_prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -217,13 +218,16 @@ def test_tokens_are_counted_up_to_the_end_token(answerer: Answerer, questions: l
 
 
 def test_prompts_take_the_chat_template_or_llava_form(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert answerer.format("is there a dog ?") == "USER: <image>\nis there a dog ? ASSISTANT:"
+    assert format_prompt(answerer._processor, "is there a dog ?") == "USER: <image>\nis there a dog ? ASSISTANT:"
     template = (
         "{% for m in messages %}{% for c in m['content'] %}[{{ c['text'] if c['type'] == 'text' else '<image>' }}]"
     )
     template += "{% endfor %}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     monkeypatch.setattr(answerer._processor, "chat_template", template)
-    assert answerer.format("dog ?") == "[<image>][dog ?]>"
+    assert format_prompt(answerer._processor, "dog ?") == "[<image>][dog ?]>"
+    assert format_prompt(answerer._processor, "dog ?", with_image=False) == "[dog ?]>"
+    monkeypatch.setattr(answerer._processor, "chat_template", None)
+    assert format_prompt(answerer._processor, "dog ?", with_image=False) == "USER: dog ? ASSISTANT:"
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -42,14 +42,14 @@ class Batch:
         return self.labels[:, 1:][self.places]
 
 
-def format_prompt(processor: Any, question: str) -> str:
-    """A question with its image in the model's own turns: its chat template, or LLaVA-1.5's form without one."""
+def format_prompt(processor: Any, question: str, *, with_image: bool = True) -> str:
+    """A question in the model's own turns, with its image: its chat template, or LLaVA-1.5's form without one."""
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+        content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
         text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         return text
-    image = getattr(processor, "image_token", "<image>")
-    return f"USER: {image}\n{question} ASSISTANT:"
+    image = f"{getattr(processor, 'image_token', '<image>')}\n" if with_image else ""
+    return f"USER: {image}{question} ASSISTANT:"
 
 
 def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: Any = None, dtype: Any = None) -> Batch:
