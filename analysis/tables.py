@@ -92,8 +92,8 @@ def by_model(table: Table) -> list[Table]:
 
 def as_markdown(table: Table) -> str:
     """The table in Markdown, its title above and its notes below."""
-    names, rows = _shown(table)
-    numeric = [_is_numeric(table, name) for name in names]
+    names, rows = shown_cells(table)
+    numeric = [is_numeric(table, name) for name in names]
     escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     head = [name.replace("_", " ") for name in names]
     lines = [f"**{table.title}**", "", _line(head), _line(["--:" if one else "---" for one in numeric])]
@@ -104,8 +104,8 @@ def as_markdown(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
     """The table in LaTeX, for the package booktabs; its notes are comments."""
-    names, rows = _shown(table)
-    layout = "".join("r" if _is_numeric(table, name) else "l" for name in names)
+    names, rows = shown_cells(table)
+    layout = "".join("r" if is_numeric(table, name) else "l" for name in names)
     body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
     lines = [
         r"\begin{table}",
@@ -137,8 +137,8 @@ def format_cell(cell: Cell, *, percent: bool = False) -> str:
     return str(cell)
 
 
-def _shown(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Names and cells with each interval beside its value."""
+def shown_cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Names of columns, and rows of text, as a reader sees them: each interval beside its value."""
     bounds = {name: (f"{name}_low", f"{name}_high") for name in table.columns}
     bounds = {name: pair for name, pair in bounds.items() if set(pair) <= set(table.columns)}
     hidden = {bound for pair in bounds.values() for bound in pair}
@@ -163,7 +163,8 @@ def _is_missing(cell: Cell) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _is_numeric(table: Table, name: str) -> bool:
+def is_numeric(table: Table, name: str) -> bool:
+    """Whether a column, by its shown name, holds numbers."""
     cells = [cell for cell in table.column(name.removesuffix(" %")) if cell is not None]
     return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
 

@@ -1,0 +1,267 @@
+"""A page that opens from disk and shows it all: `python -m analysis.report results/ --out report/`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .browser import INLINE, Browser, script_json, write_browser
+from .command import Parser
+from .figures import ANALYSES
+from .finding import Analysis, Finding
+from .load import NothingToShowError, Results, ResultsError, load_results, model_labels
+from .overlays import INK, INSET, OPACITY, RADIUS, STROKES
+from .provenance import provenance, without_folders
+from .samples import OUTCOMES, choose_samples, outcome_table, shown_samples
+from .style import MissingDependencyError, write_plot, write_table
+from .tables import Table, is_numeric, shown_cells
+
+PAGE = "index.html"
+LIMIT = 2000
+"""Samples in the browser where --samples says nothing else."""
+_FIGURES = "figures"
+
+
+class ShownTable(NamedTuple):
+    """A table as the page has it: `numeric` tells which columns hold numbers, `files` names what it was written to."""
+
+    title: str
+    names: list[str]
+    numeric: list[bool]
+    rows: list[list[str]]
+    notes: list[str]
+    files: list[str]
+
+
+class ShownFigure(NamedTuple):
+    """A figure as the page has it: its caption, the drawing and the numbers behind it."""
+
+    caption: str
+    svg: str
+    csv: str
+
+
+@dataclass(kw_only=True)
+class Section:
+    """One finding, or why there is none.
+
+    Attributes:
+        name: for links to it.
+        title: its heading.
+        tables: in the order of the finding.
+        figures: likewise.
+        notes: sentences.
+        left_out: why there is nothing.
+    """
+
+    name: str
+    title: str
+    tables: list[ShownTable] = field(default_factory=list)
+    figures: list[ShownFigure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: str = ""
+
+
+def build_report(
+    results: Results,
+    out: Path,
+    *,
+    images: Sequence[Path] = (),
+    limit: int = LIMIT,
+    analyses: Mapping[str, Analysis] | None = None,
+) -> Path:
+    """Write the page, its figures, and the samples that it loads.
+
+    Args:
+        results: what is shown.
+        out: the report's folder; made if absent.
+        images: folders that hold the pictures that were asked about; those of the lab are found without.
+        limit: most samples in the browser.
+        analyses: name → analysis; None takes all.
+
+    Returns:
+        The page.
+
+    Raises:
+        MissingDependencyError: without jinja2.
+        OSError: where the folder cannot be written.
+    """
+    environment = _environment()
+    out.mkdir(parents=True, exist_ok=True)
+    sections: list[Section] = []
+    said: set[str] = set()
+    for name, analysis in (ANALYSES if analyses is None else analyses).items():
+        sections += _sections(name, analysis, results, out, said)
+    groups = shown_samples(results.runs)
+    samples = choose_samples(groups, limit)
+    browser = write_browser(samples, out, images)
+    outcomes = outcome_table(groups)
+    page = environment.get_template("report.html").render(
+        title=f"{results.root.resolve().name}: {_counted(results)}",
+        version=_version(),
+        runs=len(results.runs),
+        problems=[without_folders(one, results.root) for one in results.problems],
+        sections=sections,
+        outcomes=_shown_table(outcomes, out) if outcomes.rows else None,
+        outcome_meanings=OUTCOMES,
+        samples=len(samples),
+        of_samples=sum(map(len, groups)),
+        inline=min(INLINE, len(samples)),
+        filters=_filters(browser),
+        browser_problems=[without_folders(one, results.root) for one in browser.problems],
+        provenance=provenance(results.runs),
+        # Not escaped again: our own style and script, and JSON that cannot end its element.
+        data=script_json(browser.data | {"look": _look()}),
+        style=_template("report.css"),
+        script=_template("report.js"),
+        ink=INK,
+    )
+    (out / PAGE).write_text(page, encoding="utf-8")
+    return out / PAGE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    parser = Parser(
+        prog="python -m analysis.report",
+        description="A page with all tables, figures, settings and samples; it opens from disk.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("results", type=Path, help="folder that benchmarks.run wrote")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the page (default: report)")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder with the pictures that were asked about, sub-folders included; may be given again. The lab's are "
+        "found without",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=LIMIT, metavar="N", help=f"most samples in the browser (default: {LIMIT})"
+    )
+    try:
+        options = parser.parse_args(argv)
+        for folder in options.images:
+            if not folder.is_dir():
+                parser.error(f"no folder of images: got {str(folder)!r}; expected a folder")
+        if options.samples < 0:
+            parser.error(f"--samples out of range: got {options.samples}; expected 0 or more")
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 2
+    try:
+        results = load_results(options.results)
+        page = build_report(results, options.out, images=options.images, limit=options.samples)
+    except (ResultsError, MissingDependencyError) as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"error: cannot write: got {error}; expected a folder that can be written. Give another --out.",
+            file=sys.stderr,
+        )
+        return 2
+    for problem in results.problems:
+        print("note:", problem, file=sys.stderr)
+    print("written:", page)
+    return 0
+
+
+def _sections(name: str, analysis: Analysis, results: Results, out: Path, said: set[str]) -> list[Section]:
+    try:
+        findings = analysis(results.runs)
+    except NothingToShowError as error:
+        return [Section(name=name, title=name, left_out=without_folders(str(error), results.root))]
+    sections = []
+    for count, finding in enumerate(findings):
+        section = Section(name=name if not count else f"{name}-{count + 1}", title=finding.title)
+        section.tables = [_shown_table(table, out) for table in finding.tables]
+        for table in finding.data:
+            write_table(table, out / _FIGURES)
+        notes = [note for note in dict.fromkeys(finding.notes) if note not in said]
+        said.update(notes)
+        section.figures, missing = _figures(finding, out)
+        section.notes = [without_folders(note, results.root) for note in (*notes, *missing)]
+        sections.append(section)
+    return sections
+
+
+def _figures(finding: Finding, out: Path) -> tuple[list[ShownFigure], list[str]]:
+    """The written figures, and why there are none."""
+    figures: list[ShownFigure] = []
+    for draw in finding.plots:
+        try:
+            plot = draw()
+        except MissingDependencyError as error:
+            return figures, [str(error)]
+        write_plot(plot, out / _FIGURES, ("svg",))
+        stem = f"{_FIGURES}/{plot.name}"
+        figures.append(ShownFigure(plot.caption, f"{stem}.svg", f"{stem}.csv"))
+    return figures, []
+
+
+def _shown_table(table: Table, out: Path) -> ShownTable:
+    names, rows = shown_cells(table)
+    files = [f"{_FIGURES}/{path.name}" for path in write_table(table, out / _FIGURES)]
+    return ShownTable(
+        title=table.title,
+        names=[name.replace("_", " ") for name in names],
+        numeric=[is_numeric(table, name) for name in names],
+        rows=rows,
+        notes=list(table.notes),
+        files=files,
+    )
+
+
+def _filters(browser: Browser) -> list[tuple[str, str, list[str]]]:
+    """(name, label, choices) of each select, where there is a choice."""
+    labels = browser.data["labels"]
+    named = (("outcome", "Outcome"), ("row", "Method"), ("task", "Task"), ("model", "Model"))
+    return [(name, label, labels[name]) for name, label in named]
+
+
+def _look() -> dict[str, Any]:
+    return {"ink": dict(INK), "opacity": OPACITY, "strokes": STROKES, "inset": INSET, "radius": RADIUS}
+
+
+def _counted(results: Results) -> str:
+    models, tasks = len(model_labels(results.runs)), len({run.record.task for run in results.runs})
+    parts = ((len(results.runs), "run"), (models, "model"), (tasks, "task"))
+    return ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in parts)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("scr-vlm")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _template(name: str) -> str:
+    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError(
+            'the report needs jinja2: got none installed; expected 3.1 or newer. Run `pip install "scr-vlm[analysis]"`'
+            ", or `pip install matplotlib jinja2`."
+        ) from error
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
