@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-INK: Mapping[str, str] = {"attention": "#D55E00", "neighbor": "#56B4E9", "dark": "#000000", "light": "#FFFFFF"}
+INK: Mapping[str, str] = {"neighbor": "#56B4E9", "dark": "#000000", "light": "#FFFFFF"}
 """What is drawn in which colour: of the figures' palette; shapes tell sources and neighbours apart too."""
-OPACITY = 0.75
-"""Of the most attended patch; others have their share of it."""
+OPACITY = 0.7
+"""Of the dark veil over a patch without any attention; the most attended patch has none. A colour instead would be
+mistaken for one of the picture."""
 STROKES = (0.16, 0.08)
 """Width of a line's light edge and of its dark core, as shares of a patch."""
 INSET, RADIUS = 0.1, 0.2
@@ -110,7 +111,7 @@ def overlay(
     grid: int | None = None,
     size: int = 480,
 ) -> Image.Image:
-    """One picture with its attention map, sources (squares) and neighbours (dots, with a line to their source).
+    """One picture, dark where it is little attended to, with sources (squares) and neighbours (dots, a line to each).
 
     Args:
         image: the picture that was asked about; None draws on a plain ground.
@@ -134,9 +135,9 @@ def overlay(
     ground = _ground(image, (columns, rows), size)
     shares = layers.relative_attention()
     if shares is not None:
-        alpha = (255 * OPACITY * shares[start : start + rows * columns]).round().astype(np.uint8)
+        alpha = (255 * OPACITY * (1 - shares[start : start + rows * columns])).round().astype(np.uint8)
         mask = Image.fromarray(alpha.reshape(rows, columns)).resize(ground.size, Image.Resampling.NEAREST)
-        ground.paste(Image.new("RGB", ground.size, INK["attention"]), mask=mask)
+        ground.paste(Image.new("RGB", ground.size, INK["dark"]), mask=mask)
     # Drawn twice as large and made smaller: PIL does not smooth lines.
     marks = Image.new("RGBA", (2 * ground.width, 2 * ground.height))
     _draw_marks(ImageDraw.Draw(marks), layers, start, (rows, columns), marks.size)

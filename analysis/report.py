@@ -38,11 +38,13 @@ class ShownTable(NamedTuple):
 
 
 class ShownFigure(NamedTuple):
-    """A figure as the page has it: its caption, the drawing and the numbers behind it."""
+    """A figure as the page has it: its caption, the drawing, the numbers behind it, and its size in CSS pixels."""
 
     caption: str
     svg: str
     csv: str
+    width: int
+    height: int
 
 
 @dataclass(kw_only=True)
@@ -201,7 +203,9 @@ def _figures(finding: Finding, out: Path) -> tuple[list[ShownFigure], list[str]]
             return figures, [str(error)]
         write_plot(plot, out / _FIGURES, ("svg",))
         stem = f"{_FIGURES}/{plot.name}"
-        figures.append(ShownFigure(plot.caption, f"{stem}.svg", f"{stem}.csv"))
+        # Type of 8 points suits a printed column; a screen takes it larger.
+        width, height = (round(1.4 * 96 * inches) for inches in plot.figure.get_size_inches())
+        figures.append(ShownFigure(plot.caption, f"{stem}.svg", f"{stem}.csv", width, height))
     return figures, []
 
 

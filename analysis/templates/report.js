@@ -245,9 +245,9 @@
     const bytes = atob(trace.attention);
     const context = canvas.getContext("2d");
     const pixels = context.createImageData(columns, rows);
-    const color = [1, 3, 5].map((place) => parseInt(look.ink.attention.slice(place, place + 2), 16));
+    const color = [1, 3, 5].map((place) => parseInt(look.ink.dark.slice(place, place + 2), 16));
     for (let patch = 0; patch < rows * columns; patch += 1) {
-      pixels.data.set([...color, Math.round(look.opacity * bytes.charCodeAt(start + patch))], 4 * patch);
+      pixels.data.set([...color, Math.round(look.opacity * (255 - bytes.charCodeAt(start + patch)))], 4 * patch);
     }
     context.putImageData(pixels, 0, 0);
   }
@@ -299,7 +299,7 @@
     show(list[position]);
   }
 
-  form.addEventListener("input", refresh);
+  for (const event of ["input", "change"]) form.addEventListener(event, refresh);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(refresh));
   find("more").addEventListener("click", showMore);
