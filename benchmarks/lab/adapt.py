@@ -38,7 +38,7 @@ __all__ = ["LAB_CHANGES", "adapt", "refusals", "seed_rows"]
 
 _MODEL = "lab/llava"
 # The lab's models have no word for "I". Answers are made of the words that they have, and as in the source the first
-# word decides. With "There is a" against "There is no" the decision came third, and 1,125 steps did not teach it.
+# word decides.
 _STATEMENT = "The image shows {article} {object}."
 _DENIAL = "There is no {object} in this image."
 _TEMPLATES = (
@@ -60,8 +60,10 @@ LAB_CHANGES: dict[str, dict[str, Any]] = {
         "dtype": "float32",
     },
     "refusal": {
-        # 100 steps on 400 images: the mean loss of the last 20 was 6.73, 0.80 and 0.52 at 1e-4, 1e-3 and 3e-3.
-        "learning_rate": 3e-3,
+        # Five epochs at 3e-4 and 1e-3, ten at 3e-3: the mean loss of the last 125 steps was 0.217, 0.068 and 0.121, and
+        # at 3e-3 the model had stopped to look: the AUC of its yes/no answers on validation was 0.51.
+        "learning_rate": 1e-3,
+        "epochs": 5,  # the source has 10, of 64 rows; these are 3,000
         "batch_size": 8,
         "accumulation": 1,
         "dtype": "float32",
