@@ -7,6 +7,7 @@ import pytest
 
 import scr
 from benchmarks.lab.comparison import DECLARED, RESULTS, as_markdown, compare_methods, main
+from benchmarks.lab.image_keep import FIGURE, read_grid
 from benchmarks.lab.only_below import main as saving_main
 from benchmarks.lab.only_below import measure_saving
 from benchmarks.prompts import PROMPTS
@@ -63,14 +64,58 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
         assert len({line.count(" | ") for line in lines[2:]} | {lines[0].count(" | ")}) == 1
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="the comparison has not been run yet")
-def test_readmes_tables_are_those_of_the_results(capsys):
-    assert main(["--markdown"]) == 0
-    results = json.loads(RESULTS.read_text())
-    assert results["declared"] == json.loads(DECLARED.read_text()), "declared first, and not changed afterwards"
+@pytest.mark.parametrize("name", ["comparison", "adapters"])
+def test_readmes_tables_are_those_of_the_results(name, capsys):
+    assert main(["--declared", name, "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads(RESULTS.with_name(f"{name}_results.json").read_text())
+    declared = json.loads(DECLARED.with_name(f"{name}.json").read_text())
+    assert results["declared"] == declared, "declared first, and not changed afterwards"
     for task in results["tasks"]:
-        assert as_markdown(results, task) in README
-        assert as_markdown(results, task) in capsys.readouterr().out or task != results["tasks"][0]
+        table = as_markdown(results, task)
+        assert table in printed
+        assert table in README
+
+
+def test_adapters_are_rows_with_tasks_of_their_own(tmp_path):
+    """A row may put an adapter on the model, and be asked about fewer tasks than the others."""
+    declared = {
+        "split": "test",
+        "images": 2,
+        "images_of": {"sycophancy": 3},
+        "tasks": ["sycophancy", "pope_random"],
+        "batch_size": 12,
+        "rows": [
+            {"row": "none", "method": "none", "settings": "greedy"},
+            {"row": "cot", "method": "none", "prompt": "cot", "settings": "prompt"},
+            {"row": "refusal", "method": "none", "adapter": "lab/refusal", "settings": "as trained"},
+            {"row": "refusal, scr", "method": "scr", "adapter": "lab/refusal", "tasks": ["sycophancy"], "settings": ""},
+        ],
+    }
+    found = compare_methods("lab/llava", declared, tmp_path, lambda line: None)
+    assert {row: list(entry) for row, entry in found.items()} == {
+        **dict.fromkeys(("none", "cot", "refusal"), ["sycophancy", "pope_random"]),
+        "refusal, scr": ["sycophancy"],
+    }
+    assert [found["none"][task]["counts"]["n"] for task in declared["tasks"]] == [6, 12]
+    assert "adapter" not in found["cot"]["sycophancy"]
+    assert found["refusal"]["sycophancy"]["adapter"].startswith("lab/refusal@sha256:")
+    assert found["refusal, scr"]["sycophancy"]["method"] == "scr"
+    assert "differences" not in found["none"]["sycophancy"]
+    assert {"hallucination_rate", "utility"} <= set(found["refusal"]["sycophancy"]["differences"])
+    results = {"seeds": ["7"], "declared": declared, "models": {"7": found}}
+    assert len(as_markdown(results, "sycophancy").splitlines()) == 2 + 4
+    assert len(as_markdown(results, "pope_random").splitlines()) == 2 + 3
+
+
+@pytest.mark.skipif(not FIGURE.exists(), reason="the adapters have not been compared yet")
+def test_the_grid_of_image_keep_is_that_of_the_results():
+    results = json.loads(RESULTS.with_name("adapters_results.json").read_text())
+    grid = read_grid(results)
+    rows = next(iter(results["models"].values()))
+    assert [point[0] for point in grid["CHAIR-i"]] == [0.1, 0.3, 0.5, 0.7]
+    assert grid["CHAIR-i"][1][1] == 100 * rows["seed"]["chair"]["differences"]["chair_i"][0]
+    assert all(low <= value <= high for points in grid.values() for _, value, low, high in points)
 
 
 def test_only_below_saves_forwards(capsys):

@@ -40,7 +40,7 @@ def write_card(folder: Path, measured: str = "", data: str = "", license: str | 
         head["license"] = license
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items()), "---", ""]
     lines += [f"# {record['kind']} for {record['base']}", "", _KINDS.get(record["kind"], ""), ""]
-    lines += ["```python", f'with scr.adapter(model, "{folder.name}"):', "    model.generate(**inputs)", "```", ""]
+    lines += ["```python", 'with scr.adapter(model, "path/of/this/folder"):', "    model.generate(**inputs)", "```", ""]
     lines += ["## Data", "", data or f"{record['rows']} rows.", ""]
     lines += [
         f"{record['rows']} rows about {record['images']} images. `{IMAGES_FILE}` has a digest of each image, by which "
