@@ -94,7 +94,7 @@ def test_adapters_are_rows_with_tasks_of_their_own(tmp_path):
     }
     found = compare_methods("lab/llava", declared, tmp_path, lambda line: None)
     assert {row: list(entry) for row, entry in found.items()} == {
-        **dict.fromkeys(("none", "cot", "refusal"), ["sycophancy", "pope_random"]),
+        **{key: ["sycophancy", "pope_random"] for key in ("none", "cot", "refusal")},
         "refusal, scr": ["sycophancy"],
     }
     assert [found["none"][task]["counts"]["n"] for task in declared["tasks"]] == [6, 12]
