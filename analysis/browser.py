@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def write_browser(samples: Sequence[Shown], out: Path, folders: Sequence[Path] =
     Raises:
         OSError: where `out` cannot be written.
     """
+    _remove_old(out / FOLDER)
     keys = list(dict.fromkeys((one.data, one.record.image) for one in samples if one.record.image))
     found = find_pictures(keys, folders)
     first = {(one.data, one.record.image) for one in samples[:INLINE]}
@@ -101,6 +103,13 @@ def script_json(value: Any) -> str:
     """JSON that may stand inside a script element: nothing in it can end the element or begin a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove what an earlier report left: its pictures are perhaps not among those of this one."""
+    for path in (*folder.glob("chunk-*.js"), *folder.glob("images/*")):
+        if re.fullmatch(r"chunk-\d{4,}\.js|\d{5,}\.(png|jpg)", path.name):
+            path.unlink()
 
 
 def _write_pictures(

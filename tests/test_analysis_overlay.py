@@ -151,7 +151,7 @@ def test_the_labs_pictures_are_found_by_the_digest_of_their_annotations(tmp_path
     # The data set, its pictures, or a folder above it may be named.
     for folder in (folders["test"], folders["test"] / "test", tmp_path):
         assert find_pictures([(digests["test"], name)], [folder]).files, folder
-    assert find_pictures([(digests["test"], "../../test-1/test/" + name)], [folders["test"]]).files == {}
+    assert find_pictures([(digests["test"], "../../val-1/val/" + name)], [folders["test"]]).files == {}
 
 
 def test_the_caches_of_others_are_looked_for_where_the_lab_puts_them(tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ class Page(HTMLParser):
 
     @property
     def text(self):
-        return " ".join("".join(self.texts).split())
+        return " ".join(" ".join(self.texts).split())
 
 
 def nothing(runs):
@@ -282,8 +282,13 @@ def test_two_thousand_samples_are_quick_and_mostly_beside_the_page(tmp_path, mon
     assert len(chunks) == 9
     called = re.fullmatch(r"reportChunk\((\d+), (.*)\);\n", chunks[-1].read_text())
     assert (int(called[1]), len(json.loads(called[2]))) == (9, 200)
-    again = build_report(results, tmp_path / "again", images=[tmp_path / "images"], analyses={})
-    assert again.read_bytes() == (tmp_path / "out" / PAGE).read_bytes(), "equal records give an equal page"
+    first = (tmp_path / "out" / PAGE).read_bytes()
+    build_report(results, tmp_path / "out", images=[tmp_path / "images"], analyses={})
+    assert (tmp_path / "out" / PAGE).read_bytes() == first, "equal records give an equal page"
+    (tmp_path / "out" / "samples" / "notes.txt").write_text("mine")
+    build_report(results, tmp_path / "out", analyses={}, limit=0)
+    left = [path.name for path in (tmp_path / "out" / "samples").rglob("*") if path.is_file()]
+    assert left == ["notes.txt"], "files of the page before are gone, others stay"
 
 
 def test_which_samples_are_chosen(folder):

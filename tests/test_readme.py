@@ -76,7 +76,8 @@ def test_the_twelve_line_example_compiles_and_is_twelve_lines():
 
 def test_flags_named_in_the_readme_exist():
     known = ""
-    for command, sub in sorted(set(re.findall(r"python -m (benchmarks(?:\.\w+)+)( [a-z][a-z-]*)?", README))):
+    pattern = r"python -m ((?:benchmarks|analysis)(?:\.\w+)+)( [a-z][a-z-]*)?"
+    for command, sub in sorted(set(re.findall(pattern, README))):
         # A word after it that is no flag is a sub-command where the command has some, else the next word of a sentence.
         words = [command, sub.strip()] if sub and command in ("benchmarks.score", "benchmarks.calibrate") else [command]
         done = subprocess.run(
