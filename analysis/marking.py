@@ -34,8 +34,8 @@ def mark_hallucinations(sample: SampleRecord, names: frozenset[str] = frozenset(
     """The output, cut where words are hallucinated.
 
     Of a yes about an absent object that is the "yes" (the whole output where it stands nowhere). Of a caption it is
-    each of `names`, in the singular or with a regular plural, that its image's target lacks. Synonyms are not known
-    here, so that a task's own rule can find more or fewer.
+    each of `names`, in the singular or with a regular plural, that its image's target lacks. Synonyms, and names
+    that stand in no target, are not known here: a task's own rule can find more or fewer.
 
     Args:
         sample: the record.

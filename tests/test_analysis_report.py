@@ -380,6 +380,15 @@ def test_without_jinja2_the_line_that_installs_it_is_said(folder, tmp_path):
     assert 'pip install "scr-vlm[analysis]"' in done.stderr
 
 
+def test_without_matplotlib_the_page_has_tables_and_says_what_is_missing(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    build_report(load_results(folder), tmp_path, analyses={"forest": forest_findings})
+    page = Page((tmp_path / PAGE).read_text())
+    assert "figures need matplotlib: got none installed" in page.text
+    assert "figures/forest.csv" in page.attributes("a", "href")
+    assert [src for src in page.attributes("img", "src") if src.startswith("figures/")] == []
+
+
 def test_colours_have_enough_contrast():
     css = (ROOT / "analysis" / "templates" / "report.css").read_text()
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split("@media", 2)[:2])
