@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,17 +27,17 @@ def resolve_adapter(name: str, source: ModelSource) -> AdapterSource:
     """
     found = find_adapter(_location(name))
     found = AdapterSource(**{**vars(found), "name": name})
-    if found.base is not None and not Path(found.base).exists() and source.name != found.base:
+    if found.base and not found.base_is_folder and source.name.casefold() != found.base.casefold():
         # A folder may hold a copy of the base model; there the shapes must do.
         if source.folder is None or source.is_lab:
             raise ConfigError(
                 f"adapter of another model: got {name!r}, trained on {found.base!r}, for {source.name!r}; expected "
                 f"one that was trained on {source.name!r}. Give --model {found.base}, or another adapter."
             )
-    elif found.base_revision is not None and source.revision not in (None, found.base_revision):
+    elif _is_state(found.base_revision) and source.revision not in (None, found.base_revision):
         raise ConfigError(
             f"adapter of another state of the model: got {name!r}, trained on {found.base!r} at "
-            f"{found.base_revision[:20]}, for {str(source.revision)[:20]}; expected the same. "
+            f"{str(found.base_revision)[:20]}, for {str(source.revision)[:20]}; expected the same. "
             "Give --revision, or train the adapter again."
         )
     return found
@@ -75,6 +76,11 @@ def check_overlap(source: AdapterSource, images: Iterable[Path], allowed: bool) 
             "give --allow-overlap to measure all the same; the number is recorded."
         )
     return len(found)
+
+
+def _is_state(revision: str | None) -> bool:
+    """Whether it is a commit or digest, and no branch, which is another state every day."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}|sha256:.*", revision) is not None
 
 
 def _location(name: str) -> str:

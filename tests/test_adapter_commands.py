@@ -79,6 +79,11 @@ class TestBadInput:
             (["--quantize", "nf4"], "4-bit weights need CUDA: got device 'cpu'; expected a GPU"),
             (["--set", 'targets=["x"]'], "no such layers"),
             (["--set", "max_tokens=3"], "an image must not be cut"),
+            (["--device", "foo"], "unknown device: got 'foo'"),
+            (["--device", "cuda:99"], "device"),
+            (["--set", "targets=q_proj"], "targets of another kind: got 'q_proj'; expected a list"),
+            (["--set", "distillation.strengths=1"], "strengths of another kind"),
+            (["--set", "distillation.perturbation=gaussian"], "perturbation of another kind"),
         ],
     )
     def test_one_line_and_no_traceback(self, place, tmp_path, capsys, arguments, says):
@@ -88,8 +93,18 @@ class TestBadInput:
         assert "Traceback" not in err
         assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
 
+    def test_files_that_cannot_be_read_or_written(self, place, tmp_path, capsys):
+        (tmp_path / "file").write_text("no folder")
+        assert main(["seed", *common(place, tmp_path / "file"), *SETTINGS]) == 1
+        (tmp_path / "state.pt").write_text("junk")
+        assert main(["seed", *common(place, tmp_path), *SETTINGS]) == 2
+        err = capsys.readouterr().err
+        assert "error: [Errno 17] File exists" in err
+        assert "state of a training cannot be read" in err
+        assert "Traceback" not in err
+
     def test_no_model_no_data(self, place, tmp_path, capsys, monkeypatch):
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import
         arguments = common(place, tmp_path)
         for index, says in ((1, "model cannot be loaded"), (3, "training data cannot be read")):
             wrong = [*arguments[:index], str(tmp_path / "nothing"), *arguments[index + 1 :]]

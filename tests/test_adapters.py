@@ -29,6 +29,11 @@ def write_adapter(folder, model, *, base="tiny/llava", targets=QUERIES, seed=0):
     return folder
 
 
+def _change(folder, **fields):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 @pytest.fixture
 def tiny(tmp_path):
     model, processor = tiny_llava()
@@ -165,6 +170,58 @@ def test_merge_writes_the_processor_beside(tiny, tmp_path):
     transformers.AutoProcessor.from_pretrained(tmp_path / "merged")
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "fields", [{"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 1}}, {"use_rslora": True}], ids=str
+)
+def test_ranks_and_scales_of_each_layer(tiny, tmp_path, fields):
+    """As peft's own wrapper has it."""
+    model, inputs, _ = tiny
+    theirs = peft.get_peft_model(tiny_llava()[0], peft.LoraConfig(r=4, lora_alpha=6, target_modules=QUERIES, **fields))
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(parameter, 0.1)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with scr.adapter(model, tmp_path / "theirs"):
+        found = logits(model, inputs)
+    torch.testing.assert_close(found, logits(theirs.eval(), inputs))
+    assert not torch.allclose(found, logits(model, inputs))
+
+
+def test_who_samples_does_not_notice(tiny):
+    """Peft draws first weights; not from the global random state."""
+    model, _, folder = tiny
+    before = torch.random.get_rng_state()
+    with scr.adapter(model, folder), torch.inference_mode():
+        pass
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_merging_a_last_layer_that_was_tied_unties_it(tiny, tmp_path):
+    model, inputs, _ = tiny
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+    model.lm_head.weight = model.model.language_model.embed_tokens.weight
+    folder = write_adapter(tmp_path / "head", model, targets=["lm_head"])
+    with scr.adapter(model, folder):
+        adapted = logits(model, inputs)
+    scr.merge_adapter(model, folder, tmp_path / "merged")
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert not config["tie_word_embeddings"]
+    assert model.config.tie_word_embeddings
+    merged = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype="float32")
+    torch.testing.assert_close(logits(merged.eval(), inputs), adapted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["/models/llava", "./model", "TINY/llava", ""])
+def test_a_base_that_was_a_folder_elsewhere_is_no_other_model(tiny, base):
+    model, _, folder = tiny
+    model.name_or_path = "tiny/llava"
+    _change(folder, base_model_name_or_path=base)
+    with scr.adapter(model, folder):
+        pass
+
+
 class TestRefused:
     def test_another_base_model_names_both(self, tiny):
         model, _, folder = tiny
@@ -192,12 +249,52 @@ class TestRefused:
         with pytest.raises(scr.AdapterLoadError, match=r"adapter_model\.bin may run code"):
             scr.adapter(model, folder)
 
-    @pytest.mark.parametrize("change", [{"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"peft_type": "IA3"}])
-    def test_what_could_not_be_undone(self, tiny, change):
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"bias": "all"},
+            {"modules_to_save": ["lm_head"]},
+            {"peft_type": "IA3"},
+            {"init_lora_weights": "pissa"},
+            {"init_lora_weights": "olora"},
+            {"use_dora": True},
+            {"lora_bias": True},
+            {"alora_invocation_tokens": [5]},
+        ],
+        ids=str,
+    )
+    def test_what_could_not_be_undone_or_merged(self, tiny, change):
         model, _, folder = tiny
-        path = folder / "adapter_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-        with pytest.raises((scr.ConfigError, scr.AdapterLoadError)):
+        _change(folder, **change)
+        before = everything(model)
+        with pytest.raises(scr.ConfigError, match=r"adapter of another kind.*expected plain LoRA"):
+            scr.adapter(model, folder)
+        same(before, everything(model))
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"r": 8}, "weights of another rank"),
+            ({"target_modules": ["q_proj", "mlp"]}, "cannot be put on the model"),
+            ({"target_modules": None}, "cannot be put on the model"),
+        ],
+        ids=str,
+    )
+    def test_a_configuration_that_is_not_the_weights(self, tiny, change, match):
+        """Found out while layers are put on: those that were come off again."""
+        model, _, folder = tiny
+        _change(folder, **change)
+        before = everything(model)
+        with pytest.raises(scr.AdapterLoadError, match=match):
+            scr.load_adapter(model, folder)
+        same(before, everything(model))
+        assert not hasattr(model, "peft_config")
+
+    def test_weights_that_are_no_matrices(self, tiny):
+        model, _, folder = tiny
+        weights = load_file(folder / "adapter_model.safetensors")
+        save_file({name: value.flatten() for name, value in weights.items()}, folder / "adapter_model.safetensors")
+        with pytest.raises(scr.ConfigError, match="does not fit"):
             scr.adapter(model, folder)
 
     @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
@@ -208,7 +305,7 @@ class TestRefused:
             scr.adapter(model, folder)
 
     def test_an_unknown_name(self, tiny, monkeypatch, tmp_path):
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import
         with pytest.raises(scr.AdapterLoadError, match=r"adapter not found.*'refusal'"):
             scr.adapter(tiny[0], "nobody/nothing")
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
+from transformers import ChameleonProcessor
 
 from ..errors import ConfigError
 from .rows import Row
@@ -69,7 +70,11 @@ def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: An
     tokenizer = processor.tokenizer
     prompts = [format_prompt(processor, row.question) for row in rows]
     # In turns, an answer follows its prompt at once; after "ASSISTANT:" there is a blank.
-    between = "" if prompts[0][-1].isspace() else " "
+    between, whole = "" if prompts[0][-1].isspace() else " ", {}
+    if isinstance(processor, ChameleonProcessor):
+        # It ends what it is given with a mark; here that is the prompt, and the answer follows.
+        between, whole = "", {"return_for_text_completion": True}
+        prompts = [f"{prompt}{tokenizer.sep_token}" for prompt in prompts]
     texts = [f"{prompt}{between}{row.answer}{tokenizer.eos_token}" for prompt, row in zip(prompts, rows, strict=True)]
     begin = tokenizer.bos_token
     special = not (begin and texts[0].startswith(begin))  # a template may write the begin token itself
@@ -80,13 +85,14 @@ def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: An
             padding=True,
             return_tensors="pt",
             add_special_tokens=special,
+            **whole,
         )
     )
-    lengths = [
-        _answer_length(tokenizer, prompt, text, special, row)
+    answers = [
+        _answer_tokens(tokenizer, prompt, text, special, row)
         for prompt, text, row in zip(prompts, texts, rows, strict=True)
     ]
-    labels = _label(inputs["input_ids"], inputs["attention_mask"], lengths)
+    labels = _label(inputs["input_ids"], inputs["attention_mask"], answers, rows)
     if int(inputs["attention_mask"].sum(dim=1).max()) > max_tokens:
         inputs, labels = _cut(inputs, labels, rows, max_tokens)
     moved = {
@@ -106,8 +112,8 @@ def _open(row: Row) -> Image.Image:
         ) from error
 
 
-def _answer_length(tokenizer: Any, prompt: str, text: str, special: bool, row: Row) -> int:
-    """How many tokens the answer and its end are."""
+def _answer_tokens(tokenizer: Any, prompt: str, text: str, special: bool, row: Row) -> list[int]:
+    """The tokens of the answer and its end."""
     before = tokenizer(prompt, add_special_tokens=special)["input_ids"]
     whole = tokenizer(text, add_special_tokens=special)["input_ids"]
     if tokenizer.eos_token_id == before[-1]:  # one that is written after every text is none of the prompt's
@@ -118,14 +124,21 @@ def _answer_length(tokenizer: Any, prompt: str, text: str, special: bool, row: R
             "characters become one token with the prompt's last; expected a turn marker or a blank between. "
             "Begin the answer with a word."
         )
-    return len(whole) - len(before)
+    answer: list[int] = whole[len(before) :]
+    return answer
 
 
-def _label(tokens: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
+def _label(tokens: Tensor, mask: Tensor, answers: Sequence[Sequence[int]], rows: Sequence[Row]) -> Tensor:
     labels = torch.full_like(tokens, IGNORED)
-    for row, length in enumerate(lengths):
-        end = int(mask[row].nonzero()[-1]) + 1
-        labels[row, end - length : end] = tokens[row, end - length : end]
+    for index, answer in enumerate(answers):
+        end = int(mask[index].nonzero()[-1]) + 1
+        last = tokens[index, end - len(answer) : end]
+        if last.tolist() != list(answer):
+            raise ConfigError(
+                f"a processor that writes after the answer: got tokens {last.tolist()} at the end of "
+                f"{rows[index].name}; expected {list(answer)}, the answer and its end. This model cannot be trained."
+            )
+        labels[index, end - len(answer) : end] = last
     return labels
 
 

@@ -24,6 +24,23 @@ from ..errors import AdapterLoadError, ConfigError
 from .lora import lora_layers, require_peft
 from .sources import AdapterSource, find_adapter
 
+# What a configuration may say beside the default without needing more than sums of two small matrices.
+_PLAIN = {
+    *(
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "peft_type",
+        "peft_version",
+        "revision",
+        "task_type",
+    ),
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights"),
+    *("megatron_core", "qalora_group_size", "loftq_config", "eva_config", "runtime_config", "ensure_weight_tying"),
+}
+# Beginnings that leave the model's own weights alone; others ("pissa", "olora", ...) take from them what they add.
+_HARMLESS_BEGINNINGS = (True, False, "gaussian", "orthogonal", "eva")
 _WEIGHT = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
@@ -134,20 +151,38 @@ def merge_adapter(
                 weight = module.get_base_layer().weight.detach()
                 changed[f"{path}.weight"] = (weight.float() + module.get_delta_weight("default").float()).to(weight)
     model.save_pretrained(folder, state_dict={**model.state_dict(), **changed})
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {f"{path}.weight" for path, module in model.named_modules() if module is last}
+    if names & set(changed) and first is not None and first.weight is last.weight:
+        _untie(Path(folder) / "config.json")
     if processor is not None:
         processor.save_pretrained(folder)
     return changed
 
 
+def _untie(path: Path) -> None:
+    """Say that first and last layer are not the same any more: a server that believed it would drop the change."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            part["tie_word_embeddings"] = False
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _read_config(source: AdapterSource) -> Any:
     peft = require_peft()
     given = json.loads(source.config.read_text(encoding="utf-8"))
-    kind, bias, saved = given.get("peft_type"), given.get("bias", "none"), given.get("modules_to_save")
-    if kind != "LORA" or bias != "none" or saved or given.get("target_parameters"):
-        # Other kinds change weights of the model itself, and could not be taken off to the bit.
+    usual = peft.LoraConfig().to_dict()
+    more = {k: v for k, v in given.items() if k in usual and k not in _PLAIN and v and v != usual[k]}
+    beginning = given.get("init_lora_weights", True)
+    if beginning not in _HARMLESS_BEGINNINGS:
+        more["init_lora_weights"] = beginning
+    if given.get("peft_type") != "LORA" or more:
+        # Others change the model's own weights or its forward, and could not be merged, or taken off to the bit.
+        said = "".join(f", {name} {value!r}" for name, value in more.items())
         raise ConfigError(
-            f"an adapter of another kind: got {kind} with bias {bias!r} and modules_to_save {saved}; expected LoRA "
-            "that adds layers alone. Merge it into the model with peft, and load the result as a model."
+            f"an adapter of another kind: got {given.get('peft_type')}{said}; expected plain LoRA, that adds layers "
+            "alone. Merge it into the model with peft, and load the result as a model."
         )
     try:
         config = peft.PeftConfig.from_pretrained(str(source.config.parent))
@@ -156,13 +191,14 @@ def _read_config(source: AdapterSource) -> Any:
             f"adapter cannot be read: got {source.config} ({error}); expected a peft configuration. Update peft."
         ) from error
     config.inference_mode = True
+    config.init_lora_weights = True  # the file's weights follow
     return config
 
 
 def _check_base(model: PreTrainedModel, source: AdapterSource) -> None:
     """Compare names where both are hub ids; a folder may hold anything, so there the shapes must do."""
     own = str(model.name_or_path or "")
-    if not source.base or not own or Path(own).exists() or Path(source.base).exists():
+    if source.base_is_folder or not source.base or not own or Path(own).exists():
         return
     if own.casefold() != source.base.casefold() and not source.base.startswith("lab/"):
         raise ConfigError(
@@ -187,10 +223,11 @@ def _check_shapes(model: PreTrainedModel, source: AdapterSource) -> None:
         wanted = None
         if match and isinstance(module, nn.Linear):
             wanted = module.in_features if match["side"] == "A" else module.out_features
-        if match is None or wanted != shape[1 if match["side"] == "A" else 0]:
+        if match is None or len(shape) != 2 or wanted != shape[1 if match["side"] == "A" else 0]:
             there = "no such layer" if wanted is None else f"{wanted} there"
             raise ConfigError(
                 f"adapter does not fit the model: got {name} of shape {shape} in {source.name!r}, trained on "
                 f"{source.base!r}, and {there} in {model.name_or_path or type(model).__name__!r}; expected an adapter "
-                "of this model. Load the model that it was trained on."
+                "of this model. Load the model that it was trained on; if only the names are of an older transformers, "
+                "load and save the adapter with peft."
             )

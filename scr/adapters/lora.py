@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -32,17 +33,27 @@ def lora_layers(
 
     Raises:
         AlreadyPatchedError: if an adapter is on the model already.
-        AdapterLoadError: for weights that do not fill the layers.
+        AdapterLoadError: for weights that do not fill the layers, or a configuration that peft cannot put on the model.
     """
     peft = require_peft()
     if getattr(model, "peft_config", None):
         raise AlreadyPatchedError(
             "adapter already on this model: got a second one; expected at most one. "
-            "Leave the first `with` (or call `remove()`) before."
+            "Leave the first `with` (or call `remove()`; `unload()` of a PeftModel) before."
         )
     gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
     modes = {module: module.training for module in model.modules()}
-    tuner = peft.LoraModel(model, config, "default")
+    device = next(model.parameters()).device
+    try:
+        # peft draws first weights, from the global state: who samples should not notice.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            tuner = peft.LoraModel(model, config, "default")
+    except ValueError as error:
+        _put_back(model)
+        raise AdapterLoadError(
+            f"adapter cannot be put on the model: got targets {config.target_modules} ({str(error).splitlines()[0]}); "
+            "expected linear layers of it. Download or train it again."
+        ) from error
     try:
         layers = [module for module in model.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
         for layer in layers:
@@ -51,7 +62,13 @@ def lora_layers(
             parameter.requires_grad_(trainable and parameter not in gradients)
         if weights is not None:
             bare = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-            result = peft.set_peft_model_state_dict(model, bare, "default")
+            try:
+                result = peft.set_peft_model_state_dict(model, bare, "default")
+            except RuntimeError as error:
+                raise AdapterLoadError(
+                    f"weights of another rank: got {' '.join(str(error).split())[:300]}; expected those that the "
+                    "configuration says. Download or train it again."
+                ) from error
             lacking = [name for name in result.missing_keys if "lora_" in name]
             if lacking or result.unexpected_keys:
                 raise AdapterLoadError(
@@ -65,6 +82,13 @@ def lora_layers(
             parameter.requires_grad_(flag)
         for module, mode in modes.items():
             module.training = mode
+
+
+def _put_back(model: nn.Module) -> None:
+    """Take off the layers that peft had put on before it failed."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, require_peft().tuners.lora.LoraLayer):
+            model.set_submodule(path, module.get_base_layer())
 
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -63,9 +63,10 @@ class Distillation:
         given = _check_names(cls, values)
         perturbation = given["perturbation"]
         if not isinstance(perturbation, Perturbation):
-            settings = dict(perturbation)
+            settings = dict(_check_kind("perturbation", perturbation, Mapping, "a table with a name"))
             given["perturbation"] = get_perturbation(settings.pop("name", None), **settings)
-        return cls(**{**given, "strengths": tuple(given["strengths"])})
+        strengths = _check_kind("strengths", given["strengths"], list | tuple, "a list of numbers")
+        return cls(**{**given, "strengths": tuple(strengths)})
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""
@@ -142,7 +143,8 @@ class TrainingRecipe:
         distillation = given.get("distillation")
         if isinstance(distillation, Mapping):
             given["distillation"] = Distillation.from_dict(distillation)
-        return cls(**{**given, "targets": tuple(given["targets"])})
+        targets = _check_kind("targets", given["targets"], list | tuple, "a list of names, such as ['q_proj']")
+        return cls(**{**given, "targets": tuple(targets)})
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON values."""
@@ -177,6 +179,12 @@ def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Training
                 raise ConfigError(f"no table of a recipe: got {key!r}; expected {parent!r} to be one. Leave it out.")
         table[last] = value
     return TrainingRecipe.from_dict(values)
+
+
+def _check_kind(name: str, value: Any, kind: Any, expected: str) -> Any:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} of another kind: got {value!r}; expected {expected}. Give one.")
+    return value
 
 
 def _check_names(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers.utils import cached_file
 
 from ..errors import AdapterLoadError
 
+_HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -58,6 +60,12 @@ class AdapterSource:
     revision: str
     base: str | None
     base_revision: str | None
+
+    @property
+    def base_is_folder(self) -> bool:
+        """Whether it was trained on a folder, here or elsewhere, which may hold any model."""
+        base = self.base or ""
+        return bool(base) and (_HUB_ID.fullmatch(base) is None or Path(base).exists())
 
 
 def list_adapters() -> list[str]:

@@ -60,13 +60,20 @@ def read_state(folder: Path, key: str) -> dict[str, Any] | None:
     """The state that a training was stopped in; None where there is none.
 
     Raises:
-        ConfigError: for a state of another training.
+        ConfigError: for a state of another training, or a broken one.
     """
     path = folder / STATE_FILE
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    if state["key"] != key:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        known = state["key"]
+    except Exception as error:  # torch.load raises as many kinds as there are ways to be broken
+        raise ConfigError(
+            f"state of a training cannot be read: got {path} ({type(error).__name__}: {error}); expected one that a "
+            "training wrote. Delete the file, and the training begins anew."
+        ) from error
+    if known != key:
         raise ConfigError(
             f"a state of another training: got {path}; expected one of this model, data and recipe. "
             "Give another folder, or delete the file."

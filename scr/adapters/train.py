@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None takes those of the process.
 
     Returns:
-        0 if all went well, 2 for an argument or input that cannot be used, 130 if interrupted.
+        0 if all went well, 2 for an argument or input that cannot be used, 1 where files cannot be written, 130 if
+        interrupted.
     """
     parser = build_parser()
     try:
@@ -52,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
         return 130
-    except SCRError as error:
+    except (SCRError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        # A full disk, or a folder that may not be written, is no fault of the arguments.
+        return 2 if isinstance(error, SCRError) else 1
     return 0
 
 
@@ -83,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="rows from LLaVA-Instruct's conversations", allow_abbrev=False)
     prepare.add_argument("--conversations", type=Path, required=True, metavar="FILE", help="a JSON list")
     prepare.add_argument("--images", type=Path, required=True, metavar="DIR", help="where images' names start")
-    prepare.add_argument("--count", type=int, metavar="N", help="how many rows, drawn by the seed (all)")
+    prepare.add_argument("--count", type=_positive, metavar="N", help="how many rows, drawn by the seed (all)")
     prepare.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (0)")
     prepare.add_argument("--output", type=Path, required=True, metavar="FILE", help="the rows")
     merge = commands.add_parser("merge", help="model and adapter as one plain checkpoint", allow_abbrev=False)
@@ -148,7 +150,7 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _load(name: str, dtype: str, device: str, quantize: str | None) -> tuple[Any, Any]:
-    target = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    target = _device(device)
     extra: dict[str, Any] = {}
     if quantize is not None:
         extra["quantization_config"] = _quantization(target)
@@ -168,6 +170,19 @@ def _load(name: str, dtype: str, device: str, quantize: str | None) -> tuple[Any
     if quantize is None:
         torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
     return model.eval(), processor
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device: got {name!r}; expected cpu, cuda or auto. Choose one.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"no such device: got {name!r} where torch sees {torch.cuda.device_count()} GPUs; expected cpu or auto. "
+            "Leave --device out."
+        )
+    return device
 
 
 def _quantization(device: torch.device) -> Any:
@@ -196,6 +211,12 @@ def _say_what_is_trained(model: Any, recipe: TrainingRecipe, name: str) -> None:
     with lora_layers(model, lora_config(model, recipe, name, None), trainable=True):
         counts = trainable_parameters(model)
     print(", ".join(f"{where}: {count:,} trained parameters" for where, count in counts.items()))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected 1 or more")
+    return int(text)
 
 
 def _pair(text: str) -> tuple[str, Any]:
