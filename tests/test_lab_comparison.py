@@ -74,7 +74,8 @@ def test_readmes_tables_are_those_of_the_results(name, capsys):
     for task in results["tasks"]:
         table = as_markdown(results, task)
         assert table in printed
-        assert table in README
+        # Two splits of POPE say what the third says: they stand in the file alone.
+        assert (table in README) == (name == "comparison" or task not in ("pope_random", "pope_popular"))
 
 
 def test_adapters_are_rows_with_tasks_of_their_own(tmp_path):

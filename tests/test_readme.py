@@ -76,10 +76,11 @@ def test_the_twelve_line_example_compiles_and_is_twelve_lines():
 
 def test_flags_named_in_the_readme_exist():
     known = ""
-    pattern = r"python -m ((?:benchmarks|analysis)(?:\.\w+)+)( [a-z][a-z-]*)?"
+    pattern = r"python -m ((?:benchmarks|analysis|scr)(?:\.\w+)+)( [a-z][a-z-]*)?"
     for command, sub in sorted(set(re.findall(pattern, README))):
         # A word after it that is no flag is a sub-command where the command has some, else the next word of a sentence.
-        words = [command, sub.strip()] if sub and command in ("benchmarks.score", "benchmarks.calibrate") else [command]
+        has_some = command in ("benchmarks.score", "benchmarks.calibrate", "scr.adapters.train")
+        words = [command, sub.strip()] if sub and has_some else [command]
         done = subprocess.run(
             [sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )

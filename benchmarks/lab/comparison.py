@@ -173,7 +173,8 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     deciding = next(names for names in _DECIDING if set(names) <= set(metrics))
     beside = "auc" if "auc" in metrics else "chair_i"
     others = [one for one in others if all(task in entry for entry in one.values())]
-    timed = task == "chair" and any(entry[task]["timing"] for entry in first.values() if task in entry)
+    # Rows with an adapter are runs of their own, and not timed beside the others.
+    timed = task == "chair" and not any("adapter" in row for row in results["declared"]["rows"])
     head = [
         "",
         *(_HEADS.get(name, name) for name in metrics),
@@ -188,6 +189,9 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
             continue
         entry = first[row["row"]][task]
         cells = [f"`{row['row']}`", *(_number(name, entry["metrics"][name]) for name in metrics)]
+        if task == "sycophancy":
+            spans = ([_number(name, one) for one in entry["intervals"][name]] for name in metrics)
+            cells[1:] = [f"{cell} ({low}–{high})" for cell, (low, high) in zip(cells[1:], spans, strict=True)]
         if "differences" in entry:
             cells += [_difference(name, entry["differences"].get(name)) for name in deciding]
             if others:
