@@ -4,10 +4,12 @@ import pytest
 import torch
 import transformers as hf
 from test_real_processors import picture, tokenizer
+from tiny import tiny_llava
 
 import scr
-from scr.adapters import Row
+from scr.adapters import Row, load_recipe, seed, train
 from scr.adapters.encoding import encode_rows, format_prompt
+from scr.adapters.lora import lora_config, lora_layers
 
 SIDE = {"height": 20, "width": 20}
 TURNS = (
@@ -93,3 +95,44 @@ def _picture(row):
     from PIL import Image
 
     return Image.open(row.image).convert("RGB")
+
+
+def test_accumulated_gradients_are_the_mean_of_the_batches(rows, tmp_path):
+    """AdamW does not see their scale, clipping does."""
+    rows = [row for row in rows for _ in range(2)][:2]  # answers of one length
+    norms = []
+    for size, count in ((1, 2), (2, 1)):
+        changes = {"rank": 2, "dropout": 0.0, "dtype": "float32", "epochs": 1}
+        recipe = load_recipe("refusal", {**changes, "batch_size": size, "accumulation": count})
+        trained = train(*tiny_llava(), rows, recipe, tmp_path / str(size), kind="refusal", base="tiny")
+        norms.append(trained.log[0]["norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_the_teacher_is_in_evaluation_whatever_the_model_is_in():
+    model, _ = tiny_llava()
+    recipe = load_recipe("refusal", {"rank": 2})
+    with lora_layers(model, lora_config(model, recipe, "tiny", None), trainable=True) as tuner:
+        model.train()
+        with seed.teaching(model, tuner):
+            assert not any(module.training for module in model.modules())
+            assert not torch.is_grad_enabled()
+        assert all(module.training for module in model.modules())
+
+
+def test_divergence_is_in_float32():
+    student, teacher = torch.randn(2, 4, 100, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = seed.divergence(student, teacher, 2.0)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, seed.divergence(student.float(), teacher.float(), 2.0))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_checkpointing_leaves_no_hook_behind(rows, tmp_path):
+    model, processor = tiny_llava()
+    names = sorted(vars(model))
+    changes = {"rank": 2, "dtype": "float32", "epochs": 1, "gradient_checkpointing": True}
+    train(model, processor, rows, load_recipe("refusal", changes), tmp_path / "a", kind="refusal", base="tiny")
+    assert sorted(vars(model)) == names
+    assert not model.get_input_embeddings()._forward_hooks
+    assert not model.training

@@ -208,7 +208,11 @@ def _fresh_weights(model: PreTrainedModel, recipe: TrainingRecipe, config: Any) 
             # The names of transformers 5.23; before, it called it gradient checkpointing.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+            hooked = bool(getattr(model, "_require_grads_hooks", None))
             enable({"use_reentrant": False})
+            if not hooked:
+                stack.callback(vars(model).pop, "_require_grads_hooks", None)
+                stack.callback(model.disable_input_require_grads)  # transformers leaves that hook behind
             stack.callback(disable)
             # transformers checkpoints blocks in training mode alone; dropout of the model's own is 0 in these families.
             model.train()
