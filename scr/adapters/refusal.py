@@ -116,7 +116,8 @@ def refusal_rows(
             if there is None or elsewhere is None:
                 names.remove(name)
                 continue
-            question = templates[number % len(templates)].format(object=name)
+            # Halves take turns, so that each of them is asked about with every template.
+            question = templates[number // 2 % len(templates)].format(object=name)
             words = denial.format(object=name, article="an" if name[:1].lower() in tuple("aeiou") else "a")
             rows.append(
                 RefusalRow(
