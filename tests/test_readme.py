@@ -1,6 +1,7 @@
 """README says what the registries and the code say."""
 
 import argparse
+import csv
 import re
 import subprocess
 import sys
@@ -93,3 +94,15 @@ def test_flags_named_in_the_readme_exist():
 def test_no_machine_and_no_registry_is_named(path):
     text = (ROOT / path).read_text()
     assert not re.search(r"https?://|/(?:work|root|tmp|home)/", text)
+
+
+def test_the_correlations_are_those_of_the_findings():
+    def cell(name: str, scope: str) -> str:
+        with (ROOT / "benchmarks" / "lab" / "findings" / f"{name}_correlation.csv").open() as file:
+            row = next(one for one in csv.DictReader(file) if (one["scope"], one["kind"]) == (scope, "Pearson"))
+        r, low, high = (float(row[key]) for key in ("r", "r_low", "r_high"))
+        return f"{r:+.2f} ({low:+.2f} … {high:+.2f})"
+
+    for scope in ("lab/llava", "lab/qwen2_vl", "lab/internvl", "pooled", "within models"):
+        cells = [cell(name, scope) for name in ("entropy", "credit_entropy_gradients", "credit_entropy_norms")]
+        assert f"| {scope} | {' | '.join(cells)} |" in README
