@@ -268,6 +268,8 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_curve(tiny, rows, tmp
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert not (tmp_path / "stopped" / "state.pt").exists()
+    with pytest.raises(scr.ConfigError, match="an adapter is there already"):
+        run(tmp_path / "stopped", tiny, rows, changes=changes)
 
 
 def test_cached_targets_change_nothing(tiny, rows, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ from scr.adapters import (
     write_card,
 )
 
+from ..arguments import positive
 from ..models import find_model, load_model
 from ..refusal_data import known_images
 from ..tasks.coco import CocoData
@@ -142,9 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("seed", "refusal", "merge"), help="what to train; or merge one with its model")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where it goes (default: inside the package)")
     parser.add_argument("--set", type=_pair, action="append", default=[], metavar="K=V", help="a value of the recipe")
-    parser.add_argument("--images", type=int, default=_IMAGES, metavar="N", help=f"training images ({_IMAGES})")
+    parser.add_argument("--images", type=positive, default=_IMAGES, metavar="N", help=f"training images ({_IMAGES})")
     parser.add_argument("--adapter", default="lab/refusal", metavar="NAME", help="what to merge (lab/refusal)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="processor threads (2)")
+    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="processor threads (2)")
     options = parser.parse_args(argv)
     if options.what == "merge" and options.output is None:
         parser.error("a merged checkpoint needs a place: give --output")

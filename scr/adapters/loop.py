@@ -78,7 +78,7 @@ def train(
 
     Raises:
         ConfigError: for a number of processes that does not divide the batches of a step, a model without the targeted
-            layers, or a state of another training in the folder.
+            layers, or a folder with a finished adapter or the state of another training.
         MissingPackageError: without peft.
     """
     team = team if team is not None else Team()
@@ -107,7 +107,8 @@ def train(
             loss_of.restore(state["loss"])
             log = state["log"]
         begun, first = time.monotonic(), len(log)
-        for step in _bar(range(first, steps), steps, show_progress and team.first):
+        bar = _bar(range(first, steps), steps, show_progress and team.first)
+        for step in bar:
             entry, confidences = _step(model, tuner, processor, rows, recipe, loss_of, step, team)
             norm = float(nn.utils.clip_grad_norm_(trained, recipe.gradient_clip))
             sound = math.isfinite(norm)
@@ -127,6 +128,8 @@ def train(
                 | {"it_s": pace, "eta_s": (steps - step - 1) / pace}
             )
             _warn(log)
+            if show_progress and team.first:
+                bar.set_postfix({name: f"{entry[name]:.3g}" for name in ("loss", "dist", "sup") if name in entry})
             saving = (step + 1) % recipe.save_every == 0 and step + 1 < steps
             if team.first and saving:
                 content = {

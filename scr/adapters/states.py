@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .recipe import TrainingRecipe
 from .rows import Row, image_digests
+from .sources import WEIGHTS_FILE
 
 LOG_FILE, STATE_FILE, RECORD_FILE, IMAGES_FILE = "log.jsonl", "state.pt", "training.json", "training_images.txt"
 
@@ -33,7 +34,7 @@ def save_adapter(
     The state of the training, which is not needed any more, is removed.
     """
     config.save_pretrained(folder)
-    _write(folder / "adapter_model.safetensors", lambda path: save_file(dict(weights), path))
+    _write(folder / WEIGHTS_FILE, lambda path: save_file(dict(weights), path))
     digests = image_digests(rows)
     (folder / IMAGES_FILE).write_text("".join(f"{digest}\n" for digest in digests))
     record = {
@@ -60,10 +61,15 @@ def read_state(folder: Path, key: str) -> dict[str, Any] | None:
     """The state that a training was stopped in; None where there is none.
 
     Raises:
-        ConfigError: for a state of another training, or a broken one.
+        ConfigError: for a finished adapter, a state of another training, or a broken one.
     """
     path = folder / STATE_FILE
     if not path.is_file():
+        if (folder / WEIGHTS_FILE).exists():
+            raise ConfigError(
+                f"an adapter is there already: got {folder} with {WEIGHTS_FILE}; expected a folder without one. "
+                "Give another folder, or delete it."
+            )
         return None
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
