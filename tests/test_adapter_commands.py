@@ -12,7 +12,7 @@ from tiny import picture
 
 import scr
 from benchmarks.lab import adapt
-from scr.adapters import load_recipe, plot_curve, push_adapter, read_record, train, write_card
+from scr.adapters import load_recipe, plot_curve, push_adapter, read_record, train_adapter, write_card
 from scr.adapters.train import main
 
 SETTINGS = ["--set", "rank=2", "--set", "accumulation=2", "--set", "dtype=float32", "--device", "cpu"]
@@ -124,7 +124,7 @@ def trained(place, tmp_path):
 
     rows = scr.adapters.read_rows(place / "rows.jsonl")
     recipe = load_recipe("refusal", {"rank": 2, "dtype": "float32", "epochs": 1, "accumulation": 2})
-    return train(*tiny_llava(), rows, recipe, tmp_path / "small", kind="refusal", base="tiny/llava").folder
+    return train_adapter(*tiny_llava(), rows, recipe, tmp_path / "small", kind="refusal", base="tiny/llava").folder
 
 
 def test_the_card(trained):

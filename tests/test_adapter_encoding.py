@@ -7,7 +7,7 @@ from test_real_processors import picture, tokenizer
 from tiny import tiny_llava
 
 import scr
-from scr.adapters import Row, load_recipe, seed, train
+from scr.adapters import Row, load_recipe, seed, train_adapter
 from scr.adapters.encoding import encode_rows, format_prompt
 from scr.adapters.lora import lora_config, lora_layers
 
@@ -104,7 +104,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(rows, tmp_path):
     for size, count in ((1, 2), (2, 1)):
         changes = {"rank": 2, "dropout": 0.0, "dtype": "float32", "epochs": 1}
         recipe = load_recipe("refusal", {**changes, "batch_size": size, "accumulation": count})
-        trained = train(*tiny_llava(), rows, recipe, tmp_path / str(size), kind="refusal", base="tiny")
+        trained = train_adapter(*tiny_llava(), rows, recipe, tmp_path / str(size), kind="refusal", base="tiny")
         norms.append(trained.log[0]["norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
@@ -132,7 +132,7 @@ def test_checkpointing_leaves_no_hook_behind(rows, tmp_path):
     model, processor = tiny_llava()
     names = sorted(vars(model))
     changes = {"rank": 2, "dtype": "float32", "epochs": 1, "gradient_checkpointing": True}
-    train(model, processor, rows, load_recipe("refusal", changes), tmp_path / "a", kind="refusal", base="tiny")
+    train_adapter(model, processor, rows, load_recipe("refusal", changes), tmp_path / "a", kind="refusal", base="tiny")
     assert sorted(vars(model)) == names
     assert not model.get_input_embeddings()._forward_hooks
     assert not model.training

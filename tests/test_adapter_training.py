@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import picture, tiny_llava
 
 import scr
-from scr.adapters import Row, load_recipe, loop, read_rows, seed, train, write_rows
+from scr.adapters import Row, load_recipe, loop, read_rows, seed, train_adapter, write_rows
 from scr.adapters.encoding import encode_rows
 from scr.adapters.lora import lora_config, lora_layers, trainable_parameters
 from scr.adapters.rows import prepare_data
@@ -220,7 +220,7 @@ def losses(trained):
 
 def run(folder, tiny, rows, kind="seed", changes=None, **options):
     recipe = load_recipe(kind, {**SMALL, **(changes or {})})
-    return train(*tiny, rows, recipe, folder, kind=kind, base="tiny", **options)
+    return train_adapter(*tiny, rows, recipe, folder, kind=kind, base="tiny", **options)
 
 
 @pytest.mark.parametrize("kind", ["seed", "refusal"])
@@ -339,10 +339,10 @@ import sys; sys.path.insert(0, {tests!r})
 import json, torch; torch.set_num_threads(1)
 from pathlib import Path
 from tiny import tiny_llava
-from scr.adapters import join_team, load_recipe, read_rows, train
+from scr.adapters import join_team, load_recipe, read_rows, train_adapter
 changes = json.loads(sys.argv[3])
 with join_team() as team:
-    train(*tiny_llava(), read_rows(Path(sys.argv[1])), load_recipe("seed", changes), Path(sys.argv[2]),
+    train_adapter(*tiny_llava(), read_rows(Path(sys.argv[1])), load_recipe("seed", changes), Path(sys.argv[2]),
           kind="seed", base="tiny", team=team)
 """
 
@@ -371,8 +371,8 @@ def test_killed_at_any_moment(tiny, rows, tmp_path):
     assert not (tmp_path / "killed" / "adapter_model.safetensors").exists()
     done = len(torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["log"])
     recipe = load_recipe("seed", {**SMALL, **changes})
-    resumed = train(*tiny, rows, recipe, tmp_path / "killed", kind="seed", base="tiny", stop_after=3)
-    whole = train(*tiny, rows, recipe, tmp_path / "whole", kind="seed", base="tiny", stop_after=done + 3)
+    resumed = train_adapter(*tiny, rows, recipe, tmp_path / "killed", kind="seed", base="tiny", stop_after=3)
+    whole = train_adapter(*tiny, rows, recipe, tmp_path / "whole", kind="seed", base="tiny", stop_after=done + 3)
     assert losses(resumed) == pytest.approx(losses(whole), rel=1e-5)  # the other process had one thread
     assert len(resumed.log) == done + 3
 

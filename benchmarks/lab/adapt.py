@@ -23,7 +23,7 @@ from scr.adapters import (
     merge_adapter,
     plot_curve,
     refusal_rows,
-    train,
+    train_adapter,
     write_card,
 )
 
@@ -101,7 +101,7 @@ def adapt(
     recipe = load_recipe(kind, {**LAB_CHANGES[kind], **(changes or {})})
     loaded = load_model(source, dtype=recipe.dtype)
     with join_team() as team:
-        return train(
+        return train_adapter(
             loaded.model,
             loaded.processor,
             rows,

@@ -3,7 +3,7 @@
 from .card import plot_curve, push_adapter, read_record, write_card
 from .encoding import format_prompt
 from .load import Adapter, adapter, load_adapter, merge_adapter
-from .loop import Trained, train
+from .loop import Trained, train_adapter
 from .processes import Team, join_team
 from .recipe import Distillation, TrainingRecipe, load_recipe
 from .refusal import DENIAL, TEMPLATES, KnownImage, RefusalRow, refusal_rows, split_images
@@ -43,7 +43,7 @@ __all__ = [
     "read_rows",
     "refusal_rows",
     "split_images",
-    "train",
+    "train_adapter",
     "write_card",
     "write_rows",
 ]

@@ -44,7 +44,7 @@ class Trained:
     finished: bool = True
 
 
-def train(
+def train_adapter(
     model: PreTrainedModel,
     processor: Any,
     rows: Sequence[Row],

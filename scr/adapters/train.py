@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ..errors import ConfigError, MissingPackageError, SCRError
 from .card import plot_curve, write_card
 from .load import merge_adapter
-from .loop import train
+from .loop import train_adapter
 from .lora import lora_config, lora_layers, trainable_parameters
 from .processes import join_team
 from .recipe import DTYPES, TrainingRecipe, load_recipe
@@ -103,7 +103,7 @@ def _train(options: argparse.Namespace) -> None:
         model, processor = _load(options.model, recipe.dtype, options.device, options.quantize)
         if team.first:
             _say_what_is_trained(model, recipe, options.model)
-        trained = train(
+        trained = train_adapter(
             model,
             processor,
             rows,
