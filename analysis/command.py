@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,11 +53,25 @@ def run_command(
         names = _choose(parser, "--only", getattr(options, "only", None) or ",".join(analyses), tuple(analyses))
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 2
-    try:
-        results = load_results(options.results)
+
+    def show(results: Results) -> int:
         said: set[str] = set()
         shown = [_show(name, analyses[name], results, options.out, formats, said) for name in names]
-    except ResultsError as error:
+        return 0 if any(shown) else 1
+
+    return with_results(options.results, show)
+
+
+def with_results(folder: Path, run: Callable[[Results], int]) -> int:
+    """Read a folder of results and run a command on it; return its exit status.
+
+    What was wrong with some of the runs is said afterwards. Where the folder or a package will not do, that is said in
+    one line, and the status is 2.
+    """
+    try:
+        results = load_results(folder)
+        status = run(results)
+    except (ResultsError, MissingDependencyError) as error:
         print("error:", error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -68,7 +82,7 @@ def run_command(
         return 2
     for problem in results.problems:
         print("note:", problem, file=sys.stderr)
-    return 0 if any(shown) else 1
+    return status
 
 
 def write_finding(finding: Finding, folder: Path, formats: Sequence[str] = FORMATS) -> tuple[list[Path], str | None]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .browser import INLINE, Browser, script_json, write_browser
-from .command import Parser
+from .command import Parser, with_results
 from .figures import ANALYSES
 from .finding import Analysis, Finding
-from .load import NothingToShowError, Results, ResultsError, load_results, model_labels
+from .load import NothingToShowError, Results, model_labels
 from .overlays import INK, INSET, OPACITY, RADIUS, STROKES
 from .provenance import provenance, without_folders
 from .samples import OUTCOMES, choose_samples, outcome_table, shown_samples
@@ -156,22 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--samples out of range: got {options.samples}; expected 0 or more")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 2
-    try:
-        results = load_results(options.results)
-        page = build_report(results, options.out, images=options.images, limit=options.samples)
-    except (ResultsError, MissingDependencyError) as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: cannot write: got {error}; expected a folder that can be written. Give another --out.",
-            file=sys.stderr,
-        )
-        return 2
-    for problem in results.problems:
-        print("note:", problem, file=sys.stderr)
-    print("written:", page)
-    return 0
+
+    def build(results: Results) -> int:
+        print("written:", build_report(results, options.out, images=options.images, limit=options.samples))
+        return 0
+
+    return with_results(options.results, build)
 
 
 def _sections(name: str, analysis: Analysis, results: Results, out: Path, said: set[str]) -> list[Section]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ def resolve_adapter(name: str, source: ModelSource) -> AdapterSource:
         ConfigError: if it says that it was trained on another model, or on another state of this one.
     """
     found = find_adapter(_location(name))
-    found = AdapterSource(**{**vars(found), "name": name})
+    found = dataclasses.replace(found, name=name)
     if found.base and not found.base_is_folder and source.name.casefold() != found.base.casefold():
         # A folder may hold a copy of the base model; there the shapes must do.
         if source.folder is None or source.is_lab:

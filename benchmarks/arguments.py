@@ -75,23 +75,27 @@ def guarded(run: Callable[[], int], interrupted: str = "interrupted") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        code = _exit_code(error)
+        code = exit_code(error)
         if code is None:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return code
 
 
-def _exit_code(error: Exception) -> int | None:
+def exit_code(error: Exception) -> int | None:
+    """The exit status that an error asks for: 2 for a fault of the command, 1 for a run that failed, None for one of
+    the program.
+    """
     from scr import SCRError
 
     from .prompts import UnknownPromptError
+    from .ranks import FailedElsewhereError, RanksError
     from .records import RecordError
     from .runner import RunFailedError
     from .store import FolderInUseError
     from .tasks import UnknownTaskError
 
-    if isinstance(error, RunFailedError | FolderInUseError):
+    if isinstance(error, RunFailedError | FolderInUseError | FailedElsewhereError | RanksError):
         return 1
     if isinstance(error, SCRError | RecordError | UnknownTaskError | UnknownPromptError):
         return 2

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Parser, positive
-from .prompts import PROMPTS, UnknownPromptError
-from .records import DIAGNOSTICS, RecordError
-from .store import FolderInUseError
-from .tasks import UnknownTaskError
+from .arguments import Parser, all_or_positive, exit_code, key_value, names, positive
+from .prompts import PROMPTS
+from .records import DIAGNOSTICS
 
 if TYPE_CHECKING:
     from .ranks import World
@@ -69,7 +67,7 @@ def _guarded(options: argparse.Namespace, arguments: Sequence[str], stack: conte
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        code = _exit_code(error)
+        code = exit_code(error)
         if code is None:
             raise
         if not _is_said_elsewhere(error):
@@ -94,14 +92,14 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
     what.add_argument(
         "--method",
-        type=_names,
+        type=names,
         default=("scr",),
         metavar="NAME[,NAME]",
         help="methods beside the baseline 'none' (scr); A+B is both, one inside the other",
     )
     what.add_argument(
         "--method-arg",
-        type=_pair,
+        type=key_value,
         action="append",
         default=[],
         metavar="[NAME.]K=V",
@@ -117,12 +115,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--allow-overlap", action="store_true", help="measure an adapter on images that it was trained on, too"
     )
     what.add_argument(
-        "--tasks", type=_names, default=("pope", "chair"), metavar="NAME[,NAME]", help="tasks or groups (pope,chair)"
+        "--tasks", type=names, default=("pope", "chair"), metavar="NAME[,NAME]", help="tasks or groups (pope,chair)"
     )
-    what.add_argument("--limit", type=_limit, default=100, metavar="N", help="number of images, or 'all' (100)")
+    what.add_argument(
+        "--limit", type=all_or_positive, default=100, metavar="N", help="number of images, or 'all' (100)"
+    )
     data = parser.add_argument_group("data and records")
     data.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="COCO layout; default: the lab's own, for a lab model"
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="COCO layout, or the benchmark's own; default: the lab's, for a lab model",
     )
     data.add_argument("--split", metavar="NAME", help="which annotations/instances_<NAME>.json (the lab: test)")
     data.add_argument(
@@ -147,14 +150,14 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--batch-size", type=positive, default=50, metavar="N", help="samples per batch (50)")
     how.add_argument(
         "--diagnostics",
-        type=_names,
+        type=names,
         default=(),
         metavar="NAME[,NAME]",
         help=f"measure beside the answers, for each image, and record: {', '.join(DIAGNOSTICS)} (nothing)",
     )
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
     how.add_argument(
-        "--gen-kwarg", type=_pair, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
+        "--gen-kwarg", type=key_value, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
     )
     instead = parser.add_argument_group("instead of running").add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="print what would run")
@@ -244,21 +247,6 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _exit_code(error: Exception) -> int | None:
-    """2 for a fault of the command, 1 for a run that failed, None for a fault of the program."""
-    from scr import SCRError
-
-    from .ranks import FailedElsewhereError, RanksError
-    from .runner import RunFailedError
-
-    if isinstance(error, RunFailedError | FolderInUseError | FailedElsewhereError | RanksError):
-        return 1
-    if isinstance(error, SCRError | RecordError | UnknownTaskError | UnknownPromptError):
-        return 2
-    # A full disk, a folder that may not be written: nothing that a traceback would explain.
-    return 1 if isinstance(error, OSError) else None
-
-
 def _is_first() -> bool:
     """Whether this process prints; without torch, which `benchmarks.ranks` needs."""
     return os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK", "0") == "0"
@@ -288,27 +276,6 @@ def _device_map(text: str) -> str | dict[str, Any]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"got {text!r} ({error}); expected a JSON object") from error
     return found
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected names with commas between them")
-    return names
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not key.strip() or not equals:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected KEY=VALUE")
-    try:
-        return key.strip(), json.loads(value)
-    except ValueError:
-        return key.strip(), value
-
-
-def _limit(text: str) -> int | None:
-    return None if text == "all" else positive(text)
 
 
 if __name__ == "__main__":

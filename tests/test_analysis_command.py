@@ -12,7 +12,7 @@ import pytest
 from synthetic_results import questions, record, write
 
 import analysis
-from analysis.command import Parser, run_command, write_finding
+from analysis.command import Parser, run_command, with_results, write_finding
 from analysis.figures import ANALYSES, main
 from analysis.finding import Finding
 from analysis.load import NothingToShowError, load_results
@@ -155,3 +155,8 @@ def _python(*arguments):
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120
     )
+
+
+def test_a_command_on_a_folder_that_will_not_do(tmp_path, capsys):
+    assert with_results(tmp_path, lambda results: 0) == 2
+    assert capsys.readouterr().err.startswith("error: ")

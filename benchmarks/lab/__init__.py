@@ -30,18 +30,7 @@ def checkpoint_folder(name: str) -> Path:
         ValueError: If there is no model of that name.
         FileNotFoundError: If the model has not been trained yet or was not installed.
     """
-    if name not in CHECKPOINTS:
-        raise ValueError(
-            f"unknown lab model: got {name!r}; expected one of {', '.join(CHECKPOINTS)}. "
-            "Choose one of these, or give a hub id or a local folder as the model."
-        )
-    folder = Path(__file__).parent / CHECKPOINTS[name]
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"no checkpoint of {name!r}: got no config.json in {folder}; expected a trained model there. "
-            f"Reinstall scr-vlm, or train it with `python -m benchmarks.lab.train {Path(CHECKPOINTS[name]).name}`."
-        )
-    return folder
+    return _embedded(name, CHECKPOINTS, "model", "checkpoint of", "config.json", "train")
 
 
 def adapter_folder(name: str) -> Path:
@@ -51,16 +40,21 @@ def adapter_folder(name: str) -> Path:
         ValueError: If there is no adapter of that name.
         FileNotFoundError: If it has not been trained yet or was not installed.
     """
-    if name not in ADAPTERS:
+    return _embedded(name, ADAPTERS, "adapter", "adapter", "adapter_config.json", "adapt")
+
+
+def _embedded(name: str, table: dict[str, str], kind: str, what: str, file: str, command: str) -> Path:
+    """The folder that a table has for a name, if the file is there that every such folder has."""
+    if name not in table:
         raise ValueError(
-            f"unknown lab adapter: got {name!r}; expected one of {', '.join(ADAPTERS)}. "
-            "Choose one of these, or give a hub id or a local folder as the adapter."
+            f"unknown lab {kind}: got {name!r}; expected one of {', '.join(table)}. "
+            f"Choose one of these, or give a hub id or a local folder as the {kind}."
         )
-    folder = Path(__file__).parent / ADAPTERS[name]
-    if not (folder / "adapter_config.json").exists():
+    folder = Path(__file__).parent / table[name]
+    if not (folder / file).exists():
         raise FileNotFoundError(
-            f"no adapter {name!r}: got no adapter_config.json in {folder}; expected a trained adapter there. "
-            f"Reinstall scr-vlm, or train it with `python -m benchmarks.lab.adapt {Path(ADAPTERS[name]).name}`."
+            f"no {what} {name!r}: got no {file} in {folder}; expected a trained {kind} there. "
+            f"Reinstall scr-vlm, or train it with `python -m benchmarks.lab.{command} {Path(table[name]).name}`."
         )
     return folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -27,7 +26,7 @@ from scr.adapters import (
     write_card,
 )
 
-from ..arguments import positive
+from ..arguments import key_value, positive
 from ..models import find_model, load_model
 from ..refusal_data import known_images
 from ..tasks.coco import CocoData
@@ -142,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.adapt", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", choices=("seed", "refusal", "merge"), help="what to train; or merge one with its model")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where it goes (default: inside the package)")
-    parser.add_argument("--set", type=_pair, action="append", default=[], metavar="K=V", help="a value of the recipe")
+    parser.add_argument(
+        "--set", type=key_value, action="append", default=[], metavar="K=V", help="a value of the recipe"
+    )
     parser.add_argument("--images", type=positive, default=_IMAGES, metavar="N", help=f"training images ({_IMAGES})")
     parser.add_argument("--adapter", default="lab/refusal", metavar="NAME", help="what to merge (lab/refusal)")
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="processor threads (2)")
@@ -175,14 +176,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _as_row(one: RefusalRow) -> Row:
     return Row(name=f"{one.object} in {one.image.name}", image=one.image, question=one.question, answer=one.answer)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, _, value = text.partition("=")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 if __name__ == "__main__":
