@@ -3,18 +3,47 @@
 Knows modules and tensors; knows no method and no benchmark.
 """
 
-from .compat import prompt_positions
-from .compiled import unwrap
-from .doubled import DoubledLoop, why_not_doubled
-from .encoding import PIXELS, encode_images
-from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
-from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
-from .generation import GenerateCall, beside_generate, is_beside, refuse_assistance, watch_generate
-from .placed import Placed
-from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
-from .queries import rows_with_images, visual_input
-from .residual import edit_tokens, hidden_of, with_hidden
-from .stack import HookStack
+from typing import TYPE_CHECKING
+
+from .on_demand import on_demand
+
+if TYPE_CHECKING:
+    from .compat import prompt_positions
+    from .compiled import unwrap
+    from .doubled import DoubledLoop, why_not_doubled
+    from .encoding import PIXELS, encode_images
+    from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
+    from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
+    from .generation import GenerateCall, beside_generate, is_beside, refuse_assistance, watch_generate
+    from .placed import Placed
+    from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
+    from .queries import rows_with_images, visual_input
+    from .residual import edit_tokens, hidden_of, with_hidden
+    from .stack import HookStack
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        ".compat": ("prompt_positions",),
+        ".compiled": ("unwrap",),
+        ".doubled": ("DoubledLoop", "why_not_doubled"),
+        ".encoding": ("PIXELS", "encode_images"),
+        ".errors": (
+            "PromptLayoutError",
+            "SCRError",
+            "UnsupportedGenerationError",
+            "UnsupportedModelError",
+            "suggestion",
+        ),
+        ".families": ("FAMILIES", "ImagePatches", "ModelFamily", "PatchGrid", "find_family"),
+        ".generation": ("GenerateCall", "beside_generate", "is_beside", "refuse_assistance", "watch_generate"),
+        ".placed": ("Placed",),
+        ".prefill": ("Diagnosis", "PrefillDispatcher", "PrefillMethod", "PrefillSession", "dispatcher"),
+        ".queries": ("rows_with_images", "visual_input"),
+        ".residual": ("edit_tokens", "hidden_of", "with_hidden"),
+        ".stack": ("HookStack",),
+    },
+)
 
 __all__ = [
     "FAMILIES",
@@ -41,6 +70,7 @@ __all__ = [
     "find_family",
     "hidden_of",
     "is_beside",
+    "on_demand",
     "prompt_positions",
     "refuse_assistance",
     "rows_with_images",

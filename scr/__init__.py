@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util as _util
 from pathlib import Path as _Path
+from typing import TYPE_CHECKING
 
 
 def _check_hooks() -> None:
@@ -24,61 +25,81 @@ def _check_hooks() -> None:
 
 _check_hooks()
 
-from hooks import FAMILIES as _FAMILIES  # noqa: E402  the check above must come first
-from hooks import ModelFamily  # noqa: E402
+from hooks import on_demand as _on_demand  # noqa: E402  the check above must come first
 
-from . import contrast, credit, perturb, redistribution  # noqa: E402
-from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter  # noqa: E402
-from .calibration import calibrate_confidence  # noqa: E402
-from .diagnostics import Diagnostics, diagnose  # noqa: E402
-from .errors import (  # noqa: E402
-    AdapterLoadError,
-    AlreadyPatchedError,
-    ConfigError,
-    MissingPackageError,
-    PromptLayoutError,
-    SCRError,
-    UnsupportedGenerationError,
-    UnsupportedModelError,
-)
-from .methods import METHODS as _METHODS  # noqa: E402
-from .methods import (  # noqa: E402
-    DoLaConfig,
-    MethodConfig,
-    MethodEntry,
-    PlausibilityOnlyConfig,
-    PurifiedConfig,
-    PurifiedLogitsProcessor,
-    SCRConfig,
-    Trace,
-    VCDConfig,
-    YesShiftConfig,
-    get_method,
-)
-from .patching import Patch, patch  # noqa: E402
 from .version import __version__  # noqa: E402
 
+if TYPE_CHECKING:
+    from hooks import ModelFamily
 
-def list_methods() -> list[str]:
-    """Names that `scr.patch` and `--method` take, in the order of the table."""
-    return list(_METHODS)
+    from . import contrast, credit, perturb, redistribution
+    from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter
+    from .calibration import calibrate_confidence
+    from .diagnostics import Diagnostics, diagnose
+    from .errors import (
+        AdapterLoadError,
+        AlreadyPatchedError,
+        ConfigError,
+        MissingPackageError,
+        PromptLayoutError,
+        SCRError,
+        UnsupportedGenerationError,
+        UnsupportedModelError,
+    )
+    from .methods import (
+        DoLaConfig,
+        MethodConfig,
+        MethodEntry,
+        PlausibilityOnlyConfig,
+        PurifiedConfig,
+        PurifiedLogitsProcessor,
+        SCRConfig,
+        Trace,
+        VCDConfig,
+        YesShiftConfig,
+        get_method,
+    )
+    from .patching import Patch, patch
+    from .registry import get_family, list_families, list_methods
 
-
-def list_families() -> list[str]:
-    """Names of the supported model families."""
-    return list(_FAMILIES)
-
-
-def get_family(name: str) -> ModelFamily:
-    """The family called `name`.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
-    if name not in _FAMILIES:
-        raise ConfigError(f"unknown family: got {name!r}; expected one of {list(_FAMILIES)}. Choose one of them.")
-    return _FAMILIES[name]
-
+__getattr__ = _on_demand(
+    __name__,
+    {
+        "hooks": ("ModelFamily",),
+        ".contrast": (),
+        ".credit": (),
+        ".perturb": (),
+        ".redistribution": (),
+        ".adapters": ("Adapter", "adapter", "list_adapters", "load_adapter", "merge_adapter"),
+        ".calibration": ("calibrate_confidence",),
+        ".diagnostics": ("Diagnostics", "diagnose"),
+        ".errors": (
+            "AdapterLoadError",
+            "AlreadyPatchedError",
+            "ConfigError",
+            "MissingPackageError",
+            "PromptLayoutError",
+            "SCRError",
+            "UnsupportedGenerationError",
+            "UnsupportedModelError",
+        ),
+        ".methods": (
+            "DoLaConfig",
+            "MethodConfig",
+            "MethodEntry",
+            "PlausibilityOnlyConfig",
+            "PurifiedConfig",
+            "PurifiedLogitsProcessor",
+            "SCRConfig",
+            "Trace",
+            "VCDConfig",
+            "YesShiftConfig",
+            "get_method",
+        ),
+        ".patching": ("Patch", "patch"),
+        ".registry": ("get_family", "list_families", "list_methods"),
+    },
+)
 
 __all__ = [
     "Adapter",

@@ -29,7 +29,7 @@ def test_the_namespace_is_what_it_says(namespace):
     public = {
         name for name in vars(namespace) if not name.startswith("_") and not inspect.ismodule(vars(namespace)[name])
     }
-    assert public - {"annotations"} <= set(namespace.__all__)
+    assert public - {"annotations", "TYPE_CHECKING"} <= set(namespace.__all__)
     for name in namespace.__all__:
         assert hasattr(namespace, name)
 

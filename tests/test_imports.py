@@ -1,11 +1,14 @@
 """Who may import whom: the folders' rules, read from the source; and what importing costs."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import hooks
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("hooks", "scr", "benchmarks", "analysis")
@@ -87,6 +90,36 @@ def test_the_tables_and_records_load_without_torch():
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_public_faces_load_without_torch():
+    code = (
+        "import sys; import scr; from scr import ConfigError; from hooks import suggestion;"
+        "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["hooks", "scr"])
+def test_what_is_imported_on_demand_is_what_a_type_checker_sees(package):
+    module = importlib.import_module(package)
+    block = next(
+        node.body
+        for node in ast.parse((ROOT / package / "__init__.py").read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = set()
+    for node in block:
+        home = importlib.import_module("." * node.level + (node.module or ""), package)
+        for alias in node.names:
+            seen.add(alias.name)
+            assert getattr(module, alias.name) is getattr(home, alias.name)
+    assert seen <= set(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert hooks.on_demand(package, {".errors": ["SCRError"]})("SCRError") is hooks.SCRError
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = module.missing
 
 
 def test_importing_changes_nothing():
