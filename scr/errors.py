@@ -2,6 +2,7 @@
 
 SCRError
  ├─ ConfigError (ValueError)                  a value of a method, task or command is out of range
+ │   └─ DataFileError                         a file from outside cannot be read as what it should be
  ├─ UnsupportedModelError (TypeError)         a model family that we do not know, or a part of it is missing
  ├─ PromptLayoutError (ValueError)            image tokens do not fit the patch grid
  ├─ UnsupportedGenerationError (ValueError)   a way of generating that an edited prefill cannot survive
@@ -15,6 +16,10 @@ from hooks import PromptLayoutError, SCRError, UnsupportedGenerationError, Unsup
 
 class ConfigError(SCRError, ValueError):
     """A configuration value is unknown or out of range."""
+
+
+class DataFileError(ConfigError):
+    """A file that somebody else wrote cannot be read, or is not what it should be."""
 
 
 class AlreadyPatchedError(SCRError, RuntimeError):
@@ -33,6 +38,7 @@ __all__ = [
     "AdapterLoadError",
     "AlreadyPatchedError",
     "ConfigError",
+    "DataFileError",
     "MissingPackageError",
     "PromptLayoutError",
     "SCRError",

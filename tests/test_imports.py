@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "hooks": set(),
     "scr": {"hooks"},
     "benchmarks": {"scr"},
-    "analysis": {"benchmarks.records", "benchmarks.store", "benchmarks.stats"},
+    "analysis": {"benchmarks.records", "benchmarks.store", "benchmarks.stats", "scr.files"},
 }
 THIRD_PARTY = {
     "hooks": {"torch", "transformers", "jaxtyping"},
@@ -39,6 +39,8 @@ PUBLIC_MODULES = {
     *MAY_IMPORT["analysis"],
 }
 ONLY_STANDARD_LIBRARY = {
+    "scr/errors.py",
+    "scr/files.py",
     "benchmarks/__init__.py",
     "benchmarks/tasks/__init__.py",
     "benchmarks/records.py",
@@ -94,7 +96,7 @@ def test_the_tables_and_records_load_without_torch():
 
 def test_the_public_faces_load_without_torch():
     code = (
-        "import sys; import scr; from scr import ConfigError; from hooks import suggestion;"
+        "import sys; import scr, scr.files; from scr import ConfigError; from hooks import suggestion;"
         "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
