@@ -8,6 +8,7 @@ SCRError
  ├─ UnsupportedGenerationError (ValueError)   a way of generating that an edited prefill cannot survive
  ├─ AlreadyPatchedError (RuntimeError)        the same method, or a second adapter, on one model
  ├─ AdapterLoadError (OSError)                an adapter was not found, or could not be read
+ ├─ ModelLoadError (OSError)                  a model was not found, or could not be loaded whole
  └─ MissingPackageError (ImportError)         an optional package is needed, and not installed
 """
 
@@ -30,6 +31,10 @@ class AdapterLoadError(SCRError, OSError):
     """An adapter was not found, or could not be read."""
 
 
+class ModelLoadError(SCRError, OSError):
+    """A model was not found, or could not be loaded whole."""
+
+
 class MissingPackageError(SCRError, ImportError):
     """An optional package is needed, and not installed; the message has the line that installs it."""
 
@@ -40,6 +45,7 @@ __all__ = [
     "ConfigError",
     "DataFileError",
     "MissingPackageError",
+    "ModelLoadError",
     "PromptLayoutError",
     "SCRError",
     "UnsupportedGenerationError",

@@ -36,6 +36,7 @@ PUBLIC_MODULES = {
     "scr.contrast",
     "scr.perturb",
     "scr.adapters",
+    "scr.loading",
     *MAY_IMPORT["analysis"],
 }
 ONLY_STANDARD_LIBRARY = {
