@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from .typed import wrong_field
+
 SCHEMA: int = 1
 """Version of the two formats; `RunRecord.from_dict` refuses every other one."""
 
@@ -80,14 +82,9 @@ class SampleRecord:
         """The record that `to_dict` gave.
 
         Raises:
-            RecordError: for missing or unknown fields, or text fields that hold no text.
+            RecordError: for missing or unknown fields, or a value of another type.
         """
         _check_fields(cls, data)
-        for name in ("id", "image", "prompt", "output"):
-            if not isinstance(data[name], str):
-                raise RecordError(
-                    f"{name!r} of a sample is no text: got {data[name]!r}; expected a string. Run it again."
-                )
         return cls(**data)
 
 
@@ -182,7 +179,7 @@ class RunRecord:
         """The record that `to_dict` gave.
 
         Raises:
-            RecordError: for another schema, missing or unknown fields.
+            RecordError: for another schema, missing or unknown fields, or a value of another type.
         """
         # The schema comes first: in another version every other complaint would be a riddle.
         schema = data.get("schema") if isinstance(data, Mapping) else None
@@ -225,4 +222,10 @@ def _check_fields(cls: type[SampleRecord] | type[RunRecord], data: object) -> No
         raise RecordError(
             f"a {cls.__name__} has wrong fields: got missing {missing}, unknown {unknown}; "
             f"expected {[entry.name for entry in fields]}. Run it again."
+        )
+    wrong = wrong_field(cls, data)
+    if wrong is not None:
+        name, found, wanted = wrong
+        raise RecordError(
+            f"{name!r} of a {cls.__name__} is of another type: got {repr(found)[:80]}; expected {wanted}. Run it again."
         )

@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from scr import DataFileError
+
 from .arguments import Parser
 from .scorers import SCORERS, load_scorer
-from .scorers.base import AnswerFileError, Scored
+from .scorers.base import Scored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_.code if isinstance(exit_.code, int) else 2
     try:
         scored = load_scorer(options.benchmark).score(options)
-    except AnswerFileError as error:
+    except DataFileError as error:
         # One line, whatever a file holds or is called.
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 `samples.jsonl` is the truth and only grows; `run.json` is replaced as a whole. Where several processes share a run,
 each appends to a file of its own, `samples.rank0001.jsonl`, until the first one merges them into `samples.jsonl`; what
-a kill leaves of them is read, and merged by the next run. Only the standard library is needed.
+a kill leaves of them is read, and merged by the next run. No third-party library is needed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from scr import DataFileError
+from scr.files import decode, json_text, parse_json, read_json, write_json
 
 from .records import RecordError, RunRecord, SampleRecord
 
@@ -101,28 +104,22 @@ class RunFolder:
             RecordError: where it cannot be read.
         """
         path = self.path / RUN_FILE
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except ValueError as error:
+        try:
+            return RunRecord.from_dict(read_json(path))
+        except DataFileError as error:
             raise RecordError(
-                f"a run's record cannot be read: got {path} ({error}); expected JSON. "
-                "Rebuild it with --rescore, or delete it and run again."
+                f"a run's record cannot be read: {error} Or delete it and run again: what its samples hold is not "
+                "asked again."
             ) from error
-        return RunRecord.from_dict(data)
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from error
 
     def write_run(self, run: RunRecord) -> None:
         """Replace the run's record; whoever reads meanwhile, or after a crash, finds the old one or the new one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / f"{RUN_FILE}.partial"
-        # A lone surrogate, from an undecodable byte of the command line, becomes the JSON escape that stands for it.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(run.to_dict(), file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path / RUN_FILE)
+        write_json(self.path / RUN_FILE, run.to_dict())
         self._sync_folder()
 
     def samples(self) -> list[SampleRecord]:
@@ -184,7 +181,7 @@ class RunFolder:
                     "expected new ones. Skip what is recorded, or clear the folder."
                 )
             new.add(record.id)
-        lines = [json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
+        lines = [f"{json_text(record.to_dict())}\n" for record in records]
         created = not path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         # Unknown until the write has succeeded: after a full disk the next call must look at the file again.
@@ -319,8 +316,8 @@ def _read(path: Path) -> Iterator[_Place]:
             end = start + len(line.rstrip(b"\n"))
             if line.strip():
                 try:
-                    record = SampleRecord.from_dict(json.loads(line))
-                except ValueError as error:
+                    record = _sample(line)
+                except (DataFileError, RecordError) as error:
                     if not line.endswith(b"\n"):
                         return
                     raise RecordError(
@@ -329,6 +326,10 @@ def _read(path: Path) -> Iterator[_Place]:
                     ) from error
                 yield _Place(path, start, end, record)
             start += len(line)
+
+
+def _sample(line: bytes) -> SampleRecord:
+    return SampleRecord.from_dict(parse_json(decode(line, "the line"), "the line"))
 
 
 def _repair(path: Path) -> None:
@@ -342,8 +343,8 @@ def _repair(path: Path) -> None:
         if not last or last.endswith(b"\n"):
             return
         try:
-            SampleRecord.from_dict(json.loads(last))
-        except ValueError:
+            _sample(last)
+        except (DataFileError, RecordError):
             file.truncate(start)
         else:
             file.seek(0, os.SEEK_END)

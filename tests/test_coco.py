@@ -8,8 +8,8 @@ import shutil
 import pytest
 from coco_files import write_coco
 
-from benchmarks.tasks.coco import CocoData, CocoFormatError
-from scr import ConfigError
+from benchmarks.tasks.coco import CocoData
+from scr import ConfigError, DataFileError
 
 OBJECTS = {7: ["dog", "cat", "dog", "person"], 3: ["cat"], 5: []}
 CAPTIONS = {7: ["A dog.", "A cat and a dog."], 5: ["Nothing."]}
@@ -127,7 +127,7 @@ def test_no_captions(tmp_path):
 )  # fmt: skip
 def test_broken_annotations_are_an_error_of_ours(tmp_path, content):
     (write_coco(tmp_path, "val", OBJECTS) / "annotations" / "instances_val.json").write_text(content)
-    with pytest.raises(CocoFormatError):
+    with pytest.raises(DataFileError):
         CocoData.open(tmp_path)
 
 

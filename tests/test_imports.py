@@ -46,6 +46,7 @@ ONLY_STANDARD_LIBRARY = {
     "benchmarks/tasks/__init__.py",
     "benchmarks/records.py",
     "benchmarks/store.py",
+    "benchmarks/typed.py",
     "benchmarks/suggest.py",
 }
 

@@ -104,7 +104,7 @@ def test_something_else_than_an_object_is_refused(data):
 
 
 def test_a_sample_whose_output_is_no_text_is_refused():
-    with pytest.raises(RecordError, match="'output' of a sample is no text: got None"):
+    with pytest.raises(RecordError, match="'output' of a SampleRecord is of another type: got None"):
         SampleRecord.from_dict({**sample_record().to_dict(), "output": None})
 
 

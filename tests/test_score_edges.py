@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.score import main
-from benchmarks.scorers.base import RepeatedNameError, read_json
+from scr.files import RepeatedNameError, read_json
 
 PEOPLE = [{"answer": "red", "answer_id": number} for number in range(10)]
 VQA = {

@@ -134,7 +134,7 @@ def test_an_interrupted_write_of_the_run_leaves_the_old_one(folder, monkeypatch)
 def test_an_unreadable_run_is_an_error(folder):
     folder.write_run(run_record())
     (folder.path / "run.json").write_text('{"schema": 1,')
-    with pytest.raises(RecordError, match=r"run\.json .*--rescore"):
+    with pytest.raises(RecordError, match=r"run\.json is no JSON: .*delete it and run again"):
         folder.read_run()
 
 

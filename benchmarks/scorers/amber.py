@@ -8,10 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from scr.files import read_json, read_rows, read_text
+
 from ..parsing import parse_yes_no
 from ..tasks.amber import GENERATIVE, KINDS, PARTS, RULES, Response, Words, count_caption, score_responses
 from ..tasks.amber_words import Similarity, WordDataError, exact, from_spacy, from_table, nouns
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_json, read_rows, read_text
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 THRESHOLD = 0.8
 
@@ -61,7 +63,7 @@ class AmberScorer(Scorer):
         each that it answers it must answer as a whole.
 
         Raises:
-            AnswerFileError: for a file that cannot be read, an id of no query, or a part answered in part, unless
+            DataFileError: for a file that cannot be read, an id of no query, or a part answered in part, unless
                 --allow-missing; where words need what is not installed.
         """
         annotations = read_annotations(options.data / "annotations.json")
@@ -102,7 +104,7 @@ def read_similarity(text: str) -> Similarity:
     """The similarity that `--similarity` names.
 
     Raises:
-        AnswerFileError: for a file that is no table.
+        DataFileError: for a file that is no table.
         WordDataError: where spaCy or its vectors are not installed.
     """
     if text == "exact":
@@ -138,7 +140,7 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     """Id → row of the official annotations.
 
     Raises:
-        AnswerFileError: naming the file and the row.
+        DataFileError: naming the file and the row.
     """
     annotations: dict[int, dict[str, Any]] = {}
     for number, row in enumerate(read_rows(path), start=1):
@@ -176,7 +178,7 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, list[str]], frozenset[str]]
     """Object → words that stand for it too, and the words that are neither right nor wrong.
 
     Raises:
-        AnswerFileError: naming the file.
+        DataFileError: naming the file.
     """
     path = folder / "relation.json"
     related = read_json(path)

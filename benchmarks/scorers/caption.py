@@ -8,20 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scr import DataFileError
+from scr.files import RepeatedNameError, read_json, read_rows, read_text
+
 from ..records import SampleRecord
 from ..tasks.caption import score_answered
 from ..tasks.caption_tokens import RULES
-from .base import (
-    AnswerFileError,
-    RepeatedNameError,
-    Scored,
-    Scorer,
-    field_of,
-    match_ids,
-    read_json,
-    read_rows,
-    read_text,
-)
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 
 class CaptionScorer(Scorer):
@@ -54,7 +47,7 @@ class CaptionScorer(Scorer):
         """Read and score; ids are compared as text.
 
         Raises:
-            AnswerFileError: for a file that cannot be read, or captions that do not match the references.
+            DataFileError: for a file that cannot be read, or captions that do not match the references.
         """
         references = _read_references(options.references)
         captions = _read_captions(options.captions)
@@ -113,7 +106,7 @@ def _mapping(path: Path) -> dict[str, Any] | None:
         content = read_json(path, once=True)
     except RepeatedNameError:
         raise
-    except AnswerFileError:
+    except DataFileError:
         return None  # JSON lines: read as rows, whose error names the line
     return content if isinstance(content, dict) and not {"image_id", "caption"} <= content.keys() else None
 

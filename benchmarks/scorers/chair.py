@@ -8,8 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scr import DataFileError
+from scr.files import RepeatedNameError, read_json, read_rows
+
 from ..records import SampleRecord
-from .base import AnswerFileError, RepeatedNameError, Scored, Scorer, field_of, read_json, read_rows
+from .base import AnswerFileError, Scored, Scorer, field_of
 
 RULES = ("chair", "wordnet")
 """Names of `benchmarks.tasks.chair.RULES`; that module needs nltk, which --help should not."""
@@ -67,7 +70,7 @@ class ChairScorer(Scorer):
         """Read and score.
 
         Raises:
-            AnswerFileError: for a file that cannot be read, or a caption of an image without annotations.
+            DataFileError: for a file that cannot be read, or a caption of an image without annotations.
         """
         from ..tasks.chair import Chair, ChairWordnet, ground_truth
 
@@ -102,7 +105,7 @@ def read_captions(path: Path, allow_missing: bool) -> list[Caption]:
     """The captions of a file, in its order; an image may have several.
 
     Raises:
-        AnswerFileError: for a row that is no caption, or a file without any. A caption that is null is an error unless
+        DataFileError: for a row that is no caption, or a file without any. A caption that is null is an error unless
             missing ones are allowed.
     """
     captions = []
@@ -119,7 +122,7 @@ def read_annotations(folder: Path, wanted: Collection[int]) -> _Annotations:
     """What all annotation files of a folder say about the images that are wanted.
 
     Raises:
-        AnswerFileError: where files are missing, or not in COCO's format.
+        DataFileError: where files are missing, or not in COCO's format.
     """
     found = _Annotations(set(), {}, {})
     paths = {kind: sorted(folder.glob(f"{kind}*.json")) for kind in ("instances", "captions")}
@@ -160,7 +163,7 @@ def _rows(path: Path) -> list[Any]:
         data = read_json(path, once=True)
     except RepeatedNameError:
         raise
-    except AnswerFileError:
+    except DataFileError:
         return read_rows(path)  # JSON lines, or else it names the line
     if not (isinstance(data, dict) and "imgToEval" in data):
         return read_rows(path)

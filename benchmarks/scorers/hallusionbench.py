@@ -7,8 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from scr.files import read_rows
+
 from ..tasks.hallusionbench import JUDGE_RULES, RULES, Question, read_verdict, score_verdicts
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_rows
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 _NAMES = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
 _DIGITS = 9  # of a figure's number; the official ones have one
@@ -43,7 +45,7 @@ class HallusionBenchScorer(Scorer):
         """Read and score.
 
         Raises:
-            AnswerFileError: for rows that are none of the format, or answers that do not match the questions.
+            DataFileError: for rows that are none of the format, or answers that do not match the questions.
         """
         questions = read_questions(options.questions)
         rule, path = options.rule, options.answers
@@ -81,7 +83,7 @@ def question_id(row: Any, path: Path, number: int) -> str:
     """The name of the question in a row of answers.
 
     Raises:
-        AnswerFileError: naming the file, the row and the field.
+        DataFileError: naming the file, the row and the field.
     """
     texts = {name: str(field_of(row, name, path, number, (str, int))) for name in _NAMES}
     return Question(**texts, target=False).id
@@ -91,7 +93,7 @@ def read_questions(path: Path) -> dict[str, Question]:
     """Id → question of the official file, in its order.
 
     Raises:
-        AnswerFileError: naming the file and the row.
+        DataFileError: naming the file and the row.
     """
     questions: dict[str, Question] = {}
     for number, row in enumerate(read_rows(path), start=1):

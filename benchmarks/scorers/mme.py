@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from scr.files import read_text
+
 from ..parsing import parse_yes_no
 from ..tasks.mme import TASK_NAMES, Answer, Pair, pairs_by_image, pairs_by_line, score_tasks
-from .base import AnswerFileError, Scored, Scorer, read_text
+from .base import AnswerFileError, Scored, Scorer
 
 COLUMNS = "image, question, true answer, response"
 
@@ -46,7 +48,7 @@ class MmeScorer(Scorer):
         """Read and score.
 
         Raises:
-            AnswerFileError: for a missing file, unless --allow-missing; a line without exactly four columns, as a TAB
+            DataFileError: for a missing file, unless --allow-missing; a line without exactly four columns, as a TAB
                 in a response makes it; a true answer that is neither yes nor no; lines that are no pairs.
         """
         folder: Path = options.results
@@ -87,7 +89,7 @@ def read_answers(path: Path, rule: str) -> list[Answer]:
     """The answers of one task's file, in the order of its lines; blank lines at the end are none.
 
     Raises:
-        AnswerFileError: naming the file and the line.
+        DataFileError: naming the file and the line.
     """
     # Not splitlines(): a form feed or a Unicode line separator in a response ends no line for the official tool.
     lines = read_text(path).rstrip("\n").split("\n")

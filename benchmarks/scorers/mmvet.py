@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scr.files import read_json, read_rows
+
 from ..stats import SampleTable, ratio_intervals
 from ..tasks.base import Scores
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_json, read_rows
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 """Recognition, text in the image, knowledge, writing, places in space, arithmetic."""
@@ -80,7 +82,7 @@ class MMVetScorer(Scorer):
         """Read and score; without grades, write what to grade.
 
         Raises:
-            AnswerFileError: for a file that cannot be read or written, or ids that do not match.
+            DataFileError: for a file that cannot be read or written, or ids that do not match.
         """
         questions = read_questions(options.data)
         predictions = _read_predictions(options.predictions)
@@ -176,7 +178,7 @@ def read_questions(path: Path) -> dict[str, Question]:
     """Id → question of the official file, in its order.
 
     Raises:
-        AnswerFileError: naming the file and the row.
+        DataFileError: naming the file and the row.
     """
     found = {}
     for number, (name, row) in enumerate(_mapping(path).items(), start=1):
@@ -215,7 +217,7 @@ def _read_grades(path: Path) -> dict[str, list[float]]:
     """Grades by question, as many for each.
 
     Raises:
-        AnswerFileError: for what is no grade, or another number of runs than before.
+        DataFileError: for what is no grade, or another number of runs than before.
     """
     found: dict[str, list[float]] = {}
     runs: int | None = None

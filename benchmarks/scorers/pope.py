@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scr.files import read_rows
+
 from ..parsing import RULES
 from ..records import SampleRecord
 from ..tasks.base import Scores
 from ..tasks.yes_no import score_answers
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_rows
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 # Files of A-OKVQA and GQA are called "aokvqa_pope_seem_random" and the like: other questions than those of our tasks.
 _SPLIT = re.compile(r"coco_pope_(random|popular|adversarial)")
@@ -64,7 +66,7 @@ class PopeScorer(Scorer):
         """Read and score.
 
         Raises:
-            AnswerFileError: for a file that cannot be read, or answers that do not match the questions.
+            DataFileError: for a file that cannot be read, or answers that do not match the questions.
         """
         questions = read_questions(options.questions)
         outputs, notes = read_answers(options.answers, questions, options.allow_missing)
@@ -90,7 +92,7 @@ def read_questions(path: Path) -> list[SampleRecord]:
     """The questions of a file, in its order, as records without an output.
 
     Raises:
-        AnswerFileError: for a row that is no question, a label that is neither yes nor no, or an id that comes twice.
+        DataFileError: for a row that is no question, a label that is neither yes nor no, or an id that comes twice.
     """
     questions: list[SampleRecord] = []
     seen: set[str] = set()
@@ -124,7 +126,7 @@ def read_answers(
     so only the last ones may be.
 
     Raises:
-        AnswerFileError: naming the first answer that is missing, of no question, double or not to this question.
+        DataFileError: naming the first answer that is missing, of no question, double or not to this question.
     """
     rows = read_rows(path)
     if any(isinstance(row, dict) and "question_id" in row for row in rows):

@@ -6,10 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
+from scr.files import read_rows
+
 from ..records import SampleRecord
 from ..refusals import RULES
 from ..tasks.sycophancy import CO_OCCURRING, RANDOM, score_answered
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_rows
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 
 class SycophancyScorer(Scorer):
@@ -34,7 +36,7 @@ class SycophancyScorer(Scorer):
         """Read and score.
 
         Raises:
-            AnswerFileError: for a file that cannot be read, or answers that do not match the questions.
+            DataFileError: for a file that cannot be read, or answers that do not match the questions.
         """
         questions = _read_questions(options.questions)
         rows = [
@@ -60,7 +62,7 @@ def _read_questions(path: Path) -> list[SampleRecord]:
     """The questions of a file, as records without an output.
 
     Raises:
-        AnswerFileError: for a row that is no question, or an id that comes twice.
+        DataFileError: for a row that is no question, or an id that comes twice.
     """
     questions: dict[str, SampleRecord] = {}
     for number, row in enumerate(read_rows(path), start=1):

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scr.files import read_json, read_rows
+
 from ..stats import SampleTable
 from ..tasks.base import Scores, score_ratios
 from ..tasks.vqav2_rule import RULES, accuracy
-from .base import AnswerFileError, Scored, Scorer, field_of, match_ids, read_json, read_rows
+from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 _UNDEFINED = "no question of this kind was answered"
 
@@ -50,7 +52,7 @@ class VQAv2Scorer(Scorer):
         """Read and score.
 
         Raises:
-            AnswerFileError: for a file that cannot be read, or where questions, annotations and answers do not match.
+            DataFileError: for a file that cannot be read, or where questions, annotations and answers do not match.
         """
         questions = _read_questions(options.questions, options.annotations)
         rows = [

@@ -29,7 +29,7 @@ from .amber import (
 )
 from .amber_words import Similarity, WordDataError, exact, from_spacy, nouns
 from .base import Grade, Sample, Scores, Task
-from .official import OfficialData, as_config_errors, digest, find_images, grouped, refuse_split, require_files
+from .official import OfficialData, digest, find_images, grouped, refuse_split, require_files
 from .yes_no import YesNoTask, count_outcomes, grade_again
 
 PAPER = "Wang et al. 2023, AMBER, arXiv:2311.07397"
@@ -68,23 +68,23 @@ class _Amber(Task):
 
 def _open(folder: Path, split: str | None) -> OfficialData[list[Query]]:
     from scr import ConfigError
+    from scr.files import read_rows
 
     from ..scorers.amber import read_annotations
-    from ..scorers.base import field_of, read_rows
+    from ..scorers.base import field_of
 
     refuse_split(split, "AMBER")
     path = folder / "query" / "query_all.json"
     read = [path, *(folder / name for name in ("annotations.json", "relation.json", "safe_words.txt"))]
     require_files(read, FILES)
-    with as_config_errors():
-        annotations = read_annotations(read[1])
-        rows = [
-            (
-                field_of(row, "id", path, number, int),
-                *(field_of(row, name, path, number) for name in ("image", "query")),
-            )
-            for number, row in enumerate(read_rows(path), start=1)
-        ]
+    annotations = read_annotations(read[1])
+    rows = [
+        (
+            field_of(row, "id", path, number, int),
+            *(field_of(row, name, path, number) for name in ("image", "query")),
+        )
+        for number, row in enumerate(read_rows(path), start=1)
+    ]
     numbers = [row[0] for row in rows]
     if sorted(numbers) != sorted(annotations):
         wrong = sorted(set(numbers) ^ set(annotations)) or [one for one in numbers if numbers.count(one) > 1]
@@ -215,8 +215,7 @@ class AmberGenerative(_Amber):
 
         from ..scorers.amber import read_vocabulary
 
-        with as_config_errors():
-            related, safe = read_vocabulary(data.folder)
+        related, safe = read_vocabulary(data.folder)
         _similarity(self.rule)
         _nouns("a dog")
         known = sorted(Words(related=related, safe=safe, similarity=exact).known)

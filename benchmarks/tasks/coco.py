@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scr import ConfigError
+from scr import ConfigError, DataFileError
+from scr.files import decode, parse_json, read_bytes
 
 PREFERRED_SPLITS = ("test", "val2014", "val2017", "val")
 QUESTION_FOLDER = "pope"
 """Where in a data set's folder POPE's official question files may lie."""
 
 
-class CocoFormatError(ConfigError):
+class CocoFormatError(DataFileError):
     """An annotation file is not in COCO's format."""
 
 
@@ -79,7 +79,7 @@ class CocoData:
 
         Raises:
             ConfigError: where the folder, the split or the images are not there, naming what is.
-            CocoFormatError: where a file cannot be read as COCO annotations.
+            DataFileError: where a file cannot be read, a `CocoFormatError` where it holds no COCO annotations.
         """
         folder = Path(folder)
         split = _choose_split(folder, split)
@@ -90,7 +90,7 @@ class CocoData:
         if has_captions:
             captions, digest = _read(files[1], digest)
         for path in sorted((folder / QUESTION_FOLDER).glob("*.json")):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(path.name.encode("utf-8", "surrogateescape") + read_bytes(path))
         try:
             names = {int(entry["id"]): str(entry["name"]) for entry in instances["categories"]}
             rows = [(int(entry["id"]), str(entry["file_name"])) for entry in instances["images"]]
@@ -209,15 +209,10 @@ def _choose_split(folder: Path, split: str | None) -> str:
 
 
 def _read(path: Path, digest: Any) -> tuple[dict[str, Any], Any]:
-    content = path.read_bytes()
+    content = read_bytes(path)
     # The length keeps two files from reading like one.
     digest.update(f"{len(content)}:".encode() + content)
-    try:
-        data = json.loads(content)
-    except ValueError as error:
-        raise CocoFormatError(
-            f"an annotation file cannot be read: got {path} ({error}); expected JSON. Download it again."
-        ) from error
+    data = parse_json(decode(content, path), path)
     if not isinstance(data, dict):
         raise CocoFormatError(
             f"an annotation file is no object: got {type(data).__name__} in {path}; expected COCO's. Check the file."

@@ -19,7 +19,6 @@ from .base import Sample, Scores
 from .hallusionbench import RIGHT, UNCLEAR, WRONG, Question, read_verdict, score_verdicts
 from .official import (
     OfficialData,
-    as_config_errors,
     compare_shared,
     digest,
     find_images,
@@ -74,21 +73,21 @@ class HallusionBench(YesNoTask):
             ConfigError: for a file or a figure that is missing, or a broken row.
         """
         from scr import ConfigError
+        from scr.files import read_rows
 
-        from ..scorers.base import field_of, read_rows
+        from ..scorers.base import field_of
         from ..scorers.hallusionbench import read_questions
 
         refuse_split(split, "HallusionBench")
         path = folder / QUESTIONS
         require_files([path], cls.files)
-        with as_config_errors():
-            questions = list(read_questions(path).values())
-            rows = read_rows(path)
-            texts = [field_of(row, "question", path, number) for number, row in enumerate(rows, start=1)]
-            names = [
-                None if row.get("filename") is None else field_of(row, "filename", path, number)
-                for number, row in enumerate(rows, start=1)
-            ]
+        questions = list(read_questions(path).values())
+        rows = read_rows(path)
+        texts = [field_of(row, "question", path, number) for number, row in enumerate(rows, start=1)]
+        names = [
+            None if row.get("filename") is None else field_of(row, "filename", path, number)
+            for number, row in enumerate(rows, start=1)
+        ]
         for number, (question, name) in enumerate(zip(questions, names, strict=True), start=1):
             if (name is None) != (question.visual_input == "0"):
                 raise ConfigError(

@@ -17,7 +17,7 @@ from ..records import RecordError, SampleRecord
 from ..stats import Comparison, SampleTable
 from .base import Sample, Scores
 from .mme import SUMS, TASK_NAMES, Answer, Pair, score_tasks
-from .official import OfficialData, as_config_errors, compare_shared, digest, refuse_split, sum_of_ratios
+from .official import OfficialData, compare_shared, digest, refuse_split, sum_of_ratios
 from .yes_no import YesNoTask, grade_again
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -217,11 +217,9 @@ def _read(path: Path, task: str, images: dict[str, list[Path]]) -> list[MmeQuest
         ConfigError: for other lines, or not exactly one image of that name.
     """
     from scr import ConfigError
+    from scr.files import read_text
 
-    from ..scorers.base import read_text
-
-    with as_config_errors():
-        lines = [line.split("\t") for line in read_text(path).split("\n") if line.strip()]
+    lines = [line.split("\t") for line in read_text(path).split("\n") if line.strip()]
     targets = [line[-1].strip().lower() for line in lines]
     if len(lines) != 2 or any(len(line) != 2 for line in lines) or not {"yes", "no"}.issuperset(targets):
         raise ConfigError(

@@ -11,7 +11,7 @@ import numpy as np
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable
 from .base import Grade, Sample, Scores, Task
-from .official import OfficialData, as_config_errors, digest, find_images, grouped, refuse_split, require_files
+from .official import OfficialData, digest, find_images, grouped, refuse_split, require_files
 
 if TYPE_CHECKING:
     from ..scorers.mmvet import Question
@@ -60,8 +60,7 @@ class MmVet(Task):
         refuse_split(split, "MM-Vet")
         path = folder / QUESTIONS
         require_files([path], cls.files)
-        with as_config_errors():
-            questions = read_questions(path)
+        questions = read_questions(path)
         images = find_images((one.image for one in questions.values()), [folder / "images", folder], cls.files)
         content = [Row(name, one, images[one.image]) for name, one in questions.items()]
         return OfficialData(folder=folder, sha256=digest(folder, [path]), content=content)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scr.files import read_bytes
 
 from ..records import SampleRecord
 from ..stats import Comparison, compare_tables
@@ -49,23 +50,6 @@ def refuse_split(split: str | None, name: str) -> None:
         raise ConfigError(f"{name} has no splits: got {split!r}; expected none. Leave out --split.")
 
 
-@contextlib.contextmanager
-def as_config_errors() -> Iterator[None]:
-    """What a file of questions is refused for is a fault of the command's data folder.
-
-    Raises:
-        ConfigError: in place of an `AnswerFileError`.
-    """
-    from scr import ConfigError
-
-    from ..scorers.base import AnswerFileError
-
-    try:
-        yield
-    except AnswerFileError as error:
-        raise ConfigError(str(error)) from error
-
-
 def require_files(paths: Iterable[Path], files: str) -> None:
     """Check that files are there.
 
@@ -80,11 +64,16 @@ def require_files(paths: Iterable[Path], files: str) -> None:
 
 
 def digest(folder: Path, paths: Iterable[Path]) -> str:
-    """SHA-256 of files with their names and lengths, so that two files never read like one."""
+    """SHA-256 of files with their names and lengths, so that two files never read like one.
+
+    Raises:
+        DataFileError: for a file that cannot be read.
+    """
     found = hashlib.sha256()
     for path in paths:
-        content = path.read_bytes()
-        found.update(f"{path.relative_to(folder).as_posix()}:{len(content)}:".encode() + content)
+        content = read_bytes(path)
+        name = path.relative_to(folder).as_posix()
+        found.update(f"{name}:{len(content)}:".encode("utf-8", "surrogateescape") + content)
     return found.hexdigest()
 
 

@@ -178,13 +178,9 @@ def official_samples(data: CocoData, path: Path) -> list[Sample]:
     Raises:
         ConfigError: for a file that cannot be read, or an image that is not among the data set's.
     """
-    from ..scorers.base import AnswerFileError
     from ..scorers.pope import read_questions
 
-    try:
-        asked = read_questions(path)
-    except AnswerFileError as error:
-        raise ConfigError(str(error)) from error
+    asked = read_questions(path)
     images = {image.path.name: image for image in data.images}
     of_image: dict[str, list[Sample]] = {}
     for one in asked:
