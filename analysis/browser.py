@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.records import SampleRecord
+from scr.files import write_text
 
 from .overlays import TraceError, read_layers
 from .pictures import Key, find_pictures
@@ -73,7 +74,7 @@ def write_browser(samples: Sequence[Shown], out: Path, folders: Sequence[Path] =
     for count, chunk in enumerate(chunks[1:], start=1):
         path = out / FOLDER / f"chunk-{count:04d}.js"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"reportChunk({count}, {script_json(chunk)});\n", encoding="utf-8")
+        write_text(path, f"reportChunk({count}, {script_json(chunk)});\n")
         files.append(path)
     numbers = {key: index for index, key in enumerate(keys)}
     labels = {

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.records import SCHEMA, RecordError, RunRecord, SampleRecord
 from benchmarks.store import RUN_FILE, RunFolder, find_runs
+from scr.files import DataFileError, read_json
+
+from .escaping import printable
 
 BASELINE = "none"
 _NAMED = 3  # folders that a sentence names before it only counts
@@ -256,14 +259,16 @@ def _read(folder: RunFolder) -> tuple[Run | None, str | None]:
             f"a run is not finished: got {folder.path} with status {record.status!r}; expected 'finished'. "
             f"Its {len(samples)} samples so far are shown; run its command again to go on."
         )
+    # Labels, tables and figures take their words from it.
+    record = RunRecord.from_dict(printable(record.to_dict()))
     return Run(folder=folder.path, record=record, samples=tuple(samples)), problem
 
 
 def _other_schema(path: Path) -> str | None:
     """The schema of a record that is not ours, as text; None where it is, or where that cannot be told."""
     try:
-        data = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_json(path / RUN_FILE)
+    except DataFileError:
         return None
     if not isinstance(data, dict) or data.get("schema") == SCHEMA:
         return None

@@ -94,7 +94,7 @@ def _digest(instances: Path) -> str:
             content = path.read_bytes()
             digest.update(f"{len(content)}:".encode() + content)
     for path in sorted((instances.parent.parent / "pope").glob("*.json")):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(path.name.encode("utf-8", "surrogateescape") + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -9,6 +9,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scr.files import write_text
+
 from .browser import INLINE, Browser, script_json, write_browser
 from .command import Parser, with_results
 from .figures import ANALYSES
@@ -122,7 +124,7 @@ def build_report(
         script=_template("report.js"),
         ink=INK,
     )
-    (out / PAGE).write_text(page, encoding="utf-8")
+    write_text(out / PAGE, page)
     return out / PAGE
 
 

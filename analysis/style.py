@@ -6,10 +6,13 @@ matplotlib is imported when a figure is begun, never before: tables need none.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scr.files import write_bytes, write_text
 
 from .tables import Table, as_latex, as_markdown
 
@@ -44,6 +47,8 @@ _SETTINGS: Any = {
     "lines.markersize": 4,
     "errorbar.capsize": 2,
     "legend.frameon": False,
+    # A "$" in a name is a dollar.
+    "text.parse_math": False,
     "figure.dpi": 100,
     "savefig.dpi": 300,
     "svg.fonttype": "none",
@@ -147,7 +152,9 @@ def write_plot(plot: Plot, folder: Path | str, formats: Sequence[str] = FORMATS)
             path = folder / f"{plot.name}.{name}"
             # Without a date: equal records give equal files.
             dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name, {})
-            plot.figure.savefig(path, format=name, metadata=dates)
+            drawn = io.BytesIO()
+            plot.figure.savefig(drawn, format=name, metadata=dates)
+            write_bytes(path, drawn.getvalue())
             written.append(path)
     return [*written, *write_table(plot.data, folder)]
 
@@ -158,5 +165,5 @@ def write_table(table: Table, folder: Path | str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"csv": table.to_csv(), "md": as_markdown(table), "tex": as_latex(table)}
     for name, text in texts.items():
-        (folder / f"{table.name}.{name}").write_text(text, encoding="utf-8")
+        write_text(folder / f"{table.name}.{name}", text)
     return [folder / f"{table.name}.{name}" for name in texts]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.stats import auc, auc_interval, ratios, yes_no_table
 
+from .escaping import for_name
 from .finding import Finding
 from .load import Run, model_labels, row_labels
 from .pairs import find_pairs
@@ -56,7 +57,7 @@ def summary_tables(runs: Sequence[Run]) -> list[Table]:
         told = "; ".join(f"{name} in {units[name]}" for name in names if name in units)
         tables.append(
             Table(
-                name=f"summary_{task}",
+                name=f"summary_{for_name(task)}",
                 title=f"{task}: all runs, with 95 % intervals",
                 columns=("model", "row", "samples", *columns),
                 rows=tuple(lines),

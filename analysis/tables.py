@@ -6,19 +6,13 @@ import csv
 import dataclasses
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from .escaping import for_csv, for_latex, for_markdown, for_name, printable
+
 Cell = str | int | float | bool | None
 """What a table holds; None is "not known" and reads "–"."""
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "→": r"$\rightarrow$", "×": r"$\times$",
-    "−": "$-$", "λ": r"$\lambda$", "≤": r"$\leq$", "≥": r"$\geq$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}",
-    "·": r"$\cdot$", "±": r"$\pm$", "Δ": r"$\Delta$",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +59,11 @@ class Table:
         return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
 
     def to_csv(self) -> str:
-        """The table as CSV: all columns, unrounded; None is empty."""
+        """The table as CSV: all columns, unrounded; None is empty, and no text is a formula."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if _is_missing(cell) else cell for cell in row] for row in self.rows)
+        writer.writerow(map(for_csv, self.columns))
+        writer.writerows(map(_csv_cell, row) for row in self.rows)
         return stream.getvalue()
 
 
@@ -79,14 +73,18 @@ def by_model(table: Table) -> list[Table]:
     if len(models) < 2:
         return [table]
     index = table.columns.index("model")
+    names: list[str] = []
+    for model in models:
+        name = f"{table.name}_{for_name(model)}"
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
     return [
         dataclasses.replace(
             table,
-            name=f"{table.name}_{re.sub(r'[^A-Za-z0-9.]+', '-', model).strip('-.')}",
+            name=name,
             title=f"{table.title}: {model}",
             rows=tuple(row for row in table.rows if row[index] == model),
         )
-        for model in models
+        for name, model in zip(names, models, strict=True)
     ]
 
 
@@ -94,11 +92,10 @@ def as_markdown(table: Table) -> str:
     """The table in Markdown, its title above and its notes below."""
     names, rows = shown_cells(table)
     numeric = [is_numeric(table, name) for name in names]
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     head = [name.replace("_", " ") for name in names]
-    lines = [f"**{table.title}**", "", _line(head), _line(["--:" if one else "---" for one in numeric])]
-    lines += [_line(row) for row in escaped]
-    lines += [line for note in table.notes for line in ("", note)]
+    rule = f"| {' | '.join('--:' if one else '---' for one in numeric)} |"
+    lines = [f"**{for_markdown(table.title)}**", "", _line(head), rule, *map(_line, rows)]
+    lines += [line for note in table.notes for line in ("", for_markdown(note))]
     return "\n".join(lines) + "\n"
 
 
@@ -106,22 +103,22 @@ def as_latex(table: Table) -> str:
     """The table in LaTeX, for the package booktabs; its notes are comments."""
     names, rows = shown_cells(table)
     layout = "".join("r" if is_numeric(table, name) else "l" for name in names)
-    body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
+    body = [" & ".join(map(for_latex, row)) + r" \\" for row in rows]
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex(table.title)}}}",
-        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        rf"\caption{{{for_latex(table.title)}}}",
+        rf"\label{{tab:{for_name(table.name).replace('_', '-')}}}",
         rf"\begin{{tabular}}{{{layout}}}",
         r"\toprule",
-        " & ".join(_latex(name.replace("_", " ")) for name in names) + r" \\",
+        " & ".join(for_latex(name.replace("_", " ")) for name in names) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
     ]
-    return "\n".join([*(f"% {' '.join(note.split())}" for note in table.notes), *lines]) + "\n"
+    return "\n".join([*(f"% {printable(note)}" for note in table.notes), *lines]) + "\n"
 
 
 def format_cell(cell: Cell, *, percent: bool = False) -> str:
@@ -159,6 +156,10 @@ def _with_interval(
     return f"{text} ({low} to {high})"
 
 
+def _csv_cell(cell: Cell) -> Cell:
+    return "" if _is_missing(cell) else for_csv(cell) if isinstance(cell, str) else cell
+
+
 def _is_missing(cell: Cell) -> bool:
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
@@ -170,8 +171,4 @@ def is_numeric(table: Table, name: str) -> bool:
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return f"| {' | '.join(map(for_markdown, cells))} |"

@@ -158,7 +158,9 @@ def _sampling(
     if not generation.get("do_sample"):
         yield
         return
-    key = hashlib.sha256("\n".join([str(seed), *(question.id for question in questions)]).encode()).digest()
+    key = hashlib.sha256(
+        "\n".join([str(seed), *(question.id for question in questions)]).encode("utf-8", "surrogatepass")
+    ).digest()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(key[:8], "big") >> 1)
         yield

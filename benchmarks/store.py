@@ -362,7 +362,8 @@ def find_runs(root: Path) -> list[RunFolder]:
     for path in sorted(Path(root).glob("*/*/*-*")):
         if (path / RUN_FILE).is_file() or (path / SAMPLES_FILE).is_file():
             method, _, digest = path.name.rpartition("-")
-            runs.append(RunFolder(Path(root), path.parts[-3], path.parts[-2].replace("--", "/"), method, digest))
+            if method and digest:
+                runs.append(RunFolder(Path(root), path.parts[-3], path.parts[-2].replace("--", "/"), method, digest))
     return runs
 
 
