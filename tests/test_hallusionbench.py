@@ -104,7 +104,7 @@ def test_without_a_judge(files, capsys):
     assert scored(capsys, [*arguments, "--rule", "strict"])["counts"]["correct"] == 5
     assert main([*arguments, "--rule", "words"]) == 0
     assert "not comparable with judged scores" in capsys.readouterr().out
-    assert "got no judge_reply for VS/map/0/0/0" in refused(capsys, arguments)
+    assert "got neither judge_reply nor gpt4v_output_gpt_check for VS/map/0/0/0" in refused(capsys, arguments)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,24 @@ def test_replies_of_the_judge(reply, official, ours):
     assert [read_verdict(reply, rule, target=True) for rule in ("judge", "judge_words")] == [official, ours]
 
 
+@pytest.mark.parametrize("field", ["judge_reply", "gpt4v_output_gpt_check"])
+@pytest.mark.parametrize("kind", [str, int])
+def test_verdicts_as_the_official_tool_saves_them(files, capsys, field, kind):
+    for verdict, correct in (("1", len(QUESTIONS)), ("0", 0), ("2", 2)):  # unclear is right without a figure
+        rows = [{**one, field: kind(verdict)} for one in QUESTIONS]
+        for rule in ("judge", "judge_words"):
+            assert scored(capsys, [*files(rows), "--rule", rule])["counts"]["correct"] == correct
+    assert main(files(rows)) == 0
+    printed = capsys.readouterr().out
+    assert f"{len(rows)} of {len(rows)} verdicts are recorded ones" in printed
+    assert "every verdict is unclear, such as that of '2'" in printed
+    replied = [{**one, "judge_reply": "correct", "gpt4v_output_gpt_check": "0"} for one in QUESTIONS]
+    assert scored(capsys, files(replied))["metrics"]["a_acc"] == 1.0
+    assert "got '3' in gpt4v_output_gpt_check; expected 0, 1 or 2. Repair" in refused(
+        capsys, files([{**one, "gpt4v_output_gpt_check": "3"} for one in QUESTIONS])
+    )
+
+
 def test_nothing_wrong_and_nothing_at_all(files, capsys):
     rows = [{**one, "judge_reply": "correct"} for one in QUESTIONS]
     found = scored(capsys, files(rows))
@@ -142,7 +160,10 @@ def test_what_does_not_fit(files, capsys):
     assert "answered twice" in refused(capsys, files([*rows, rows[0]]))
     assert "of no question" in refused(capsys, files([*rows, {**rows[0], "set_id": "7"}]))
     assert "expected an object with a field 'subcategory'" in refused(capsys, files([{"category": "VS"}]))
-    assert "'judge_reply'" in refused(capsys, files([{**rows[0], "judge_reply": 1}, *rows[1:]]))
+    for wrong in (None, True, ["correct"]):
+        assert "'judge_reply'" in refused(capsys, files([{**rows[0], "judge_reply": wrong}, *rows[1:]]))
+    message = refused(capsys, files([{**rows[0], "judge_reply": 3}, *rows[1:]]))
+    assert "row 1: got 3 in judge_reply; expected 0, 1 or 2, or a text" in message
     for wrong in ({"gt_answer": "2"}, {"visual_input": "3"}, {"category": "VX"}, {"figure_id": "x"}):
         assert "Use the official" in refused(capsys, files(rows, [{**QUESTIONS[0], **wrong}]))
     assert "a second time" in refused(capsys, files(rows, [QUESTIONS[0]] * 2))

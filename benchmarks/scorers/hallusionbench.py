@@ -9,10 +9,11 @@ from typing import Any
 
 from scr.files import read_rows
 
-from ..tasks.hallusionbench import JUDGE_RULES, RULES, Question, read_verdict, score_verdicts
+from ..tasks.hallusionbench import JUDGE_RULES, RECORDED, RULES, UNCLEAR, Question, read_verdict, score_verdicts
 from .base import AnswerFileError, Scored, Scorer, field_of, match_ids
 
 _NAMES = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
+_REPLY, _SAVED = "judge_reply", "gpt4v_output_gpt_check"
 _DIGITS = 9  # of a figure's number; the official ones have one
 
 
@@ -20,7 +21,8 @@ class HallusionBenchScorer(Scorer):
     """Scores answers in the official format.
 
     The questions are the official file, HallusionBench.json; each row of the answers names its question as there and
-    holds the answer in `model_prediction` and, where a judge was asked, its reply in `judge_reply`.
+    holds the answer in `model_prediction` and, where a judge was asked, its reply in `judge_reply`, or the verdict that
+    the official tool saves, "0", "1" or "2", in `gpt4v_output_gpt_check`. The reply counts where there are both.
 
     The judge is asked elsewhere: it is given the question, `gt_answer_details` and the answer, and says whether the
     answer is correct, incorrect or unclear.
@@ -36,7 +38,8 @@ class HallusionBenchScorer(Scorer):
             type=Path,
             required=True,
             metavar="FILE",
-            help="its rows with model_prediction, and judge_reply where a judge was asked; JSON or JSON lines",
+            help=f"its rows with model_prediction, and where a judge was asked {_REPLY}, its words, or {_SAVED}, the 0 "
+            "(incorrect), 1 (correct) or 2 (unclear) that the official tool saves; JSON or JSON lines",
         )
         lines = "; ".join(f"{name}, {line}" for name, line in RULES.items())
         parser.add_argument("--rule", choices=tuple(RULES), default="judge", help=f"{lines} (judge)")
@@ -59,17 +62,22 @@ class HallusionBenchScorer(Scorer):
                 hint = " The questions with an image are all there, which is the subset that other tools score."
                 raise AnswerFileError(f"{error}{hint}") from error
             raise
-        field = "judge_reply" if rule in JUDGE_RULES else "model_prediction"
-        judged = []
-        for number, (name, row) in enumerate(rows, start=1):
-            if field == "judge_reply" and field not in row:
-                raise AnswerFileError(
-                    f"{path}, row {number}: got no judge_reply for {name}; expected what the judge said, for rule "
-                    f"{rule!r}. Add it, or give --rule words or --rule strict, which need no judge."
+        texts = [_text(row, rule, path, number) for number, (_, row) in enumerate(rows, start=1)]
+        judged = [
+            (questions[name], read_verdict(text, rule, questions[name].target))
+            for (name, _), text in zip(rows, texts, strict=True)
+        ]
+        if rule in JUDGE_RULES:
+            recorded = sum(text.strip() in RECORDED for text in texts)
+            if recorded:
+                notes.append(
+                    f"{recorded} of {len(texts)} verdicts are recorded ones, 0, 1 or 2, and are taken as they are"
                 )
-            question = questions[name]
-            judged.append((question, read_verdict(field_of(row, field, path, number), rule, question.target)))
-        if notes:
+        if judged and all(verdict == UNCLEAR for _, verdict in judged):
+            notes.append(
+                f"every verdict is unclear, such as that of {texts[0][:60]!r}: is this what rule {rule!r} reads?"
+            )
+        if len(rows) < len(questions):
             notes.append(_about_subset(list(questions.values()), {name for name, _ in rows}))
         if rule not in JUDGE_RULES:
             notes.append(f"rule {rule}: no judge was asked; not comparable with judged scores")
@@ -77,6 +85,30 @@ class HallusionBenchScorer(Scorer):
         if len(rows) < len(questions):
             scores = dataclasses.replace(scores, counts={**scores.counts, "missing": len(questions) - len(rows)})
         return Scored("hallusionbench", rule, scores, notes)
+
+
+def _text(row: Any, rule: str, path: Path, number: int) -> str:
+    """What a rule reads of a row.
+
+    Raises:
+        DataFileError: naming the file, the row and the field.
+    """
+    if rule not in JUDGE_RULES:
+        return str(field_of(row, "model_prediction", path, number))
+    if _REPLY not in row and _SAVED not in row:
+        raise AnswerFileError(
+            f"{path}, row {number}: got neither {_REPLY} nor {_SAVED} for {question_id(row, path, number)}; expected "
+            f"what the judge said, or 0, 1 or 2, for rule {rule!r}. Add one, or give --rule words or --rule strict, "
+            "which need no judge."
+        )
+    field = _REPLY if _REPLY in row else _SAVED
+    text = str(field_of(row, field, path, number, (str, int)))
+    if text.strip() not in RECORDED and (field == _SAVED or not isinstance(row[field], str)):
+        raise AnswerFileError(
+            f"{path}, row {number}: got {row[field]!r:.80} in {field}; expected 0, 1 or 2"
+            f"{'' if field == _SAVED else ', or a text'}. Repair the file."
+        )
+    return text
 
 
 def question_id(row: Any, path: Path, number: int) -> str:

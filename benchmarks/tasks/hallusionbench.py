@@ -25,6 +25,8 @@ RULES: dict[str, str] = {
 }
 """Name of a rule → one line on what it does."""
 JUDGE_RULES = ("judge", "judge_words")
+RECORDED: dict[str, int] = {"0": 0, "1": 1, "2": 2}
+"""What the official tool saves of a judge's reply, by its rule → the verdict."""
 
 WRONG, RIGHT, UNCLEAR = 0, 1, 2
 
@@ -69,7 +71,8 @@ def read_verdict(text: str, rule: str, target: bool) -> int:
     """Whether an answer is right.
 
     Args:
-        text: the judge's reply for the rules `judge` and `judge_words`, the model's answer for the others.
+        text: the judge's reply, or what is `RECORDED` of it, for the rules `judge` and `judge_words`; the model's
+            answer for the others.
         rule: a name of `RULES`.
         target: whether the true answer is yes; the judge has compared already.
 
@@ -77,7 +80,8 @@ def read_verdict(text: str, rule: str, target: bool) -> int:
         0 for wrong, 1 for right, 2 for unclear.
     """
     if rule in JUDGE_RULES:
-        return _JUDGES[rule](text)
+        recorded = RECORDED.get(text.strip())
+        return _JUDGES[rule](text) if recorded is None else recorded
     answer = parse_yes_no(text, "vlmevalkit" if rule == "words" else rule)
     if answer is None:
         return UNCLEAR
