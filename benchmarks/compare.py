@@ -227,7 +227,7 @@ def _run(options: argparse.Namespace) -> int:
     from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
     from .models import find_model, load_model, resolve_device, resolve_dtype, skeleton
 
-    methods = list(dict.fromkeys((BASELINE, *options.methods)))
+    methods = list(dict.fromkeys((BASELINE, *map(str.lower, options.methods))))
     check_methods(methods, dict(options.method_arg))
     device = resolve_device(options.device)
     source = find_model(options.model, options.revision)
@@ -298,11 +298,10 @@ def _applied(loaded: LoadedModel, row: Row, given: Configs) -> Iterator[None]:
     """The row's adapter and, inside it, its method on the model."""
     import scr
 
-    from .methods import method_parts, nested
+    from .methods import patched
 
-    patches = [scr.patch(loaded.model, part, **given[part]) for part in method_parts(row.method)]
     adapter = contextlib.nullcontext() if row.adapter is None else scr.adapter(loaded.model, row.adapter)
-    with adapter, nested(patches):
+    with adapter, patched(loaded.model, row.method, given):
         yield
 
 

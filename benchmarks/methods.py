@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
 
 import scr
-from scr import ConfigError
+from scr import BASELINE, ConfigError, fields_by_part, method_parts
 
 from .models import ModelSource, load_processor
-from .suggest import suggestion
 from .timing import answer_tokens
-
-BASELINE = "none"
-"""The model as it is: what every method is compared with."""
 
 Configs = dict[str, dict[str, Any]]
 """Part of a method → fields of its configuration."""
-
-
-def method_parts(method: str) -> tuple[str, ...]:
-    """The names of `scr.list_methods()` that a method is made of: none of "none", two of "scr+noise_control"."""
-    return () if method == BASELINE else tuple(method.split("+"))
 
 
 def check_methods(methods: Sequence[str], method_args: Mapping[str, Any]) -> None:
@@ -38,38 +28,7 @@ def check_methods(methods: Sequence[str], method_args: Mapping[str, Any]) -> Non
     Raises:
         ConfigError: naming the first that is wrong.
     """
-    known = scr.list_methods()
-    for method in methods:
-        parts = method_parts(method)
-        for part in parts:
-            if part == BASELINE:
-                raise ConfigError(
-                    f"baseline in a combination: got {method!r}; expected methods between the '+', of {known}. "
-                    "Leave 'none' out: it is always run beside."
-                )
-            if part not in known:
-                where, names = ("", [BASELINE, *known]) if part == method else (f" in {method!r}", known)
-                raise ConfigError(
-                    f"unknown method: got {part!r}{where}; expected one of {', '.join(names)}. "
-                    f"{suggestion(part, names)}"
-                )
-        if len(set(parts)) < len(parts):
-            raise ConfigError(
-                f"a method twice in a combination: got {method!r}; expected each at most once. Leave the second out."
-            )
-    used = _all_parts(methods)
-    if method_args and not used:
-        raise ConfigError(
-            f"settings without a method: got {sorted(method_args)} with method 'none'; expected none. "
-            "Name the method they belong to."
-        )
-    for key in method_args:
-        owner, dot, _ = key.partition(".")
-        if dot and owner not in used:
-            raise ConfigError(
-                f"setting of a method that is not run: got {key!r}; expected FIELD or NAME.FIELD with NAME one of "
-                f"{', '.join(used)}. {suggestion(owner, used, 'Name one of these, or add the method.')}"
-            )
+    fields_by_part(_all_parts(methods), method_args)
 
 
 def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapping[str, Any]) -> Configs:
@@ -87,9 +46,9 @@ def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapp
         ConfigError: if the tokens of no are asked for, and the tokenizer has none.
         ModelLoadError: if they are asked for, and the processor cannot be loaded.
     """
-    parts = _all_parts(methods)
-    given = {part: {**settings_used(part, source, method_args), **_from_command(part, method_args)} for part in parts}
-    wanting = [part for part in parts if "no_tokens" in _fields(part) and "no_tokens" not in given[part]]
+    command = fields_by_part(_all_parts(methods), method_args)
+    given = {part: {**settings_used(part, source, fields), **fields} for part, fields in command.items()}
+    wanting = [part for part in given if "no_tokens" in _fields(part) and "no_tokens" not in given[part]]
     if wanting:
         tokens = answer_tokens(load_processor(source).tokenizer)
         if tokens.reason is not None:
@@ -102,11 +61,10 @@ def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapp
     return given
 
 
-def settings_used(part: str, source: ModelSource, method_args: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a part that come from the settings beside the checkpoint, not from the command."""
+def settings_used(part: str, source: ModelSource, command: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a part that come from the settings beside the checkpoint, not from the command's for this part."""
     if scr.get_method(part).config_class is not scr.SCRConfig:
         return {}
-    command = _from_command(part, method_args)
     return {name: value for name, value in source.settings.get("settings", {}).items() if name not in command}
 
 
@@ -138,13 +96,10 @@ def by_part(method: str, recorded: Mapping[str, Any]) -> Configs:
     return dict(recorded) if len(parts) > 1 else {part: dict(recorded) for part in parts}
 
 
-@contextlib.contextmanager
-def nested(patches: Sequence[scr.Patch]) -> Iterator[None]:
-    """All of them on the model, put on in this order and taken off in reverse; none of them is the model as it is."""
-    with contextlib.ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
-        yield
+def patched(model: PreTrainedModel, method: str, configs: Configs) -> scr.Patch:
+    """A method on the model, its parts one inside the other; `configs` has the fields of each of them."""
+    fields = {f"{part}.{name}": value for part in method_parts(method) for name, value in configs[part].items()}
+    return scr.patch(model, method, **fields)
 
 
 def _all_parts(methods: Sequence[str]) -> list[str]:
@@ -153,12 +108,6 @@ def _all_parts(methods: Sequence[str]) -> list[str]:
 
 def _fields(part: str) -> set[str]:
     return {field.name for field in dataclasses.fields(scr.get_method(part).config_class)}
-
-
-def _from_command(part: str, method_args: Mapping[str, Any]) -> dict[str, Any]:
-    for_all = {key: value for key, value in method_args.items() if "." not in key}
-    own = {key.removeprefix(f"{part}."): value for key, value in method_args.items() if key.startswith(f"{part}.")}
-    return {**for_all, **own}
 
 
 def _checked(patch: scr.Patch) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class RunConfig:
         for name in ("methods", "tasks"):
             if not getattr(self, name):
                 raise ConfigError(f"no {name}: got none; expected at least one name. See --list {name}.")
+        object.__setattr__(self, "methods", tuple(map(str.lower, self.methods)))
         for name in self.diagnostics:
             if name not in DIAGNOSTICS:
                 raise ConfigError(

@@ -21,7 +21,7 @@ from scr import SCRError
 from .answering import Answer, Answerer, Question
 from .cells import check_diagnosed, mapped_in_words, missing_batches, new_run, title, turns, wanted_records
 from .diagnostics import Diagnoser
-from .methods import BASELINE, by_part, nested
+from .methods import BASELINE, by_part, patched
 from .models import LoadedModel, load_model
 from .plan import Cell, Plan, RunConfig, build_plan
 from .prompts import YES_NO, apply_prompt
@@ -254,16 +254,16 @@ class _Session:
             if cell.plan.task.kind == YES_NO and self._answerer.answer_tokens.reason is not None:
                 run.reasons["margin"] = self._answerer.answer_tokens.reason
             cell.folder.write_run(run)
-        patches = self._patches(cell)
+        patch = self._patch(cell)
         adapter = contextlib.nullcontext() if cell.adapter is None else scr.adapter(model, cell.adapter)
-        diagnoser = Diagnoser(self._config.diagnostics, self._loaded, self._answerer, patches)
+        diagnoser = Diagnoser(self._config.diagnostics, self._loaded, self._answerer, patch.parts)
         wanted = {sample.id for sample in cell.plan.wanted_samples} - there
         share = sum(sample.id in wanted for batch in missing for sample in batch)
         alone, quiet = self._world.size == 1, None if self._world.first else True
         with (
             contextlib.nullcontext() if alone else cell.folder.part(self._world.rank),
             adapter,
-            nested(patches),
+            patch,
             tqdm(total=share, desc=title(cell), unit="answers", disable=quiet) as bar,
         ):
             for number, batch in enumerate(missing):
@@ -304,16 +304,15 @@ class _Session:
         cell.folder.write_run(run)
         return Outcome(cell=cell, run=run, records=wanted, scores=scores, timed=timed)
 
-    def _patches(self, cell: Cell) -> list[scr.Patch]:
-        given = by_part(cell.method, cell.config_given)
-        patches = [scr.patch(self._loaded.model, part, **fields) for part, fields in given.items()]
-        found = {patch.name: patch.config.to_dict() for patch in patches}
-        if found != by_part(cell.method, cell.config):
+    def _patch(self, cell: Cell) -> scr.Patch:
+        patch = patched(self._loaded.model, cell.method, by_part(cell.method, cell.config_given))
+        found = patch.config.to_dict()
+        if found != cell.config:
             # The folder is named after the configuration that was worked out without weights.
             raise RunFailedError(
                 f"{title(cell)}: got {found} on the loaded model; expected {cell.config}, as planned. Report this."
             )
-        return patches
+        return patch
 
     def _warm_up(self, cell: Cell, batch: Sequence[Sample]) -> None:
         """One batch whose answers and times are thrown away: the first forward allocates, and would pay for all."""

@@ -7,6 +7,8 @@ from typing import Any, TextIO
 
 from rich.table import Table
 
+from scr import fields_by_part
+
 from .methods import BASELINE, by_part, settings_used
 from .models import SETTINGS_FILE
 from .page import LABELS, WIDTH, Page, interval_text, value_text
@@ -80,9 +82,10 @@ def _print_head(page: Page, plan: Plan) -> None:
     )
     # A method has one configuration, alone and in every combination.
     parts = {part: fields for cell in plan.cells for part, fields in by_part(cell.method, cell.config).items()}
+    command = fields_by_part(list(parts), config.method_args)
     for part, fields in parts.items():
         page.line(f"{part}: {_fields(fields)}")
-        brought = settings_used(part, plan.source, config.method_args)
+        brought = settings_used(part, plan.source, command[part])
         if brought:
             page.line(f"  of these {', '.join(brought)} from {SETTINGS_FILE} beside the checkpoint")
     page.line()

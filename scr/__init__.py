@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from . import contrast, credit, perturb, redistribution
     from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter
     from .calibration import calibrate_confidence
+    from .combination import BASELINE, CombinedConfig, fields_by_part, method_parts
     from .diagnostics import Diagnostics, diagnose
     from .errors import (
         AdapterLoadError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         SCRError,
         UnsupportedGenerationError,
         UnsupportedModelError,
+        UnusedPatchWarning,
     )
     from .methods import (
         DoLaConfig,
@@ -61,7 +63,8 @@ if TYPE_CHECKING:
         YesShiftConfig,
         get_method,
     )
-    from .patching import Patch, patch
+    from .patching import Patch
+    from .prepare import patch
     from .registry import get_family, list_families, list_methods
 
 __getattr__ = _on_demand(
@@ -74,6 +77,7 @@ __getattr__ = _on_demand(
         ".redistribution": (),
         ".adapters": ("Adapter", "adapter", "list_adapters", "load_adapter", "merge_adapter"),
         ".calibration": ("calibrate_confidence",),
+        ".combination": ("BASELINE", "CombinedConfig", "fields_by_part", "method_parts"),
         ".diagnostics": ("Diagnostics", "diagnose"),
         ".errors": (
             "AdapterLoadError",
@@ -86,6 +90,7 @@ __getattr__ = _on_demand(
             "SCRError",
             "UnsupportedGenerationError",
             "UnsupportedModelError",
+            "UnusedPatchWarning",
         ),
         ".methods": (
             "DoLaConfig",
@@ -100,15 +105,18 @@ __getattr__ = _on_demand(
             "YesShiftConfig",
             "get_method",
         ),
-        ".patching": ("Patch", "patch"),
+        ".patching": ("Patch",),
+        ".prepare": ("patch",),
         ".registry": ("get_family", "list_families", "list_methods"),
     },
 )
 
 __all__ = [
+    "BASELINE",
     "Adapter",
     "AdapterLoadError",
     "AlreadyPatchedError",
+    "CombinedConfig",
     "ConfigError",
     "DataFileError",
     "Diagnostics",
@@ -128,6 +136,7 @@ __all__ = [
     "Trace",
     "UnsupportedGenerationError",
     "UnsupportedModelError",
+    "UnusedPatchWarning",
     "VCDConfig",
     "YesShiftConfig",
     "__version__",
@@ -136,6 +145,7 @@ __all__ = [
     "contrast",
     "credit",
     "diagnose",
+    "fields_by_part",
     "get_family",
     "get_method",
     "list_adapters",
@@ -143,6 +153,7 @@ __all__ = [
     "list_methods",
     "load_adapter",
     "merge_adapter",
+    "method_parts",
     "patch",
     "perturb",
     "redistribution",

@@ -10,6 +10,8 @@ SCRError
  ├─ AdapterLoadError (OSError)                an adapter was not found, or could not be read
  ├─ ModelLoadError (OSError)                  a model was not found, or could not be loaded whole
  └─ MissingPackageError (ImportError)         an optional package is needed, and not installed
+
+One warning has a name: UnusedPatchWarning (UserWarning), a patch that was made and never put on its model.
 """
 
 from hooks import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
@@ -39,6 +41,10 @@ class MissingPackageError(SCRError, ImportError):
     """An optional package is needed, and not installed; the message has the line that installs it."""
 
 
+class UnusedPatchWarning(UserWarning):
+    """A patch was dropped without having been put on its model, which so ran without it."""
+
+
 __all__ = [
     "AdapterLoadError",
     "AlreadyPatchedError",
@@ -50,4 +56,5 @@ __all__ = [
     "SCRError",
     "UnsupportedGenerationError",
     "UnsupportedModelError",
+    "UnusedPatchWarning",
 ]

@@ -1,23 +1,26 @@
-"""`patch()` and `Patch`: put a method on a model, take it off."""
+"""`Patch`: put a method on a model, take it off; and several of them, one inside the other."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import sys
 import threading
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from hooks import GenerateCall, HookStack, dispatcher, unwrap, watch_generate
 
-from .errors import AlreadyPatchedError, ConfigError
-from .methods import METHODS, Method, MethodConfig, MethodEntry, Trace, get_method
+from .combination import BASELINE, CombinedConfig
+from .errors import AlreadyPatchedError, UnusedPatchWarning
+from .methods import Method, MethodConfig, Trace
 
 _PATCHED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
@@ -26,19 +29,36 @@ _LOCK = threading.Lock()
 class Patch:
     """A method, ready to be put on a model: a context manager, and a handle with `install()` and `remove()`.
 
-    Attributes:
-        name: the method's name.
-        config: the effective configuration, with the family's values filled in.
+    One that is dropped without having been put on, or asked for its name or configuration, warns.
     """
+
+    _used = True  # until it is made: what fails before that was never there to be used
 
     def __init__(self, model: PreTrainedModel, name: str, method: Method, compiled: Sequence[nn.Module] = ()) -> None:
         """Use `scr.patch`."""
-        self.name = name
-        self.config = method.config
+        self._name = name
         self._model, self._method, self._compiled = model, method, compiled
         self._installed: HookStack | None = None
         self._seen_before = 0
         self._calls = 0
+        self._used = False
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        self._used = True
+        return self._name
+
+    @property
+    def config(self) -> MethodConfig:
+        """The effective configuration, with the family's values filled in."""
+        self._used = True
+        return self._method.config
+
+    @property
+    def parts(self) -> tuple[Patch, ...]:
+        """Itself; of a combination its parts, in the order of nesting."""
+        return (self,)
 
     @property
     def traces(self) -> Sequence[Trace]:
@@ -72,6 +92,7 @@ class Patch:
         Raises:
             AlreadyPatchedError: if a method of this name is on the model already.
         """
+        self._used = True
         with _LOCK:
             names = _PATCHED.setdefault(self._model.base_model, set())
             if self.name in names:
@@ -128,48 +149,97 @@ class Patch:
     def __repr__(self) -> str:
         """Name, configuration and whether it is on."""
         state = "installed" if self._installed is not None else "not installed"
-        return f"Patch({self.name!r}, {self.config}, {state})"
+        return f"Patch({self._name!r}, {self._method.config}, {state})"
 
-
-def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: Any) -> Patch:
-    """Prepare a method for a model; nothing happens before `with` or `install()`.
-
-        with scr.patch(model):
-            out = model.generate(**inputs)
-        with scr.patch(model, scr.SCRConfig(num_sources=16)) as patched:
-            model.generate(**inputs)
-            patched.traces[-1]
-        with scr.patch(model, "uniform_smooth", seed=1): ...
-
-    Args:
-        model: a transformers model of a supported family (`scr.list_families()`), or a PeftModel around one, or what
-            `torch.compile` made of it: that whose `generate` is called.
-        method: a name of `scr.list_methods()`, or a configuration.
-        **fields: fields of the method's configuration, where a name is given; a range also as [start, stop].
-
-    Raises:
-        UnsupportedModelError: for a model that no family answers for.
-        ConfigError: for an unknown method or field, or a value out of range.
-    """
-    model, compiled = unwrap(model)
-    if isinstance(method, MethodConfig):
-        if fields:
-            raise ConfigError(
-                f"a configuration and fields: got both, fields {sorted(fields)}; expected one of them. "
-                "Set the fields in the configuration."
+    def __del__(self) -> None:
+        """Warn if it is dropped without having been of use: then the model ran without it."""
+        if not self._used and not sys.is_finalizing():
+            warnings.warn(
+                f"the patch {self.name!r} was never put on its model: got scr.patch(...) alone; expected "
+                "`with scr.patch(model): ...`. Use `with`, or `install()` and `remove()`.",
+                UnusedPatchWarning,
+                stacklevel=2,
             )
-        entry, config = _entry_of(method), method
-    else:
-        entry = get_method(method)
-        config = entry.configure(fields)
-    return Patch(model, entry.name, entry.method(model, config), compiled)
 
 
-def _entry_of(config: MethodConfig) -> MethodEntry:
-    for entry in METHODS.values():
-        if type(config) is entry.config_class and not entry.preset:
-            return entry
-    raise ConfigError(
-        f"configuration of no known method: got {type(config).__name__}; expected one of "
-        f"{sorted({entry.config_class.__name__ for entry in METHODS.values()})}. Add the method to the table."
-    )
+class Combination(Patch):
+    """Several methods, put on in their order and taken off in reverse; none of them is the model as it is."""
+
+    def __init__(self, parts: Sequence[Patch]) -> None:
+        """Use `scr.patch`."""
+        self._name = "+".join(part.name for part in parts) or BASELINE
+        self._parts = tuple(parts)
+        self._used = not parts  # of parts the whole warns, of none there is nothing to be missed
+
+    @property
+    def config(self) -> CombinedConfig:
+        """Those of the parts."""
+        self._used = True
+        return CombinedConfig(parts={part.name: part.config for part in self._parts})
+
+    @property
+    def parts(self) -> tuple[Patch, ...]:
+        """The methods it is made of, in the order of nesting."""
+        return self._parts
+
+    @property
+    def traces(self) -> Sequence[Trace]:
+        """Those of the parts, one part after the other."""
+        return [trace for part in self._parts for trace in part.traces]
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[Sequence[Trace]]:
+        """As `Patch.recording`, one part after the other."""
+        with contextlib.ExitStack() as stack:
+            yield _Joined([stack.enter_context(part.recording()) for part in self._parts])
+
+    def install(self) -> Self:
+        """Put all of them on the model, or none.
+
+        Raises:
+            AlreadyPatchedError: if one of them is on the model already.
+        """
+        self._used = True
+        with contextlib.ExitStack() as stack:
+            for part in self._parts:
+                part.install()
+                stack.callback(part.remove)
+            stack.pop_all()
+        return self
+
+    def remove(self) -> None:
+        """Take all of them off, in reverse. Doing it twice does nothing."""
+        with contextlib.ExitStack() as stack:
+            for part in self._parts:
+                stack.callback(part.remove)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Remove, whatever happened; warn if the model was never called where a part could see it."""
+        with contextlib.ExitStack() as stack:
+            for part in self._parts:
+                stack.callback(part.__exit__, kind, error, traceback)
+
+    def __repr__(self) -> str:
+        """The parts."""
+        return f"Combination({', '.join(map(repr, self._parts))})"
+
+
+class _Joined(Sequence[Trace]):
+    """Growing sequences, read one after the other."""
+
+    def __init__(self, recorded: Sequence[Sequence[Trace]]) -> None:
+        self._recorded = recorded
+
+    def __len__(self) -> int:
+        return sum(map(len, self._recorded))
+
+    @overload
+    def __getitem__(self, index: int) -> Trace: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Trace]: ...
+
+    def __getitem__(self, index: int | slice) -> Trace | Sequence[Trace]:
+        return list(itertools.chain.from_iterable(self._recorded))[index]

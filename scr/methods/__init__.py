@@ -82,16 +82,17 @@ METHODS: dict[str, MethodEntry] = {
 
 
 def get_method(name: str) -> MethodEntry:
-    """The table's row for `name`.
+    """The table's row for `name`, of which case does not matter.
 
     Raises:
         ConfigError: for an unknown name, with the nearest known one.
     """
-    if not isinstance(name, str) or name not in METHODS:
+    entry = METHODS.get(str(name).lower())
+    if entry is None:
         raise ConfigError(
-            f"unknown method: got {name!r}; expected one of {list(METHODS)}. {suggestion(str(name), METHODS)}"
+            f"unknown method: got {name!r}; expected one of {list(METHODS)}. {suggestion(str(name).lower(), METHODS)}"
         )
-    return METHODS[name]
+    return entry
 
 
 __all__ = [

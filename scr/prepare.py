@@ -1,0 +1,66 @@
+"""`patch()`: the method that a name or a configuration means, made ready for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hooks import unwrap
+
+from .combination import CombinedConfig, fields_by_part, method_parts
+from .errors import ConfigError
+from .methods import METHODS, MethodConfig, MethodEntry, get_method
+from .patching import Combination, Patch
+
+
+def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: Any) -> Patch:
+    """Prepare a method for a model; nothing happens before `with` or `install()`.
+
+        with scr.patch(model):
+            out = model.generate(**inputs)
+        with scr.patch(model, scr.SCRConfig(num_sources=16)) as patched:
+            model.generate(**inputs)
+            patched.traces[-1]
+        with scr.patch(model, "uniform_smooth", seed=1): ...
+        with scr.patch(model, "scr+purified", **{"scr.scale": 1.2, "purified.contrast": 0.4}): ...
+
+    Args:
+        model: a transformers model of a supported family (`scr.list_families()`), or a PeftModel around one, or what
+            `torch.compile` made of it: that whose `generate` is called.
+        method: a name of `scr.list_methods()`; several with "+" between, which are nested in that order; "none", which
+            changes nothing; or a configuration. Case does not matter.
+        **fields: fields of the method's configuration, where a name is given; a range also as [start, stop]. Of a
+            combination a field is set for all parts, or as "NAME.FIELD" for one, as on the command line.
+
+    Raises:
+        UnsupportedModelError: for a model that no family answers for.
+        ConfigError: for an unknown method or field, or a value out of range.
+    """
+    model, compiled = unwrap(model)
+    configs: Mapping[str, MethodConfig]
+    if isinstance(method, MethodConfig):
+        if fields:
+            raise ConfigError(
+                f"a configuration and fields: got both, fields {sorted(fields)}; expected one of them. "
+                "Set the fields in the configuration."
+            )
+        configs = method.parts if isinstance(method, CombinedConfig) else {_entry_of(method).name: method}
+    else:
+        given = fields_by_part(method_parts(method), fields)
+        configs = {part: get_method(part).configure(own) for part, own in given.items()}
+    # All of them are checked before the first patch is made, which would warn that it was not used.
+    methods = {part: METHODS[part].method(model, config) for part, config in configs.items()}
+    patches = [Patch(model, part, made, compiled) for part, made in methods.items()]
+    return patches[0] if len(patches) == 1 else Combination(patches)
+
+
+def _entry_of(config: MethodConfig) -> MethodEntry:
+    for entry in METHODS.values():
+        if type(config) is entry.config_class and not entry.preset:
+            return entry
+    raise ConfigError(
+        f"configuration of no known method: got {type(config).__name__}; expected one of "
+        f"{sorted({entry.config_class.__name__ for entry in METHODS.values()})}. Add the method to the table."
+    )
