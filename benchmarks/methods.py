@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 import scr
-from scr import BASELINE, ConfigError, fields_by_part, method_parts
+from scr import BASELINE as BASELINE
+from scr import ConfigError, fields_by_part, method_parts
 
 from .models import ModelSource, load_processor
 from .timing import answer_tokens

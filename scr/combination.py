@@ -1,4 +1,4 @@
-"""What the name of a method and its fields mean: the parts of "scr+purified", none of "none", and the fields of each."""
+"""What names of methods and their fields mean: the parts of "scr+purified", none of "none", the fields of each."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ def method_parts(method: str) -> tuple[str, ...]:
                 "Leave 'none' out: it is the model as it is."
             )
         if part not in METHODS:
-            where, names = ("", [BASELINE, *METHODS]) if len(parts) == 1 else (f" in {method!r}", list(METHODS))
+            got, names = f"{part!r} in {method!r}", list(METHODS)
+            if len(parts) == 1:
+                got, names = repr(method), [BASELINE, *METHODS]
             raise ConfigError(
-                f"unknown method: got {part!r}{where}; expected one of {', '.join(names)}. {suggestion(part, names)}"
+                f"unknown method: got {got}; expected one of {', '.join(names)}. {suggestion(part, names)}"
             )
     if len(set(parts)) < len(parts):
         raise ConfigError(

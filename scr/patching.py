@@ -16,11 +16,12 @@ from typing import Any, Self, overload
 from torch import nn
 from transformers import PreTrainedModel
 
-from hooks import GenerateCall, HookStack, dispatcher, unwrap, watch_generate
+from hooks import GenerateCall, HookStack, dispatcher, watch_generate
 
 from .combination import BASELINE, CombinedConfig
 from .errors import AlreadyPatchedError, UnusedPatchWarning
 from .methods import Method, MethodConfig, Trace
+from .wording import one_line
 
 _PATCHED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
@@ -148,8 +149,7 @@ class Patch:
 
     def __repr__(self) -> str:
         """Name, configuration and whether it is on."""
-        state = "installed" if self._installed is not None else "not installed"
-        return f"Patch({self._name!r}, {self._method.config}, {state})"
+        return _shown(self._name, [self._method.config], self._installed is not None)
 
     def __del__(self) -> None:
         """Warn if it is dropped without having been of use: then the model ran without it."""
@@ -222,8 +222,14 @@ class Combination(Patch):
                 stack.callback(part.__exit__, kind, error, traceback)
 
     def __repr__(self) -> str:
-        """The parts."""
-        return f"Combination({', '.join(map(repr, self._parts))})"
+        """Name, configurations and whether it is on."""
+        configs = [part._method.config for part in self._parts]
+        return _shown(self._name, configs, any(part._installed is not None for part in self._parts))
+
+
+def _shown(name: str, configs: Sequence[MethodConfig], installed: bool) -> str:
+    state = "installed" if installed else "not installed"
+    return one_line("Patch", repr(name), *map(repr, configs), end=f", {state})")
 
 
 class _Joined(Sequence[Trace]):

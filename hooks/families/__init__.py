@@ -41,6 +41,11 @@ def find_family(model: object) -> ModelFamily:
         )
     model_type = model.config.model_type
     known = {name: family for family in FAMILIES.values() for name in family.model_types}
+    if model_type not in known and _sees_text_alone(model):
+        raise UnsupportedModelError(
+            f"text-only model: got {type(model).__name__} ({model_type!r}), which takes no images; expected a "
+            f"vision-language model, one of {sorted(known)}. Load the whole of one with AutoModelForImageTextToText."
+        )
     if model_type not in known:
         advice = _REFUSED.get(model_type) or (
             f"{suggestion(model_type, known, 'No name is near.')} Load a checkpoint of a supported family, or add the "
@@ -51,6 +56,13 @@ def find_family(model: object) -> ModelFamily:
             f"{kind}: got {model_type!r} ({type(model).__name__}); expected one of {sorted(known)}. {advice}"
         )
     return known[model_type]
+
+
+def _sees_text_alone(model: PreTrainedModel) -> bool:
+    # Text is also what a model of remote code that declares nothing is taken to read.
+    modalities = model.input_modalities
+    declared = {modalities} if isinstance(modalities, str) else set(modalities)
+    return declared == {"text"} and not hasattr(model.config, "vision_config")
 
 
 __all__ = ["FAMILIES", "ImagePatches", "ModelFamily", "PatchGrid", "find_family"]

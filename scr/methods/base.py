@@ -15,14 +15,29 @@ from hooks import HookStack, suggestion
 
 from ..errors import ConfigError
 from ..variants import Variant
+from ..wording import named_by_a_paper, one_line
 
 Lever = Literal["activations", "logits", "loop"]
 """Where a training-free method acts: the residual stream, the logits, or the decoding loop."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MethodConfig:
     """Base of all configurations: frozen, keyword-only, and stored in every record."""
+
+    symbols: ClassVar[Mapping[str, str]] = {}
+    """What papers call the fields: "SCR's λ" → "scale". Whoever gives a field by its symbol is told ours."""
+    if_missing: ClassVar[str] = "Give each a value."
+    """What to do where a field without a default is left out."""
+
+    def __repr__(self) -> str:
+        """The fields that are not at their defaults, on a line."""
+        changed = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.default is dataclasses.MISSING or getattr(self, field.name) != field.default
+        }
+        return one_line(type(self).__name__, **changed)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; a range becomes `[start, stop]`, a variant its name and settings."""
@@ -40,14 +55,13 @@ class MethodConfig:
             if name not in known:
                 raise ConfigError(
                     f"unknown field of {cls.__name__}: got {name!r}; expected one of {list(known)}. "
-                    f"{suggestion(name, known)}"
+                    f"{named_by_a_paper(name, cls.symbols) or suggestion(name, known)}"
                 )
         # Annotations are strings here, so a range is told by its name.
         ranges = {field.name for field in dataclasses.fields(cls) if "range" in str(field.type)}
         if missing := [name for name, one in known.items() if one.default is one.empty and name not in values]:
             raise ConfigError(
-                f"fields of {cls.__name__} are missing: got {sorted(values)}; expected {missing} too. "
-                "Give each a value."
+                f"fields of {cls.__name__} are missing: got {sorted(values)}; expected {missing} too. {cls.if_missing}"
             )
         return cls(**{name: _as_range(name, value) if name in ranges else value for name, value in values.items()})
 

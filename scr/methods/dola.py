@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DoLaConfig(MethodConfig):
     """Which layers may be the earlier one.
 
@@ -32,6 +33,12 @@ class DoLaConfig(MethodConfig):
             in the transformers release that had DoLa; one index leaves nothing to choose.
         plausibility: tokens whose probability is below this share of the highest are banned (`relative_top`).
     """
+
+    symbols: ClassVar[Mapping[str, str]] = {
+        "DoLa's α": "plausibility",
+        "DoLa's relative_top": "plausibility",
+        "DoLa's dola_layers": "layers",
+    }
 
     layers: Literal["low", "high"] | tuple[int, ...] = "low"
     plausibility: float = 0.1

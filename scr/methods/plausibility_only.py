@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,13 +19,15 @@ from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PlausibilityOnlyConfig(MethodConfig):
     """How strict the constraint is.
 
     Attributes:
         plausibility: tokens whose probability is below this share of the highest are banned (VCD's β); 0: none.
     """
+
+    symbols: ClassVar[Mapping[str, str]] = {"VCD's β": "plausibility", "VCD's cd_beta": "plausibility"}
 
     plausibility: float = 0.1
 

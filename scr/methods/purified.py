@@ -27,7 +27,7 @@ Engine = Literal["auto", "processor", "doubled"]
 _SEED_NOISE, _SEED_STRENGTH = GaussianNoise(image_keep=0.3), FixedStrength(contrast=0.6)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ContrastConfig(MethodConfig):
     """How to contrast the image with a corrupted one; what `purified` and `vcd` have in common.
 
@@ -90,13 +90,19 @@ class ContrastConfig(MethodConfig):
         object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PurifiedConfig(ContrastConfig):
     """SEED's values: `√k·x + √(1−k)·ε` with k = 0.3, a contrast of 0.6, no plausibility constraint.
 
     Attributes:
         image_keep: short for `perturbation=GaussianNoise(image_keep=...)`, the k above (SEED's α); not kept.
     """
+
+    symbols: ClassVar[Mapping[str, str]] = {
+        "SEED's α": "image_keep",
+        "SEED's k": "image_keep",
+        "SEED's β": "contrast",
+    }
 
     image_keep: InitVar[float | None] = None
 

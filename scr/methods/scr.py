@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -32,7 +32,7 @@ from .noise import image_generator, random_directions, with_norms_of
 from .trace import Trace
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SCRConfig(MethodConfig):
     """How to redistribute. Every decision that the paper leaves open is a field.
 
@@ -50,6 +50,8 @@ class SCRConfig(MethodConfig):
         seed: of `source="random"` and `edit="noise"`; the generator is keyed by (seed, the image's own features).
         keep_traces: how many of the last traces are kept.
     """
+
+    symbols: ClassVar[Mapping[str, str]] = {"SCR's λ": "scale", "SCR's K": "num_sources"}
 
     scale: float = 1.10
     num_sources: int = 32

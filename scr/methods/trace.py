@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from hooks import PatchGrid
 
+from ..wording import one_line
+from .trace_drawing import as_svg
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Trace:
     """One image of one prefill; tensors on the CPU, indices as in `RedistributionPlan`.
 
@@ -51,3 +55,15 @@ class Trace:
             else value
             for name, value in vars(self).items()
         }
+
+    def __repr__(self) -> str:
+        """What was done, on a line."""
+        ratio = None if self.norm_ratio is None else round(self.norm_ratio, 2)
+        grids = ", ".join(f"{height}×{width}" for height, width in self.grids)
+        counts = f"{len(self.sources)} sources, {len(self.neighbors)} neighbours"
+        found = f", {counts}, entropy={self.entropy:.2f}, norm_ratio={ratio})"
+        return one_line("Trace", f"row={self.row}", f"image={self.image}", f"grids={grids}", end=found)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the map and the edits over the grid, and the line above."""
+        return f"<figure>{as_svg(self)}<figcaption><code>{html.escape(repr(self))}</code></figcaption></figure>"

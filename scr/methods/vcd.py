@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from .purified import ContrastConfig, Purified
 _NOISE, _STRENGTH = DiffusionNoise(noise_step=500), FixedStrength(contrast=1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class VCDConfig(ContrastConfig):
     """The values of VCD's code: 500 steps of diffusion, contrast 1, plausibility 0.1.
 
@@ -22,6 +23,14 @@ class VCDConfig(ContrastConfig):
     Attributes:
         noise_step: short for `perturbation=DiffusionNoise(noise_step=...)`; not kept.
     """
+
+    symbols: ClassVar[Mapping[str, str]] = {
+        "VCD's α": "contrast",
+        "VCD's β": "plausibility",
+        "VCD's T": "noise_step",
+        "VCD's cd_alpha": "contrast",
+        "VCD's cd_beta": "plausibility",
+    }
 
     perturbation: Perturbation = _NOISE
     strength: Strength = _STRENGTH

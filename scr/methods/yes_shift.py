@@ -18,7 +18,7 @@ from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class YesShiftConfig(MethodConfig):
     """How far, and on which tokens.
 
@@ -27,6 +27,11 @@ class YesShiftConfig(MethodConfig):
             benchmarks choose it on validation, to match the yes ratio of a method.
         no_tokens: ids that begin the spellings of "no"; the benchmarks take them from the tokenizer.
     """
+
+    if_missing: ClassVar[str] = (
+        "`python -m benchmarks.calibrate yes-shift --method METHOD` finds the shift that matches a method's yes ratio; "
+        'no_tokens are the ids that begin "No", "no" and their like in the tokenizer.'
+    )
 
     shift: float
     no_tokens: tuple[int, ...]
