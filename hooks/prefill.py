@@ -36,7 +36,7 @@ from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
 from .generation import GenerateCall, watch_generate
 from .per_model import PerModel
-from .queries import real_tokens, text_queries, visual_input, visual_tokens
+from .queries import any_visual, real_tokens, text_queries, visual_input
 from .residual import hidden_of
 from .stack import HookStack
 
@@ -217,7 +217,7 @@ class PrefillDispatcher:
                 "an image prompt cannot be prefilled in chunks under a patch: got prefill_chunk_size; expected None, "
                 "since a chunk may part the image from its question. Generate without prefill_chunk_size."
             )
-        visual = visual_tokens(self._family, self._model, inputs)
+        visual = any_visual(self._family, self._model, inputs)
         text = real_tokens(inputs, *visual.shape) & ~visual
         if call is not None and call.prompt_end is not None:
             # What comes after the prompt: candidates of assisted decoding, or generated tokens without a cache.

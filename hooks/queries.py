@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .cache import first_key_column, mask_layer, past_length
+from .encoding import PIXELS
 from .families import ImagePatches, ModelFamily, find_family
 from .masks import sees_itself
 
@@ -21,26 +23,45 @@ class TextQueries(NamedTuple):
     weights: Float[Tensor, "batch images queries"]
 
 
-def visual_input(inputs: Mapping[str, Any]) -> object | None:
-    """The image or video that a forward carries: pixels, or features that `generate` has encoded beforehand; else None.
+def visual_inputs(inputs: Mapping[str, Any]) -> dict[str, object]:
+    """What a forward carries of each modality: pixels, or features that `generate` has encoded beforehand.
 
-    Image tokens alone do not count: a model may generate one. The object's identity tells one image from another.
+    Tokens alone do not count: a model may generate one, and text may hold one of a modality that did not come.
     """
     encoded = inputs.get("mm_encoder_outputs")
-    parts = encoded.values() if isinstance(encoded, Mapping) else [encoded]
-    candidates = [inputs.get("pixel_values"), inputs.get("pixel_values_videos"), *parts]
-    return next((candidate for candidate in candidates if candidate is not None), None)
+    features = encoded if isinstance(encoded, Mapping) else {"image": encoded}
+    found = {}
+    for modality, name in PIXELS.items():
+        pixels = inputs.get(name)
+        if (value := pixels if pixels is not None else features.get(modality)) is not None:
+            found[modality] = value
+    return found
 
 
-def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
-    """Which tokens of a forward are image tokens; on the CPU. Told by their embedding where no ids are given."""
-    ids = torch.tensor(family.visual_token_ids(model.config), device="cpu")
-    tokens = inputs.get("input_ids")
+def visual_input(inputs: Mapping[str, Any]) -> object | None:
+    """The first of `visual_inputs`, or None. The object's identity tells one image from another."""
+    return next(iter(visual_inputs(inputs).values()), None)
+
+
+def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) -> dict[str, Bool[Tensor, "batch seq"]]:
+    """Which tokens of a forward stand for each modality that came; on the CPU.
+
+    Told by their embedding where no ids are given.
+    """
+    came, known = visual_inputs(inputs), family.visual_token_ids(model.config)
+    tokens, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     if tokens is not None:
-        return torch.isin(tokens.cpu(), ids)
-    embeds = inputs["inputs_embeds"]
-    placeholders = model.get_input_embeddings()(ids.to(embeds.device))
-    return torch.stack([(embeds == placeholder).all(-1) for placeholder in placeholders]).any(0).cpu()
+        return {modality: tokens.cpu() == token for modality, token in known.items() if modality in came}
+    embed = model.get_input_embeddings()
+    placeholders = {name: embed(torch.tensor(token, device=embeds.device)) for name, token in known.items()}
+    return {name: (embeds == vector).all(-1).cpu() for name, vector in placeholders.items() if name in came}
+
+
+def any_visual(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
+    """Which tokens of a forward stand for an image or a video that came; on the CPU."""
+    prompt = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+    nothing = torch.zeros(prompt.shape[:2], dtype=torch.bool, device="cpu")
+    return functools.reduce(torch.logical_or, visual_tokens(family, model, inputs).values(), nothing)
 
 
 def rows_with_images(model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "rows"]:
@@ -52,7 +73,7 @@ def rows_with_images(model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "row
     """
     if inputs.get("input_ids") is None and inputs.get("inputs_embeds") is not None:
         return torch.ones(len(inputs["inputs_embeds"]), dtype=torch.bool, device="cpu")
-    return visual_tokens(find_family(model), model, inputs).any(dim=1)
+    return any_visual(find_family(model), model, inputs).any(dim=1)
 
 
 def real_tokens(inputs: Mapping[str, Any], batch: int, seq: int) -> Bool[Tensor, "batch seq"]:

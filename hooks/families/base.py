@@ -87,9 +87,9 @@ class ModelFamily(ABC):
         """Raise UnsupportedModelError if this member of the family cannot be patched."""
         self.layers(model)
 
-    def visual_token_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
-        """Token ids that stand for image patches in a prompt."""
-        return (config.image_token_id,)
+    def visual_token_ids(self, config: PreTrainedConfig) -> dict[str, int]:
+        """Modality → the token id that stands for its patches in a prompt."""
+        return {"image": config.image_token_id}
 
     @abstractmethod
     def images(

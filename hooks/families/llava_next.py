@@ -114,9 +114,9 @@ class LlavaOnevision(LlavaNext):
     summary: ClassVar[str] = "LLaVA-OneVision: as LLaVA-NeXT, one grid per frame of a video"
     model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
 
-    def visual_token_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+    def visual_token_ids(self, config: PreTrainedConfig) -> dict[str, int]:
         """Images and videos."""
-        return config.image_token_id, config.video_token_id
+        return {"image": config.image_token_id, "video": config.video_token_id}
 
     def _frames(self, tokens: int, side: int) -> tuple[PatchGrid, ...]:
         """Frames of a pooled grid each. A picture of one row of patches could be taken for a video; it has no sources.

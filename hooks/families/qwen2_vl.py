@@ -22,9 +22,9 @@ class Qwen2VL(ModelFamily):
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
     edit_layers: ClassVar[range] = range(0, 16)
 
-    def visual_token_ids(self, config: PreTrainedConfig) -> tuple[int, ...]:
+    def visual_token_ids(self, config: PreTrainedConfig) -> dict[str, int]:
         """Images and videos."""
-        return config.image_token_id, config.video_token_id
+        return {"image": config.image_token_id, "video": config.video_token_id}
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
