@@ -10,6 +10,7 @@ from .on_demand import on_demand
 if TYPE_CHECKING:
     from .compat import prompt_positions
     from .compiled import unwrap
+    from .digests import image_digest, pixel_digests
     from .doubled import DoubledLoop, why_not_doubled
     from .encoding import PIXELS, encode_images
     from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
@@ -26,6 +27,7 @@ __getattr__ = on_demand(
     {
         ".compat": ("prompt_positions",),
         ".compiled": ("unwrap",),
+        ".digests": ("image_digest", "pixel_digests"),
         ".doubled": ("DoubledLoop", "why_not_doubled"),
         ".encoding": ("PIXELS", "encode_images"),
         ".errors": (
@@ -69,8 +71,10 @@ __all__ = [
     "encode_images",
     "find_family",
     "hidden_of",
+    "image_digest",
     "is_beside",
     "on_demand",
+    "pixel_digests",
     "prompt_positions",
     "refuse_assistance",
     "rows_with_images",

@@ -18,7 +18,7 @@ import inspect
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from . import compat
 from .attention import AttentionReader, reading
 from .cache import first_key_column, fork, past_length
 from .compiled import eager_prefills
+from .digests import prefill_digests
 from .errors import SCRError, UnsupportedGenerationError
 from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
@@ -82,9 +83,13 @@ class PrefillMethod(Protocol):
     attention_layers: range
 
     def open(
-        self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int
+        self,
+        images: Sequence[ImagePatches],
+        embeds: Float[Tensor, "batch seq dim"],
+        copies: int,
+        digests: Callable[[Sequence[ImagePatches]], list[str]],
     ) -> PrefillSession:
-        """Start one prefill, given its images and the decoder's merged input embeddings.
+        """Start one prefill, given its images, the decoder's merged input embeddings, and a way to key noise by image.
 
         Beam search and `num_return_sequences` repeat every row of a prompt: the diagnostic runs on the prompt's own
         rows, which `images` and `embeds` count, and row r of them is rows r · copies to (r + 1) · copies − 1 of what
@@ -100,6 +105,7 @@ class _Prompt:
     one, such as the second branch of a contrastive method, is none of the call's own.
     """
 
+    given: Mapping[str, Any]
     prompt_end: int | None
     prompt_rows: int | None
     chunked: bool
@@ -112,6 +118,7 @@ class _Prompt:
 class _Frame:
     """One forward of a prompt with images, on one thread."""
 
+    inputs: Mapping[str, Any]
     visual: Bool[Tensor, "batch seq"]
     text: Bool[Tensor, "batch seq"]
     call: _Prompt | None = None
@@ -225,7 +232,7 @@ class PrefillDispatcher:
             visual[:, end:] = text[:, end:] = False
         if not visual.any():
             return
-        frame = _Frame(visual, text)
+        frame = _Frame(inputs, visual, text)
         if call is not None and call.visual is None:
             call.image, call.visual, frame.call = image, visual, call
         elif call is not None and call.visual is not None and _begins_with(visual, call.visual):
@@ -259,6 +266,7 @@ class PrefillDispatcher:
         images = self._family.images(self._model, visual, inputs)
         if not images:
             return []
+        digests = functools.partial(self._digests, frame, images, visual | text)
         queries = text_queries(text, images)
         has_text = queries.weights.any(dim=2)
         blind = [image for image in images if not has_text[image.row, image.index]]
@@ -272,7 +280,7 @@ class PrefillDispatcher:
         if not images:
             return []
         cache, seq = inputs.get("past_key_values"), visual.shape[1]
-        sessions = [method.open(images, inputs["inputs_embeds"], copies) for method in self._methods]
+        sessions = [method.open(images, inputs["inputs_embeds"], copies, digests) for method in self._methods]
         wanted = sorted({layer for method in self._methods for layer in method.attention_layers})
         reader = AttentionReader(*queries, {layer: first_key_column(cache, layer, seq) for layer in wanted})
         inputs = {**inputs, "past_key_values": fork(cache), "use_cache": cache is not None}
@@ -294,6 +302,19 @@ class PrefillDispatcher:
             for session in sessions:
                 session.plan(diagnosis)
         return sessions
+
+    def _digests(
+        self,
+        frame: _Frame,
+        all_images: Sequence[ImagePatches],
+        real: Bool[Tensor, "rows seq"],
+        images: Sequence[ImagePatches],
+    ) -> list[str]:
+        """What keys the noise of `images`, which are some of the prefill's."""
+        given, rows = (frame.inputs, None) if frame.call is None else (frame.call.given, frame.call.prompt_rows)
+        copies = len(real) // rows if rows else 1
+        digests = prefill_digests(self._model, all_images, frame.inputs, real, given, max(1, copies))
+        return [digest for image, digest in zip(all_images, digests, strict=True) if image in images]
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -359,7 +380,7 @@ def _prompt_of(call: GenerateCall) -> _Prompt:
     lengths = [value.shape[1] for value in (prompt, mask) if isinstance(value, Tensor) and value.ndim >= 2]
     rows = prompt.shape[0] if isinstance(prompt, Tensor) else None
     chunked = call.setting("prefill_chunk_size") is not None
-    return _Prompt(prompt_end=max(lengths, default=None), prompt_rows=rows, chunked=chunked)
+    return _Prompt(call.given, prompt_end=max(lengths, default=None), prompt_rows=rows, chunked=chunked)
 
 
 _DISPATCHERS = PerModel[PrefillDispatcher]()

@@ -49,10 +49,10 @@ def visual_tokens(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) ->
     Told by their embedding where no ids are given.
     """
     came, known = visual_inputs(inputs), family.visual_token_ids(model.config)
-    tokens, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    tokens = inputs.get("input_ids")
     if tokens is not None:
         return {modality: tokens.cpu() == token for modality, token in known.items() if modality in came}
-    embed = model.get_input_embeddings()
+    embeds, embed = inputs["inputs_embeds"], model.get_input_embeddings()
     placeholders = {name: embed(torch.tensor(token, device=embeds.device)) for name, token in known.items()}
     return {name: (embeds == vector).all(-1).cpu() for name, vector in placeholders.items() if name in came}
 

@@ -134,7 +134,9 @@ class _Reader:
         self.layers, self.attention_layers, self.credit = layers, attention_layers, credit
         self.session: _Reading | None = None
 
-    def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int) -> _Reading:
+    def open(
+        self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int, digests: object
+    ) -> _Reading:
         """See `hooks.PrefillMethod`."""
         self.session = _Reading(self, images, embeds)
         return self.session

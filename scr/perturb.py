@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooks import PIXELS, find_family, unwrap
+from hooks import PIXELS, find_family, image_digest, pixel_digests, unwrap
 
 from .errors import ConfigError
 from .variants import Variant, check_integer, check_number, choose
@@ -304,22 +304,7 @@ def image_digests(model: Any, inputs: Mapping[str, Any], modality: Literal["imag
     Raises:
         PromptLayoutError: for pixels that are not laid out as the model's processor does.
     """
-    model, digests, name = unwrap(model)[0], [], PIXELS[modality]
-
-    def read(image: Tensor) -> Tensor:
-        digests.append(image_digest(image))
-        return image
-
-    if inputs.get(name) is not None:
-        find_family(model).map_pixels(model, inputs, read, name)
-    return digests
-
-
-def image_digest(image: Float[Tensor, "tiles 3 height width"]) -> str:
-    """Of the exact pixels, as float32, and their shape. Pixels rounded to bfloat16 are other pixels."""
-    digest = hashlib.sha256(str(tuple(image.shape)).encode())
-    digest.update(image.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
+    return pixel_digests(unwrap(model)[0], inputs, modality)
 
 
 def noise_generator(seed: int, digest: str) -> torch.Generator:

@@ -12,7 +12,7 @@ class Recorder:
     def __init__(self, attention_layers: range, edited: int | None = None) -> None:
         self.attention_layers, self.edited, self.events, self.maps = attention_layers, edited, [], []
 
-    def open(self, images, embeds, copies) -> PrefillSession:
+    def open(self, images, embeds, copies, digests) -> PrefillSession:
         self.images = images
         self.events.append(("open", tuple(embeds.shape[:2])))
         return self

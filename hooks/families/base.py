@@ -135,6 +135,10 @@ class ModelFamily(ABC):
             raise pixel_misfit(name, pixels, "(images, 3, height, width)")
         return torch.cat([change(image).to(pixels) for image in pixels.split(1)]) if len(pixels) else pixels.clone()
 
+    def pixel_images(self, image: ImagePatches, modality: str) -> int:
+        """As how many images `map_pixels` shows one of the prompt: one per tile, where each tile counts as an image."""
+        return len(image.grids) if modality == "image" else 1
+
     def map_features(
         self,
         model: PreTrainedModel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -38,11 +39,6 @@ class Idefics3(ModelFamily):
                         f"image tokens of row {row} do not fit the tiles: got a run of {len(run)}; expected a multiple "
                         f"of {side**2} ({side} × {side} per tile). Build the prompt with the model's own processor."
                     )
-            if runs and int(runs[-1][-1]) + 1 == len(embeds[row]):
-                raise PromptLayoutError(
-                    f"last image of row {row} is not closed: got a prompt that ends with its tokens; expected a marker "
-                    "token after them. Do not truncate prompts with images."
-                )
             for index, tiles in enumerate(_images(runs, embeds[row])):
                 positions = torch.cat(tiles)
                 found.append(
@@ -99,14 +95,21 @@ def _images(runs: list[Tensor], embeds: Float[Tensor, "seq dim"]) -> list[list[T
     """Runs grouped by image.
 
     One fake token opens each tile, one more closes an image: so two between runs part images. It is told by its
-    embedding, since ids are not always given, and found where the last image must be closed.
+    embedding, since ids are not always given. It stands in every gap between runs, and after the last one too, unless
+    the prompt was cut off there: then it is the first token that every gap has, since newlines follow but some tiles.
     """
-    images: list[list[Tensor]] = []
-    for previous, run in zip([None, *runs], runs, strict=False):
-        if previous is not None and run is not None:
-            closing, between = embeds[int(runs[-1][-1]) + 1], embeds[int(previous[-1]) + 1 : int(run[0])]
-            if int((between == closing).all(dim=-1).sum()) < 2:
-                images[-1].append(run)
-                continue
-        images.append([run])
+    images = [[run] for run in runs[:1]]
+    gaps = [embeds[int(before[-1]) + 1 : int(after[0])] for before, after in itertools.pairwise(runs)]
+    after_last = embeds[int(runs[-1][-1]) + 1 :][:1] if runs else embeds[:0]
+    candidates = torch.cat([after_last, *gaps[:1]])
+    mark = next((token for token in candidates if all(_count(token, gap) for gap in gaps)), None)
+    for gap, run in zip(gaps, runs[1:], strict=True):
+        if mark is not None and _count(mark, gap) > 1:
+            images.append([run])
+        else:
+            images[-1].append(run)
     return images
+
+
+def _count(token: Float[Tensor, "dim"], tokens: Float[Tensor, "length dim"]) -> int:
+    return int((tokens == token).all(dim=-1).sum())

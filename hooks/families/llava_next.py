@@ -61,6 +61,10 @@ class LlavaNext(ModelFamily):
             image[:tiles] = change(image[:tiles])
         return changed
 
+    def pixel_images(self, image: ImagePatches, modality: str) -> int:
+        """One: tiles lie beside each other. See `ModelFamily.pixel_images`."""
+        return 1
+
     def map_features(
         self,
         model: PreTrainedModel,

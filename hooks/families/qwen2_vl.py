@@ -31,15 +31,13 @@ class Qwen2VL(ModelFamily):
     ) -> list[ImagePatches]:
         """Read the grids off the (time, row, column) positions that the decoder rotates by."""
         positions = decoder_inputs.get("position_ids")
-        if positions is None or positions.ndim != 3:
-            raise _without_grid("no three-dimensional positions")
-        places = positions[-3:].cpu().expand(3, len(visual), -1)
+        places = None if positions is None or positions.ndim != 3 else positions[-3:].cpu().expand(3, len(visual), -1)
         found = []
         for row, row_visual in enumerate(visual):
             for index, run in enumerate(visual_runs(row_visual)):
-                found.append(ImagePatches(row, index, run, _grids(places[:, row, run])))
-        if found and all(image.grids == (PatchGrid(1, 1),) * len(image.positions) for image in found):
-            raise _without_grid("grids of a single patch")
+                # A single token is a grid of one patch, whatever its position.
+                grids = (PatchGrid(1, 1),) if len(run) == 1 else _grids(None if places is None else places[:, row, run])
+                found.append(ImagePatches(row, index, run, grids))
         return found
 
     def map_pixels(
@@ -78,8 +76,12 @@ class Qwen2VL(ModelFamily):
         return torch.cat(changed) if changed else pixels.clone()
 
 
-def _grids(places: Int[Tensor, "3 patches"]) -> tuple[PatchGrid, ...]:
+def _grids(places: Int[Tensor, "3 patches"] | None) -> tuple[PatchGrid, ...]:
     """Cut a run of image tokens where the raster starts again, which needs no time step: slow videos may repeat one."""
+    if places is None:
+        raise _without_grid("no three-dimensional positions")
+    if (places.diff(dim=1) == 1).all():
+        raise _without_grid("positions that count on as those of text do")
     time, rows, columns = places
     starts = torch.ones_like(time, dtype=torch.bool)
     starts[1:] = (rows[1:] < rows[:-1]) | (time[1:] != time[:-1])
@@ -88,7 +90,7 @@ def _grids(places: Int[Tensor, "3 patches"]) -> tuple[PatchGrid, ...]:
     grids = []
     for grid in places.tensor_split(starts.nonzero().flatten()[1:], dim=1):
         (height, width) = (int(extent.max() - extent.min()) + 1 for extent in grid[1:])
-        raster = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).flatten(1)
+        raster = torch.cartesian_prod(*(torch.arange(size, device="cpu") for size in (height, width))).T
         if grid.shape[1] != height * width or not torch.equal(grid[1:] - grid[1:, :1], raster):
             raise _without_grid(f"{grid.shape[1]} tokens over {height} rows and {width} columns")
         grids.append(PatchGrid(height, width))
@@ -98,5 +100,6 @@ def _grids(places: Int[Tensor, "3 patches"]) -> tuple[PatchGrid, ...]:
 def _without_grid(got: str) -> PromptLayoutError:
     return PromptLayoutError(
         f"positions of the image tokens are no patch grid: got {got}; expected M-RoPE's time, row and column of each "
-        "token. Pass all that the processor returns, `mm_token_type_ids` included, and `position_ids` in a later turn."
+        "token. Pass all that the processor returns, `mm_token_type_ids` included; give `position_ids` in a later turn "
+        "alone, and of three axes."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -18,6 +18,7 @@ from hooks import Diagnosis, HookStack, ImagePatches, Placed, dispatcher, edit_t
 
 from ..credit import attention_entropy, hidden_norms
 from ..errors import ConfigError
+from ..perturb import noise_generator
 from ..redistribution import (
     RedistributionPlan,
     Selection,
@@ -28,7 +29,7 @@ from ..redistribution import (
     receive,
 )
 from .base import Lever, Method, MethodConfig
-from .noise import image_generator, random_directions, with_norms_of
+from .noise import random_directions, with_norms_of
 from .trace import Trace
 
 
@@ -47,7 +48,8 @@ class SCRConfig(MethodConfig):
         selection: `"top_k"`, or `"greedy"`: pass over candidates that are neighbours already.
         source: `"attention"`, or `"random"`: sources drawn uniformly from the eligible patches (the paper's control).
         edit: `"redistribute"`, or `"noise"`: at the same positions, a random direction with each edit's own L2 norm.
-        seed: of `source="random"` and `edit="noise"`; the generator is keyed by (seed, the image's own features).
+        seed: of `source="random"` and `edit="noise"`; the generator is keyed by (seed, digest of the image's pixels, or
+            of the prompt's ids where features are given in place of pixels): the same alone and in any batch.
         keep_traces: how many of the last traces are kept.
     """
 
@@ -147,26 +149,29 @@ class SCR(Method):
         served.attach(self, model)
         stack.callback(served.detach, self)
 
-    def open(self, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int) -> SCRSession:
+    def open(
+        self,
+        images: Sequence[ImagePatches],
+        embeds: Float[Tensor, "batch seq dim"],
+        copies: int,
+        digests: Callable[[Sequence[ImagePatches]], list[str]],
+    ) -> SCRSession:
         """Start one prefill. See `hooks.PrefillMethod`."""
-        return SCRSession(self, images, embeds, copies)
+        drawn = self.config.source == "random" or self.config.edit == "noise"
+        generators = [noise_generator(self.config.seed, digest) for digest in digests(images)] if drawn else []
+        return SCRSession(self, images, generators, copies)
 
 
 class SCRSession:
     """SCR in one prefill, all rows and images of the batch at once."""
 
     def __init__(
-        self, method: SCR, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"], copies: int
+        self, method: SCR, images: Sequence[ImagePatches], generators: Sequence[torch.Generator], copies: int
     ) -> None:
-        """Start with the decoder's merged input embeddings, which key the random controls."""
+        """Start with the images, and for random controls with a generator of each."""
         self._config, self._images, self._traces, self._copies = method.config, images, method.traces, copies
         self._layers, self._attention_layers = method.layers, method.attention_layers
-        self._generators: list[torch.Generator] = []
-        if self._config.source == "random" or self._config.edit == "noise":
-            self._generators = [
-                image_generator(self._config.seed, embeds[image.row, image.positions.to(embeds.device)])
-                for image in images
-            ]
+        self._generators = generators
         rows = torch.cat([torch.full_like(image.positions, image.row) for image in images])
         self._patches = Placed(rows, torch.cat([image.positions for image in images]))
         self._noise: dict[int, Tensor] = {}
