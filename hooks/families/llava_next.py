@@ -91,7 +91,8 @@ class LlavaNext(ModelFamily):
             overview = side * side
             width = newlines[0] - start - overview
             ends = [newlines.pop(0)]
-            while width > 0 and newlines and newlines[0] - ends[-1] == width + 1:
+            # A picture too narrow for a column of patches has rows that are newlines alone.
+            while width >= 0 and newlines and newlines[0] - ends[-1] == width + 1:
                 ends.append(newlines.pop(0))
             grids = self._frames(ends[0] - start, side) if len(ends) == 1 and width else ()
             if not grids:
@@ -102,7 +103,9 @@ class LlavaNext(ModelFamily):
             kept = [token for token in range(start, ends[-1] + 1) if token not in set(ends)]
             images.append((run[kept], grids))
             start = ends[-1] + 1
-        if start != len(run):
+        if len(run) - start == side * side:  # one too low for a row of patches has no newline at all
+            images.append((run[start:], (PatchGrid(side, side),)))
+        elif start != len(run):
             raise _misfit(f"{len(run) - start} image tokens after the last newline token", side)
         return images
 
