@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -134,6 +134,8 @@ class DoLa(LogitsMethod):
                 stack.forward_pre_hook(self._layers[0], self._before_first)
             else:
                 stack.forward_hook(self._layers[candidate - 1], functools.partial(self._after, candidate))
+        self._head = cast(nn.Module, model.get_output_embeddings())
+        stack.forward_pre_hook(self._head, self._before_head)
         super().install(model, stack)
 
     def begin(self, call: GenerateCall) -> LogitsProcessor:
@@ -141,6 +143,17 @@ class DoLa(LogitsMethod):
         call.arguments["disable_compile"] = True  # a compiled step would not call the hooks
         self._seen.hidden = {}
         return _LayerContrast(call.model, call.model_inputs, self)
+
+    def early_logits(self, rows: int) -> Float[Tensor, "layers rows vocab"]:
+        """What the candidates say about the first `rows` rows of the step that was just made on this thread.
+
+        The head is called as the model calls it: its parameters may be elsewhere, or packed, or none.
+
+        Raises:
+            UnsupportedGenerationError: if that step did not pass the hooks.
+        """
+        hidden = self.take()[:, :rows]
+        return self._head(hidden.to(self._seen.device, self._seen.dtype))
 
     def take(self) -> Float[Tensor, "layers rows dim"]:
         """Hidden states of the last token after the candidates, in the step that was just made on this thread.
@@ -162,6 +175,11 @@ class DoLa(LogitsMethod):
     def _after(self, candidate: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._note(candidate, hidden_of(output))
 
+    def _before_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling():
+            last = args[0] if args else kwargs["input"]
+            self._seen.device, self._seen.dtype = last.device, last.dtype
+
     def _note(self, candidate: int, hidden: Float[Tensor, "rows seq dim"]) -> None:
         if not torch.compiler.is_compiling() and not is_beside():
             self._seen.hidden[candidate] = hidden[:, -1].detach()
@@ -170,12 +188,14 @@ class DoLa(LogitsMethod):
 class _Seen(threading.local):
     def __init__(self) -> None:
         self.hidden: dict[int, Tensor] = {}
+        # Of what the head gets in a step.
+        self.device: torch.device
+        self.dtype: torch.dtype
 
 
 class _LayerContrast(ImageRowsProcessor):
     def __init__(self, model: Any, inputs: dict[str, Any], method: DoLa) -> None:
         super().__init__(model, inputs)
-        self._head: nn.Module = model.get_output_embeddings()
         self._method = method
 
     @torch.no_grad()
@@ -183,10 +203,5 @@ class _LayerContrast(ImageRowsProcessor):
         self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows vocab"]:
         # Below the rows of `generate` there may be those of another method's branch, in the same forward.
-        hidden = self._method.take()[:, : len(scores)]
-        early = self._head(hidden.to(_device_of(self._head))).to(scores.device)
+        early = self._method.early_logits(len(scores)).to(scores.device)
         return contrast_layers(scores, early, self._method.config.plausibility)[0]
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
