@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from scr import AdapterLoadError, ConfigError
-from scr.adapters import IMAGES_FILE, AdapterSource, find_adapter, image_file_digest, list_adapters
+from scr import ConfigError
+from scr.adapters import AdapterSource, check_base, find_adapter, image_file_digest, trained_images
 
-from .lab import ADAPTERS, adapter_folder
-from .models import LAB_PREFIX, ModelSource
-from .suggest import suggestion
+from .models import ModelSource
 
 
 def resolve_adapter(name: str, source: ModelSource) -> AdapterSource:
@@ -26,21 +22,8 @@ def resolve_adapter(name: str, source: ModelSource) -> AdapterSource:
         AdapterLoadError: if there is none.
         ConfigError: if it says that it was trained on another model, or on another state of this one.
     """
-    found = find_adapter(_location(name))
-    found = dataclasses.replace(found, name=name)
-    if found.base and not found.base_is_folder and source.name.casefold() != found.base.casefold():
-        # A folder may hold a copy of the base model; there the shapes must do.
-        if source.folder is None or source.is_lab:
-            raise ConfigError(
-                f"adapter of another model: got {name!r}, trained on {found.base!r}, for {source.name!r}; expected "
-                f"one that was trained on {source.name!r}. Give --model {found.base}, or another adapter."
-            )
-    elif _is_state(found.base_revision) and source.revision not in (None, found.base_revision):
-        raise ConfigError(
-            f"adapter of another state of the model: got {name!r}, trained on {found.base!r} at "
-            f"{str(found.base_revision)[:20]}, for {str(source.revision)[:20]}; expected the same. "
-            "Give --revision, or train the adapter again."
-        )
+    found = find_adapter(name)
+    check_base(found, source.name, source.revision)
     return found
 
 
@@ -49,25 +32,30 @@ def recorded_adapter(source: AdapterSource) -> str:
     return f"{source.name}@{source.revision}"
 
 
-def overlapping_images(source: AdapterSource, images: Iterable[Path]) -> list[Path]:
+def overlapping_images(source: AdapterSource, images: Iterable[Path]) -> list[Path] | None:
     """The images that an adapter was trained on, by the digests of their files; in the order given.
 
     Args:
-        source: the adapter; one without `training_images.txt` does not say what it was trained on.
+        source: the adapter.
         images: the images to be asked about.
+
+    Returns:
+        None for an adapter that does not say what it was trained on.
+
+    Raises:
+        ConfigError: for a list that cannot be read.
     """
-    path = source.config.parent / IMAGES_FILE
-    if not path.is_file():
-        return []
-    trained = set(path.read_text(encoding="utf-8").split())
+    trained = trained_images(source)
+    if trained is None:
+        return None
     return [image for image in dict.fromkeys(images) if image_file_digest(image) in trained]
 
 
-def check_overlap(source: AdapterSource, images: Iterable[Path], allowed: bool) -> int:
-    """How many images an adapter was trained on, if that is allowed.
+def check_overlap(source: AdapterSource, images: Iterable[Path], allowed: bool) -> int | None:
+    """How many images an adapter was trained on, if that is allowed; None where it does not say.
 
     Raises:
-        ConfigError: if it is not, and there is one.
+        ConfigError: if it is not allowed, and there is one or there may be.
     """
     found = overlapping_images(source, images)
     if found and not allowed:
@@ -76,23 +64,10 @@ def check_overlap(source: AdapterSource, images: Iterable[Path], allowed: bool) 
             f"{source.name!r}; expected none, since what was learnt by heart is no evidence. Choose another split, or "
             "give --allow-overlap to measure all the same; the number is recorded."
         )
-    return len(found)
-
-
-def _is_state(revision: str | None) -> bool:
-    """Whether it is a commit or digest, and no branch, which is another state every day."""
-    return revision is not None and re.fullmatch(r"[0-9a-f]{40}|sha256:.*", revision) is not None
-
-
-def _location(name: str) -> str:
-    if not name.startswith(LAB_PREFIX):
-        return name
-    if name not in ADAPTERS:
-        raise AdapterLoadError(
-            f"unknown lab adapter: got {name!r}; expected one of {', '.join(ADAPTERS)}, {', '.join(list_adapters())}, "
-            f"a folder or a hub id. {suggestion(name, ADAPTERS)}"
+    if found is None and not allowed:
+        raise ConfigError(
+            f"images that the adapter may have been trained on: got no training_images.txt in "
+            f"{source.config.parent} for {source.name!r}; expected the digests of its images, without which nobody "
+            "knows. Finish its training, or give --allow-overlap to measure all the same; it is recorded as not known."
         )
-    try:
-        return str(adapter_folder(name))
-    except FileNotFoundError as error:
-        raise AdapterLoadError(str(error)) from error
+    return None if found is None else len(found)

@@ -61,7 +61,7 @@ class RunConfig:
             alone, which wins.
         prompt: a variant of `benchmarks.prompts.PROMPTS`.
         adapter: a lab name, a name of `scr.list_adapters()`, a folder or a hub id; the model without it is run beside.
-        allow_overlap: measure an adapter on images that it was trained on, too.
+        allow_overlap: measure an adapter on images that it was, or may have been, trained on, too.
         tasks: names of tasks or of groups of them.
         limit: number of images, the first of the data set (of units, where a task has others); None for all.
         batch_size: samples per batch.
@@ -171,7 +171,7 @@ class Cell:
         generation: arguments of `generate`.
         folder: where the records are.
         adapter: what is put on the model before the method; None for nothing.
-        overlap: how many of the wanted images the adapter was trained on.
+        overlap: how many of the wanted images the adapter was trained on; None where it does not say.
     """
 
     plan: TaskPlan
@@ -182,7 +182,7 @@ class Cell:
     generation: dict[str, Any]
     folder: RunFolder
     adapter: AdapterSource | None = None
-    overlap: int = 0
+    overlap: int | None = 0
 
     def recorded(self) -> int:
         """How many of the wanted samples have a record."""
@@ -248,7 +248,7 @@ def build_plan(config: RunConfig) -> Plan:
         generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **config.generation}
         rows: list[tuple[str, str, dict[str, Any], AdapterSource | None]]
         rows = [(name, name, generation, None) for name in (methods if adapter is None else methods[:1])]
-        overlap = 0
+        overlap: int | None = 0
         if adapter is not None:
             overlap = check_overlap(
                 adapter, (one.image for one in plan.wanted_samples if one.image), config.allow_overlap

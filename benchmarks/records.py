@@ -112,7 +112,7 @@ class RunRecord:
         config_given: the part of it that the user gave.
         prompt: the prompt variant.
         adapter: name and digest of an adapter.
-        adapter_overlap: how many of the images asked about it was trained on.
+        adapter_overlap: how many of the images asked about it was trained on; null where it does not say.
         task: name of the task.
         task_version: its version.
         rule: the rule that parsed the answers.

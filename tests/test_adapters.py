@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import inputs_for, tiny_llava
 
 import scr
-from scr.adapters import ADAPTERS, find_adapter
+from scr.adapters import ADAPTERS, find_adapter, trained_images
 from scr.adapters.lora import adapter_weights, lora_layers
 
 QUERIES = r".*language_model.*layers\.\d+\.self_attn\.(q|v)_proj"
@@ -323,8 +323,10 @@ def test_named_adapters_are_looked_up_on_the_hub(tiny, monkeypatch):
         "scr.adapters.sources.cached_file",
         lambda repository, file, revision=None: asked.append((repository, revision)) or str(folder / file),
     )
+    (folder / "training_images.txt").write_text("0123456789abcdef\n")
     source = find_adapter("refusal", "v1")
-    assert asked == [(ADAPTERS["refusal"].repository, "v1")] * 2
+    assert asked == [(ADAPTERS["refusal"].repository, "v1")] * 3
+    assert trained_images(source) == {"0123456789abcdef"}
     assert source.base == "tiny/llava"
     assert source.revision == find_adapter(str(folder)).revision
     assert scr.list_adapters() == ["refusal"]

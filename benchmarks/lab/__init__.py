@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["ADAPTERS", "CHECKPOINTS", "adapter_folder", "checkpoint_folder", "data_folder"]
+from ..suggest import suggestion
+
+__all__ = ["ADAPTERS", "CHECKPOINTS", "adapter_folder", "checkpoint_folder", "data_folder", "named_folder"]
 
 # Name of a model → its folder below this one.                          ← the only line to add for a new model
 CHECKPOINTS: dict[str, str] = {
@@ -43,12 +45,21 @@ def adapter_folder(name: str) -> Path:
     return _embedded(name, ADAPTERS, "adapter", "adapter", "adapter_config.json", "adapt")
 
 
+def named_folder(kind: str, name: str) -> Path:
+    """The folder of a "model" or an "adapter" by its name: how `scr` finds `lab/...`, by an entry point.
+
+    Raises:
+        ValueError, FileNotFoundError: as `checkpoint_folder` and `adapter_folder`.
+    """
+    return checkpoint_folder(name) if kind == "model" else adapter_folder(name)
+
+
 def _embedded(name: str, table: dict[str, str], kind: str, what: str, file: str, command: str) -> Path:
     """The folder that a table has for a name, if the file is there that every such folder has."""
     if name not in table:
         raise ValueError(
             f"unknown lab {kind}: got {name!r}; expected one of {', '.join(table)}. "
-            f"Choose one of these, or give a hub id or a local folder as the {kind}."
+            f"{suggestion(name, table, f'Choose one of these, or give a hub id or a local folder as the {kind}.')}"
         )
     folder = Path(__file__).parent / table[name]
     if not (folder / file).exists():

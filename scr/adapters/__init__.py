@@ -1,5 +1,6 @@
 """Adapters, optional backbones: load, train, merge. peft is imported only where it is needed."""
 
+from .base import check_base
 from .card import plot_curve, push_adapter, read_record, write_card
 from .encoding import format_prompt
 from .load import Adapter, adapter, load_adapter, merge_adapter
@@ -8,8 +9,15 @@ from .processes import Team, join_team
 from .recipe import Distillation, TrainingRecipe, load_recipe
 from .refusal import DENIAL, TEMPLATES, KnownImage, RefusalRow, refusal_rows, split_images
 from .rows import Prepared, Row, image_file_digest, prepare_data, read_rows, write_rows
-from .sources import ADAPTERS, AdapterEntry, AdapterSource, find_adapter, list_adapters
-from .states import IMAGES_FILE
+from .sources import (
+    ADAPTERS,
+    IMAGES_FILE,
+    AdapterEntry,
+    AdapterSource,
+    find_adapter,
+    list_adapters,
+    trained_images,
+)
 
 __all__ = [
     "ADAPTERS",
@@ -28,6 +36,7 @@ __all__ = [
     "Trained",
     "TrainingRecipe",
     "adapter",
+    "check_base",
     "find_adapter",
     "format_prompt",
     "image_file_digest",
@@ -44,6 +53,7 @@ __all__ = [
     "refusal_rows",
     "split_images",
     "train_adapter",
+    "trained_images",
     "write_card",
     "write_rows",
 ]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, MissingPackageError
-from .sources import CONFIG_FILE, WEIGHTS_FILE
-from .states import IMAGES_FILE, LOG_FILE, RECORD_FILE
+from .sources import CONFIG_FILE, IMAGES_FILE, WEIGHTS_FILE
+from .states import LOG_FILE, RECORD_FILE
 
 CARD_FILE, CURVE_FILE = "README.md", "curve.png"
 _KINDS = {

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from hooks import find_family
 
 from ..errors import AdapterLoadError, AlreadyPatchedError, ConfigError, MissingPackageError
+from ..offloading import execution_device, is_offloaded
 from .recipe import TrainingRecipe
 
 
@@ -33,62 +34,109 @@ def lora_layers(
 
     Raises:
         AlreadyPatchedError: if an adapter is on the model already.
+        ConfigError: for a beginning on a model whose weights are offloaded, which gradients would not reach.
         AdapterLoadError: for weights that do not fill the layers, or a configuration that peft cannot put on the model.
     """
-    peft = require_peft()
+    require_peft()
     if getattr(model, "peft_config", None):
         raise AlreadyPatchedError(
             "adapter already on this model: got a second one; expected at most one. "
             "Leave the first `with` (or call `remove()`; `unload()` of a PeftModel) before."
         )
-    gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    if weights is None and is_offloaded(model):
+        raise ConfigError(
+            "a model that cannot be trained: got one whose weights are offloaded; expected all of them where it "
+            "computes. Load it without device_map and offloading; --quantize nf4 takes a quarter of the memory."
+        )
+    # By name: with each forward, an offloaded weight is another object.
+    gradients = {name: one.requires_grad for name, one in model.named_parameters(remove_duplicate=False)}
     modes = {module: module.training for module in model.modules()}
+
+    def take_off() -> None:
+        for path, module in list(model.named_modules()):
+            if _is_lora(module):
+                model.set_submodule(path, module.get_base_layer())
+        vars(model).pop("peft_config", None)
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(gradients.get(name, parameter.requires_grad))
+        for module, mode in modes.items():
+            module.training = mode
+
+    try:
+        yield _put_on(model, config, weights, trainable)
+    finally:
+        try:
+            take_off()
+        except BaseException:
+            take_off()  # an interrupt in the middle of it
+            raise
+
+
+def _put_on(model: PreTrainedModel, config: Any, weights: Mapping[str, Tensor] | None, trainable: bool) -> Any:
+    peft = require_peft()
+    own = {id(parameter) for parameter in model.parameters()}
     device = next(model.parameters()).device
     try:
         # peft draws first weights, from the global state: who samples should not notice.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             tuner = peft.LoraModel(model, config, "default")
-    except ValueError as error:
-        _put_back(model)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # as many kinds as there are ways for a configuration to be wrong
+        said = next(iter(str(error).splitlines()), "")
         raise AdapterLoadError(
-            f"adapter cannot be put on the model: got targets {config.target_modules} ({str(error).splitlines()[0]}); "
-            "expected linear layers of it. Download or train it again."
+            f"adapter cannot be put on the model: got targets {str(config.target_modules)[:200]} "
+            f"({type(error).__name__}: {said}); expected linear layers of it. Download or train it again."
         ) from error
+    for layer in [module for module in model.modules() if _is_lora(module)]:
+        _materialise(layer)
+        layer.train(trainable)
+    for parameter in model.parameters():
+        parameter.requires_grad_(trainable and id(parameter) not in own)
+    if weights is not None:
+        _fill(model, weights)
+    return tuner
+
+
+def _materialise(layer: Any) -> None:
+    """Low-rank weights where an offloaded layer computes: peft makes them where its weights lie, which is nowhere."""
+    base = layer.get_base_layer()
+    if not any(parameter.is_meta for parameter in base.parameters(recurse=False)):
+        return
+    device = execution_device(base)
+    if device is None:
+        raise ConfigError(
+            f"a model without weights: got a {type(base).__name__} on torch's meta device; expected one that was "
+            "loaded, or is offloaded by accelerate. Load the model."
+        )
+    dtype = base.weight.dtype if base.weight.is_floating_point() else None
+    for low_rank in (layer.lora_A, layer.lora_B):
+        for module in low_rank.values():
+            module.to_empty(device=device).to(dtype=dtype)
+    for matrices in (layer.lora_embedding_A, layer.lora_embedding_B):
+        for name, matrix in matrices.items():
+            matrices[name] = nn.Parameter(torch.empty_like(matrix, device=device, dtype=dtype))
+
+
+def _fill(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    bare = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
     try:
-        layers = [module for module in model.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
-        for layer in layers:
-            layer.train(trainable)
-        for parameter in model.parameters():
-            parameter.requires_grad_(trainable and parameter not in gradients)
-        if weights is not None:
-            bare = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
-            try:
-                result = peft.set_peft_model_state_dict(model, bare, "default")
-            except RuntimeError as error:
-                raise AdapterLoadError(
-                    f"weights of another rank: got {' '.join(str(error).split())[:300]}; expected those that the "
-                    "configuration says. Download or train it again."
-                ) from error
-            lacking = [name for name in result.missing_keys if "lora_" in name]
-            if lacking or result.unexpected_keys:
-                raise AdapterLoadError(
-                    f"weights do not fill the adapter: got nothing for {lacking[:3]} and {result.unexpected_keys[:3]} "
-                    "too much; expected one pair for each targeted layer. Download or train it again."
-                )
-        yield tuner
-    finally:
-        tuner.unload()
-        for parameter, flag in gradients.items():
-            parameter.requires_grad_(flag)
-        for module, mode in modes.items():
-            module.training = mode
+        result = require_peft().set_peft_model_state_dict(model, bare, "default")
+    except RuntimeError as error:
+        raise AdapterLoadError(
+            f"weights of another rank: got {' '.join(str(error).split())[:300]}; expected those that the "
+            "configuration says. Download or train it again."
+        ) from error
+    lacking = [name for name in result.missing_keys if "lora_" in name]
+    if lacking or result.unexpected_keys:
+        raise AdapterLoadError(
+            f"weights do not fill the adapter: got nothing for {lacking[:3]} and {result.unexpected_keys[:3]} "
+            "too much; expected one pair for each targeted layer. Download or train it again."
+        )
 
 
-def _put_back(model: nn.Module) -> None:
-    """Take off the layers that peft had put on before it failed."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, require_peft().tuners.lora.LoraLayer):
-            model.set_submodule(path, module.get_base_layer())
+def _is_lora(module: nn.Module) -> bool:
+    return isinstance(module, require_peft().tuners.lora.LoraLayer)
 
 
 def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -151,7 +199,7 @@ def require_peft() -> Any:
         import peft
     except ImportError as error:
         raise MissingPackageError(
-            "adapters need peft: got none installed; expected peft ≥ 0.17. pip install 'scr-vlm[adapters]', "
+            "adapters need peft: got none installed; expected peft ≥ 0.20. pip install 'scr-vlm[adapters]', "
             "or pip install peft"
         ) from error
     return peft

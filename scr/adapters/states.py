@@ -15,9 +15,9 @@ from torch import Tensor
 from ..errors import ConfigError
 from .recipe import TrainingRecipe
 from .rows import Row, image_digests
-from .sources import WEIGHTS_FILE
+from .sources import IMAGES_FILE, WEIGHTS_FILE
 
-LOG_FILE, STATE_FILE, RECORD_FILE, IMAGES_FILE = "log.jsonl", "state.pt", "training.json", "training_images.txt"
+LOG_FILE, STATE_FILE, RECORD_FILE = "log.jsonl", "state.pt", "training.json"
 
 
 def save_adapter(
