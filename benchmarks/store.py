@@ -207,6 +207,23 @@ class RunFolder:
                 path.unlink(missing_ok=True)
         self._ids = None
 
+    def remove(self) -> bool:
+        """Delete the run, its folder, and the folders of its model and task where they are empty then.
+
+        Returns:
+            Whether the folder is gone; it stays where it holds what is no run's.
+
+        Raises:
+            FolderInUseError: where another process holds it; then nothing is deleted.
+        """
+        with self.lock():
+            self.clear()
+            (self.path / _LOCK_FILE).unlink()
+        with contextlib.suppress(OSError):  # not empty
+            for folder in (self.path, *self.path.parents[:2]):
+                folder.rmdir()
+        return not self.path.exists()
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for writing; it is free again when the process ends, however it ends.
