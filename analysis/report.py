@@ -247,8 +247,8 @@ def _environment() -> Any:
         import jinja2
     except ImportError as error:
         raise MissingDependencyError(
-            'the report needs jinja2: got none installed; expected 3.1 or newer. Run `pip install "scr-vlm[analysis]"`'
-            ", or `pip install matplotlib jinja2`."
+            "the report needs jinja2: got none installed; expected 3.1 or newer. Run `pip install "
+            'matplotlib jinja2`, or in a checkout `pip install -e ".[analysis]"`.'
         ) from error
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),

@@ -107,8 +107,8 @@ def paper_look() -> Iterator[None]:
         import matplotlib
     except ImportError as error:
         raise MissingDependencyError(
-            'figures need matplotlib: got none installed; expected 3.8 or newer. Run `pip install "scr-vlm[analysis]"'
-            "`, or `pip install matplotlib jinja2`."
+            "figures need matplotlib: got none installed; expected 3.8 or newer. Run `pip install "
+            'matplotlib jinja2`, or in a checkout `pip install -e ".[analysis]"`.'
         ) from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

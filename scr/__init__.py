@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         get_method,
     )
     from .patching import Patch
-    from .prepare import patch
+    from .prepare import MethodName, patch
     from .registry import get_family, list_families, list_methods
 
 __getattr__ = _on_demand(
@@ -106,7 +106,7 @@ __getattr__ = _on_demand(
             "get_method",
         ),
         ".patching": ("Patch",),
-        ".prepare": ("patch",),
+        ".prepare": ("MethodName", "patch"),
         ".registry": ("get_family", "list_families", "list_methods"),
     },
 )
@@ -123,6 +123,7 @@ __all__ = [
     "DoLaConfig",
     "MethodConfig",
     "MethodEntry",
+    "MethodName",
     "MissingPackageError",
     "ModelFamily",
     "ModelLoadError",

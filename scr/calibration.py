@@ -25,7 +25,7 @@ def calibrate_confidence(
     """Generate without a method, and return quantiles of the confidence of every token, end tokens included.
 
         thresholds = scr.calibrate_confidence(model, batches_of_val, max_new_tokens=64)
-        scr.patch(model, "purified", strength=QuantileStrength(thresholds=thresholds))
+        scr.patch(model, "purified", strength=scr.contrast.QuantileStrength(thresholds=thresholds))
 
     Args:
         model: with no method on it.

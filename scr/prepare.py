@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from transformers import PreTrainedModel
 
@@ -13,6 +13,115 @@ from .combination import CombinedConfig, fields_by_part, method_parts
 from .errors import ConfigError
 from .methods import METHODS, MethodConfig, MethodEntry, get_method
 from .patching import Combination, Patch
+
+# Made by `python -m scr.overloads`:
+if TYPE_CHECKING:
+    from .contrast import Strength
+    from .perturb import Perturbation
+
+MethodName = Literal[
+    "scr",
+    "uniform_smooth",
+    "noise_control",
+    "purified",
+    "vcd",
+    "dola",
+    "plausibility_only",
+    "yes_shift",
+]
+"""A row of the table."""
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["scr", "uniform_smooth", "noise_control"] = "scr",
+    *,
+    scale: float = 1.1,
+    num_sources: int = 32,
+    layers: range | Sequence[int] | None = None,
+    attention_layers: range | Sequence[int] | None = None,
+    connectivity: Literal[4, 8] = 8,
+    radius: int = 1,
+    include_border: bool = False,
+    selection: Literal["top_k", "greedy"] = "top_k",
+    source: Literal["attention", "random"] = "attention",
+    edit: Literal["redistribute", "noise"] = "redistribute",
+    seed: int = 0,
+    keep_traces: int = 16,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["purified"],
+    *,
+    perturbation: Perturbation | str | Mapping[str, Any] = ...,
+    strength: Strength | str | Mapping[str, Any] = ...,
+    plausibility: float = 0.0,
+    confidence: Literal["max_logprob", "entropy", "margin"] = "max_logprob",
+    space: Literal["logits", "logprobs"] = "logits",
+    only_below: float | None = None,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "doubled"] = "auto",
+    contrast: float | None = None,
+    image_keep: float | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["vcd"],
+    *,
+    perturbation: Perturbation | str | Mapping[str, Any] = ...,
+    strength: Strength | str | Mapping[str, Any] = ...,
+    plausibility: float = 0.1,
+    confidence: Literal["max_logprob", "entropy", "margin"] = "max_logprob",
+    space: Literal["logits", "logprobs"] = "logits",
+    only_below: float | None = None,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "doubled"] = "auto",
+    contrast: float | None = None,
+    noise_step: int | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["dola"],
+    *,
+    layers: Literal["low", "high"] | Sequence[int] = "low",
+    plausibility: float = 0.1,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["plausibility_only"],
+    *,
+    plausibility: float = 0.1,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["yes_shift"],
+    *,
+    shift: float,
+    no_tokens: Sequence[int],
+) -> Patch: ...
+
+
+@overload
+def patch(model: PreTrainedModel, method: MethodConfig | str) -> Patch: ...
+
+
+# So far made.
 
 
 def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: Any) -> Patch:

@@ -140,7 +140,7 @@ def test_the_card(trained):
 def test_the_curve(trained, monkeypatch):
     assert plot_curve(trained).read_bytes().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(scr.MissingPackageError, match="pip install 'scr-vlm\\[plots\\]'"):
+    with pytest.raises(scr.MissingPackageError, match="Run `pip install matplotlib`"):
         plot_curve(trained)
 
 

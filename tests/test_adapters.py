@@ -311,7 +311,7 @@ class TestRefused:
 
     def test_without_peft(self, tiny, monkeypatch):
         monkeypatch.setitem(sys.modules, "peft", None)
-        with pytest.raises(scr.MissingPackageError, match=r"pip install 'scr-vlm\[adapters\]'"):
+        with pytest.raises(scr.MissingPackageError, match="Run `pip install peft`"):
             scr.adapter(tiny[0], tiny[2])
 
 

@@ -377,7 +377,7 @@ def test_without_jinja2_the_line_that_installs_it_is_said(folder, tmp_path):
     )
     assert done.returncode == 2
     assert "error: the report needs jinja2: got none installed" in done.stderr
-    assert 'pip install "scr-vlm[analysis]"' in done.stderr
+    assert 'in a checkout `pip install -e ".[analysis]"`' in done.stderr
 
 
 def test_without_matplotlib_the_page_has_tables_and_says_what_is_missing(folder, tmp_path, monkeypatch):

@@ -1,9 +1,13 @@
 """The public namespaces: complete, documented, and each name used by a test."""
 
+import ast
+import contextlib
 import importlib
 import inspect
 import pkgutil
 import re
+import sys
+import textwrap
 import typing
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import pytest
 import hooks
 import scr
 
+ROOT = Path(__file__).parent.parent
 TESTS = "\n".join(path.read_text() for path in Path(__file__).parent.glob("*.py") if path.name != "test_api.py")
 MODULES = [
     name
@@ -58,6 +63,54 @@ def test_every_public_name_has_a_docstring(module_name):
             for member, function in vars(value).items() if inspect.isclass(value) else ():
                 if inspect.isfunction(function) and not member.startswith("_"):
                     assert inspect.getdoc(getattr(value, member)), f"{module_name}.{name}.{member}"
+
+
+def documentation() -> dict[str, str]:
+    """Where → README and every docstring of the four packages."""
+    found = {"README.md": (ROOT / "README.md").read_text()}
+    for name in MODULES:
+        path = Path(importlib.import_module(name).__file__)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                found[f"{name}:{getattr(node, 'name', '')}"] = ast.get_docstring(node)
+    return found
+
+
+def test_whatever_documentation_names_is_there():
+    named = {
+        (where, name)
+        for where, text in documentation().items()
+        for name in re.findall(r'(?<![\w./"-])(?:scr|hooks|benchmarks|analysis)(?:\.\w+)+', text)
+        if not re.search(r"\.(py|json|toml)$", name)
+    }
+    assert len(named) > 30
+    lost = []
+    for where, name in sorted(named):
+        package, *rest = name.split(".")
+        value = sys.modules[package]
+        for one in rest:
+            try:
+                value = getattr(value, one, None) or importlib.import_module(f"{value.__name__}.{one}")
+            except (ImportError, AttributeError):
+                lost.append((where, name))
+                break
+    assert not lost
+
+
+def test_examples_in_docstrings_use_nothing_that_is_not_there():
+    """A name that starts with a capital is a class, and has to be reached through a package."""
+    examples = [
+        (where, block)
+        for where, text in documentation().items()
+        if where.startswith("scr")
+        for block in re.findall(r"(?:^    .*\n)+", text + "\n", re.MULTILINE)
+    ]
+    bare = []
+    for where, block in examples:
+        with contextlib.suppress(SyntaxError):  # prose
+            called = [node.func for node in ast.walk(ast.parse(textwrap.dedent(block))) if isinstance(node, ast.Call)]
+            bare += [(where, one.id) for one in called if isinstance(one, ast.Name) and one.id[0].isupper()]
+    assert not bare
 
 
 @pytest.mark.parametrize("name", sorted({*scr.__all__, *hooks.__all__} - {"__version__"}))

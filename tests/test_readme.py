@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import scr
 from benchmarks.scorers import SCORERS, load_scorer
@@ -73,6 +74,30 @@ def test_the_twelve_line_example_compiles_and_is_twelve_lines():
     code = README.split("## Twelve lines", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
     compile(code, "README", "exec")
     assert len([line for line in code.splitlines() if line.strip()]) == 12
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_its_python_runs(tmp_path, monkeypatch, capsys):
+    """All blocks, one after the other in one session, on a lab model."""
+    lab = ROOT / "benchmarks" / "lab"
+    stand_ins = {
+        "llava-hf/llava-1.5-7b-hf": str(lab / "checkpoints" / "llava"),
+        "path/or/hub-id": str(lab / "adapters" / "refusal"),
+    }
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (96, 96), "teal").save("kitchen.jpg")
+    session: dict[str, object] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    for block in blocks:
+        for name, stand_in in stand_ins.items():
+            block = block.replace(name, stand_in)
+        exec(compile(block, "README.md", "exec"), session)
+    assert len(blocks) >= 3
+    answer, entropy = capsys.readouterr().out.rsplit(maxsplit=1)
+    assert answer.split()[0] in ("Yes", "No")
+    assert not re.search("USER|ASSISTANT|<", answer)
+    assert 0 < float(entropy) < 5
+    assert (tmp_path / "merged" / "model.safetensors").exists()
 
 
 def test_flags_named_in_the_readme_exist():

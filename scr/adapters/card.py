@@ -68,7 +68,7 @@ def plot_curve(folder: Path) -> Path:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPackageError(
-            "curves need matplotlib: got none installed; expected matplotlib ≥ 3.8. pip install 'scr-vlm[plots]'"
+            "curves need matplotlib: got none installed; expected matplotlib ≥ 3.8. Run `pip install matplotlib`."
         ) from error
     shown = [name for name in _CURVES if any(name in entry for entry in log)]
     figure = Figure(figsize=(7, 1.6 * len(shown)), layout="constrained")

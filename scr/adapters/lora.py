@@ -199,7 +199,7 @@ def require_peft() -> Any:
         import peft
     except ImportError as error:
         raise MissingPackageError(
-            "adapters need peft: got none installed; expected peft ≥ 0.20. pip install 'scr-vlm[adapters]', "
-            "or pip install peft"
+            "adapters need peft: got none installed; expected peft ≥ 0.20. Run `pip install peft`, "
+            'or in a checkout `pip install -e ".[adapters]"`.'
         ) from error
     return peft
