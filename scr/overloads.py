@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import itertools
@@ -14,7 +15,6 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from .methods import METHODS, MethodConfig
 from .variants import Variant
 
 PLACE = Path(__file__).with_name("prepare.py")
@@ -24,7 +24,10 @@ START, END = "# Made by `python -m scr.overloads`:\n", "# So far made.\n"
 
 def render() -> str:
     """The block between the two marks."""
-    by_config: dict[type[MethodConfig], list[str]] = {}
+    # Imported here, so that --help answers at once: methods bring torch.
+    from .methods import METHODS
+
+    by_config: dict[type, list[str]] = {}
     for name, entry in METHODS.items():
         by_config.setdefault(entry.config_class, []).append(name)
     hints = {kind: typing.get_type_hints(kind) for kind in by_config}
@@ -92,4 +95,5 @@ def _place(kind: type[Variant]) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m scr.overloads", description=__doc__).parse_args()
     PLACE.write_text(written(PLACE.read_text(encoding="utf-8")), encoding="utf-8")
