@@ -6,33 +6,14 @@ with scr.patch(model):
 
 from __future__ import annotations
 
-import importlib.util as _util
-from pathlib import Path as _Path
 from typing import TYPE_CHECKING
 
-
-def _check_hooks() -> None:
-    """Refuse a foreign `hooks` module, such as a user's own hooks.py next to their script."""
-    spec = _util.find_spec("hooks")
-    expected = _Path(__file__).resolve().parent.parent / "hooks" / "__init__.py"
-    found = spec.origin if spec is not None else None
-    if found is None or _Path(found).resolve() != expected:
-        raise ImportError(
-            f"another module is called `hooks`: found {found}; expected {expected}, which belongs to scr-vlm. "
-            "Rename the other module, or run from another folder."
-        )
-
-
-_check_hooks()
-
-from hooks import on_demand as _on_demand  # noqa: E402  the check above must come first
-
-from .version import __version__  # noqa: E402
+from ._hooks import on_demand as _on_demand
+from .version import __version__
 
 if TYPE_CHECKING:
-    from hooks import ModelFamily
-
     from . import contrast, credit, perturb, redistribution
+    from ._hooks import ModelFamily
     from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter
     from .calibration import calibrate_confidence
     from .combination import BASELINE, CombinedConfig, fields_by_part, method_parts
@@ -70,7 +51,7 @@ if TYPE_CHECKING:
 __getattr__ = _on_demand(
     __name__,
     {
-        "hooks": ("ModelFamily",),
+        "._hooks": ("ModelFamily",),
         ".contrast": (),
         ".credit": (),
         ".perturb": (),

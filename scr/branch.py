@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from hooks import beside_generate, dispatcher, prompt_positions, unwrap
-
+from ._hooks import beside_generate, dispatcher, prompt_positions, unwrap
 from .errors import ConfigError
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hooks import suggestion
-
+from ._hooks import suggestion
 from .errors import ConfigError
 from .methods import METHODS, MethodConfig, get_method
 

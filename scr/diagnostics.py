@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hooks import (
+from ._hooks import (
     Diagnosis,
     HookStack,
     ImagePatches,
@@ -26,7 +26,6 @@ from hooks import (
     unwrap,
     with_hidden,
 )
-
 from .credit import attention_entropy, credit_entropy, hidden_norms, norm_credit_correlation
 from .errors import ConfigError
 from .methods import SCR, SCRConfig

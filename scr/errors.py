@@ -14,7 +14,7 @@ SCRError
 One warning has a name: UnusedPatchWarning (UserWarning), a patch that was made and never put on its model.
 """
 
-from hooks import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
+from ._hooks import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
 
 
 class ConfigError(SCRError, ValueError):

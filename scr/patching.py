@@ -16,8 +16,7 @@ from typing import Any, Self, overload
 from torch import nn
 from transformers import PreTrainedModel
 
-from hooks import GenerateCall, HookStack, dispatcher, watch_generate
-
+from ._hooks import GenerateCall, HookStack, dispatcher, watch_generate
 from .combination import BASELINE, CombinedConfig
 from .errors import AlreadyPatchedError, UnusedPatchWarning
 from .methods import Method, MethodConfig, Trace

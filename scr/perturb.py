@@ -22,8 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooks import PIXELS, find_family, image_digest, pixel_digests, unwrap
-
+from ._hooks import PIXELS, find_family, image_digest, pixel_digests, unwrap
 from .errors import ConfigError
 from .variants import Variant, check_integer, check_number, choose
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from transformers import PreTrainedModel
 
-from hooks import unwrap
-
+from ._hooks import unwrap
 from .combination import CombinedConfig, fields_by_part, method_parts
 from .errors import ConfigError
 from .methods import METHODS, MethodConfig, MethodEntry, get_method

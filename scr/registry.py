@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hooks import FAMILIES, ModelFamily
-
+from ._hooks import FAMILIES, ModelFamily
 from .errors import ConfigError
 from .methods import METHODS
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
-from hooks import suggestion
-
+from ._hooks import suggestion
 from .errors import ConfigError
 
 

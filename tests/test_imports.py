@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_import_rules(path):
         if top == folder:
             pytest.fail(f"{name}: import {module} relatively, it is in the same folder")
         elif top in FOLDERS:
+            # The one file that finds our hooks beside scr, where a user has a module of that name.
+            assert (folder, top) != ("scr", "hooks") or name == "scr/_hooks.py", f"{name}: import from scr/_hooks.py"
             assert top in MAY_IMPORT[folder] or module in MAY_IMPORT[folder], f"{name} may not import {module}"
             assert module == top or module in PUBLIC_MODULES, f"{name}: import from `{top}` itself, not {module}"
         elif top not in sys.stdlib_module_names:
@@ -141,9 +144,50 @@ def test_importing_changes_nothing():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_foreign_hooks_module_is_refused(tmp_path):
-    (tmp_path / "hooks.py").write_text("")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import scr"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "another module is called `hooks`" in done.stderr
+USERS_OWN = {
+    "a module": {"hooks.py": "MINE = 1"},
+    "a package": {"hooks/__init__.py": "from .sub import MINE", "hooks/sub.py": "MINE = 1"},
+    "all of them": {
+        "hooks.py": "MINE = 1",
+        "benchmarks/__init__.py": "MINE = 1",
+        "benchmarks/records.py": "MINE = 1",
+        "analysis.py": "MINE = 1",
+    },
+}
+SCRIPT = """
+import importlib, pickle, sys
+sys.path.append(sys.argv[1])  # the folder of tests
+theirs = {name: importlib.import_module(name) for name in sys.argv[2:]} if FIRST else {}
+import torch
+from tiny import inputs_for, tiny_llava
+import scr
+theirs = theirs or {name: importlib.import_module(name) for name in sys.argv[2:]}
+assert [module.MINE for module in theirs.values()] == [1] * len(theirs)
+model, processor = tiny_llava()
+with scr.patch(model) as patched:
+    model.generate(**inputs_for(processor, [("USER: <image> is there a dog ?", [1])]), max_new_tokens=1)
+(trace,) = patched.traces
+assert pickle.loads(pickle.dumps(trace)).grids == trace.grids
+assert type(pickle.loads(pickle.dumps(scr.PromptLayoutError("word")))) is scr.PromptLayoutError
+assert isinstance(scr.get_family("llava"), scr.ModelFamily)
+assert scr.ConfigError.__mro__[1] is scr.SCRError
+"""
+
+
+@pytest.mark.parametrize(("kind", "order"), [("a module", "first"), ("a package", "last"), ("all of them", "last")])
+def test_a_users_own_modules_of_our_names_are_theirs(tmp_path, kind, order):
+    for name, text in USERS_OWN[kind].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "script.py").write_text(SCRIPT.replace("FIRST", str(order == "first")))
+    names = sorted({name.partition("/")[0].removesuffix(".py") for name in USERS_OWN[kind]})
+    command = [sys.executable, str(tmp_path / "script.py"), str(ROOT / "tests"), *names]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hooks_are_one_package_where_nobody_else_has_one():
+    code = "import sys, scr, hooks; assert sys.modules['scr._hooks'] is hooks and scr.ModelFamily is hooks.ModelFamily"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -15,8 +15,7 @@ from typing import Any, Self
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hooks import unwrap
-
+from .._hooks import unwrap
 from ..errors import ConfigError
 from ..files import read_json, write_json
 from ..offloading import is_offloaded

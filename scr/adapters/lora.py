@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hooks import find_family
-
+from .._hooks import find_family
 from ..errors import AdapterLoadError, AlreadyPatchedError, ConfigError, MissingPackageError
 from ..offloading import execution_device, is_offloaded
 from .recipe import TrainingRecipe

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from hooks import suggestion
-
+from .._hooks import suggestion
 from ..contrast import RollingStrength
 from ..errors import ConfigError
 from ..perturb import Perturbation, get_perturbation

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from hooks import encode_images
-
+from .._hooks import encode_images
 from ..contrast import RollingHistory, RollingStrength, confidence, contrast_logits
 from ..perturb import perturb_encoded, perturb_inputs
 from .encoding import Batch

@@ -10,8 +10,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from hooks import suggestion
-
+from .._hooks import suggestion
 from ..errors import AdapterLoadError, DataFileError
 from ..files import read_json, read_text
 from ..named import named_folder

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
-from hooks import UnsupportedModelError, find_family
-
+from .._hooks import UnsupportedModelError, find_family
 from ..errors import AdapterLoadError, ConfigError
 from ..offloading import weights_at_hand
 from .configuration import matching

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hooks import suggestion
-
+from .._hooks import suggestion
 from ..errors import ConfigError
 from .base import Lever, Method, MethodConfig
 from .dola import DoLa, DoLaConfig

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from transformers import PreTrainedModel
 
-from hooks import HookStack, suggestion
-
+from .._hooks import HookStack, suggestion
 from ..errors import ConfigError
 from ..variants import Variant
 from ..wording import named_by_a_paper, one_line

@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LogitsProcessor, PreTrainedModel
 
-from hooks import GenerateCall, HookStack, find_family, hidden_of, is_beside
-
+from .._hooks import GenerateCall, HookStack, find_family, hidden_of, is_beside
 from ..contrast import plausible_tokens
 from ..errors import ConfigError, UnsupportedGenerationError
 from ..variants import check_number

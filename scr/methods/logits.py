@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
-from hooks import (
+from .._hooks import (
     GenerateCall,
     HookStack,
     find_family,
@@ -22,7 +22,6 @@ from hooks import (
     visual_input,
     watch_generate,
 )
-
 from ..errors import UnsupportedModelError
 from .base import Lever, Method, MethodConfig
 

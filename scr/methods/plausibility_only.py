@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from hooks import GenerateCall
-
+from .._hooks import GenerateCall
 from ..contrast import plausible_tokens
 from ..variants import check_number
 from .base import MethodConfig

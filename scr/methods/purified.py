@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
-from hooks import PIXELS, DoubledLoop, GenerateCall, encode_images, unwrap, why_not_doubled
-
+from .._hooks import PIXELS, DoubledLoop, GenerateCall, encode_images, unwrap, why_not_doubled
 from ..branch import Branch
 from ..contrast import Confidence, FixedStrength, Space, Strength, confidence, contrast_logits, get_strength
 from ..errors import ConfigError, UnsupportedGenerationError

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hooks import Diagnosis, HookStack, ImagePatches, Placed, dispatcher, edit_tokens, find_family, hidden_of
-
+from .._hooks import Diagnosis, HookStack, ImagePatches, Placed, dispatcher, edit_tokens, find_family, hidden_of
 from ..credit import attention_entropy, hidden_norms
 from ..errors import ConfigError
 from ..perturb import noise_generator

@@ -9,8 +9,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooks import PatchGrid
-
+from .._hooks import PatchGrid
 from ..wording import one_line
 from .trace_drawing import as_svg
 

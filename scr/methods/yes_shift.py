@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from hooks import GenerateCall
-
+from .._hooks import GenerateCall
 from ..errors import ConfigError
 from ..variants import check_integer, check_number
 from .base import MethodConfig
