@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from scr.argument_types import names
+from scr.command_line import Parser
+from scr.guard import guarded
 
 from .finding import Analysis, Finding
 from .load import NothingToShowError, Results, ResultsError, load_results
 from .style import FORMATS, MissingDependencyError, write_plot, write_table
 from .tables import as_markdown
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and exit with status 2."""
-        self.exit(2, f"error: {message}. See --help.\n")
 
 
 def run_command(
@@ -37,29 +31,7 @@ def run_command(
         0 if something was shown, 1 if the records hold nothing of what was asked, 2 for an argument or a folder that
         cannot be used.
     """
-    parser = Parser(prog=f"python -m {program}", description=description, allow_abbrev=False)
-    parser.add_argument("results", type=Path, help="folder that benchmarks.run wrote")
-    parser.add_argument(
-        "--out", type=Path, default=Path("figures"), help="folder for figures and tables (default: figures)"
-    )
-    parser.add_argument(
-        "--formats", default=",".join(FORMATS), help=f"of figures, with commas (default: {','.join(FORMATS)})"
-    )
-    if len(analyses) > 1:
-        parser.add_argument("--only", default=None, help=f"of {', '.join(analyses)}, with commas (default: all)")
-    try:
-        options = parser.parse_args(argv)
-        formats = _choose(parser, "--formats", options.formats, FORMATS)
-        names = _choose(parser, "--only", getattr(options, "only", None) or ",".join(analyses), tuple(analyses))
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
-
-    def show(results: Results) -> int:
-        said: set[str] = set()
-        shown = [_show(name, analyses[name], results, options.out, formats, said) for name in names]
-        return 0 if any(shown) else 1
-
-    return with_results(options.results, show)
+    return guarded(lambda: _run(program, description, analyses, argv))
 
 
 def with_results(folder: Path, run: Callable[[Results], int]) -> int:
@@ -100,6 +72,46 @@ def write_finding(finding: Finding, folder: Path, formats: Sequence[str] = FORMA
     return files, None
 
 
+def build_parser(program: str, description: str, analyses: Mapping[str, Analysis]) -> Parser:
+    """The command line of `run_command`."""
+    parser = Parser(prog=f"python -m {program}", description=description)
+    parser.add_argument("results", type=Path, help="folder that benchmarks.run wrote")
+    parser.add_argument(
+        "--out", type=Path, default=Path("figures"), metavar="DIR", help="figures and tables (default: figures)"
+    )
+    parser.add_argument(
+        "--formats",
+        type=names,
+        default=tuple(FORMATS),
+        metavar="NAME[,NAME]",
+        help=f"of figures (default: {','.join(FORMATS)})",
+    )
+    if len(analyses) > 1:
+        parser.add_argument(
+            "--only",
+            type=names,
+            default=tuple(analyses),
+            metavar="NAME[,NAME]",
+            help=f"of {', '.join(analyses)} (default: all)",
+        )
+    return parser
+
+
+def _run(program: str, description: str, analyses: Mapping[str, Analysis], argv: Sequence[str] | None) -> int:
+    parser = build_parser(program, description, analyses)
+    options = parser.parse_args(argv)
+    chosen = getattr(options, "only", tuple(analyses))
+    _check(parser, "--formats", options.formats, FORMATS)
+    _check(parser, "--only", chosen, tuple(analyses))
+
+    def show(results: Results) -> int:
+        said: set[str] = set()
+        shown = [_show(name, analyses[name], results, options.out, options.formats, said) for name in chosen]
+        return 0 if any(shown) else 1
+
+    return with_results(options.results, show)
+
+
 def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: Sequence[str], said: set[str]) -> bool:
     """Print and write one analysis; a note that another has said already is not repeated."""
     try:
@@ -121,9 +133,6 @@ def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: S
     return True
 
 
-def _choose(parser: Parser, flag: str, given: str, known: Sequence[str]) -> list[str]:
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    wrong = [name for name in names if name not in known]
-    if wrong or not names:
-        parser.error(f"unknown name in {flag}: got {given!r}; expected some of {', '.join(known)}")
-    return names
+def _check(parser: Parser, flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    if wrong := [name for name in given if name not in known]:
+        parser.error(f"unknown name in {flag}: got {wrong[0]!r}; expected some of {', '.join(known)}")

@@ -9,10 +9,13 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scr.argument_types import natural
+from scr.command_line import Parser
 from scr.files import write_text
+from scr.guard import guarded
 
 from .browser import INLINE, Browser, script_json, write_browser
-from .command import Parser, with_results
+from .command import with_results
 from .figures import ANALYSES
 from .finding import Analysis, Finding
 from .load import NothingToShowError, Results, model_labels
@@ -130,13 +133,19 @@ def build_report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    return guarded(lambda: _run(argv))
+
+
+def build_parser() -> Parser:
+    """The command line."""
     parser = Parser(
         prog="python -m analysis.report",
         description="A page with all tables, figures, settings and samples; it opens from disk.",
-        allow_abbrev=False,
     )
     parser.add_argument("results", type=Path, help="folder that benchmarks.run wrote")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the page (default: report)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="folder for the page (default: report)"
+    )
     parser.add_argument(
         "--images",
         type=Path,
@@ -147,17 +156,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "found without",
     )
     parser.add_argument(
-        "--samples", type=int, default=LIMIT, metavar="N", help=f"most samples in the browser (default: {LIMIT})"
+        "--samples", type=natural, default=LIMIT, metavar="N", help=f"most samples in the browser (default: {LIMIT})"
     )
-    try:
-        options = parser.parse_args(argv)
-        for folder in options.images:
-            if not folder.is_dir():
-                parser.error(f"no folder of images: got {str(folder)!r}; expected a folder")
-        if options.samples < 0:
-            parser.error(f"--samples out of range: got {options.samples}; expected 0 or more")
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    for folder in options.images:
+        if not folder.is_dir():
+            parser.error(f"no folder of images: got {str(folder)!r}; expected a folder")
 
     def build(results: Results) -> int:
         print("written:", build_report(results, options.out, images=options.images, limit=options.samples))

@@ -10,11 +10,14 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-from .arguments import Parser, positive
+from .arguments import Parser, add_model, all_or_positive, guarded, names
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
+
+CONFIDENCES = ("max_logprob", "entropy", "margin")
+"""How sure a model is, as `scr.contrast.Confidence` has it."""
 
 _EPILOG = """examples:
   python -m benchmarks.calibrate yes-shift --method vcd
@@ -123,65 +126,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if something was found, 2 for an argument or input that cannot be used, 130 if interrupted.
     """
-    try:
-        options = build_parser().parse_args(argv)
-    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
-        return exit_.code if isinstance(exit_.code, int) else 2
-    from scr import SCRError
-
-    from .plan import RunConfig
-
-    config = RunConfig(
-        model=options.model,
-        methods=(getattr(options, "method", "none"),),
-        tasks=tuple(options.tasks.split(",")),
-        data_dir=options.data_dir,
-        split=options.split,
-        limit=options.limit,
-        output_dir=options.output_dir,
-    )
-    try:
-        if options.what == "yes-shift":
-            found = yes_shift(config)
-            print(json.dumps(found))
-            print(f"--method-arg yes_shift.shift={found['shift']:.6g}")
-        else:
-            strength = {"name": "quantile", "thresholds": confidence_thresholds(config, options.kind)}
-            print(f"--method-arg 'purified.strength={json.dumps(strength)}'")
-    except KeyboardInterrupt:
-        return 130
-    except SCRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    from scr.contrast import Confidence
-
     parser = Parser(
         prog="python -m benchmarks.calibrate",
         description="Choose settings on a validation split.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     kinds = parser.add_subparsers(dest="what", required=True)
     shift = kinds.add_parser("yes-shift", help="the constant on no that has a method's yes ratio")
     shift.add_argument("--method", required=True, metavar="NAME", help="the method to match")
     sure = kinds.add_parser("confidence", help="the thresholds of the quantile strength")
-    sure.add_argument("--kind", choices=get_args(Confidence), default="max_logprob", help="(%(default)s)")
-    for one, tasks in ((shift, "pope"), (sure, "pope,chair")):
+    sure.add_argument("--kind", choices=CONFIDENCES, default="max_logprob", help="(%(default)s)")
+    for one, tasks in ((shift, ("pope",)), (sure, ("pope", "chair"))):
+        add_model(one, revision=False, computed=False)
         one.add_argument(
-            "--model", default="lab/llava", metavar="NAME", help="lab name, folder or hub id (%(default)s)"
+            "--tasks", type=names, default=tasks, metavar="NAME[,NAME]", help=f"tasks or groups ({','.join(tasks)})"
         )
-        one.add_argument("--tasks", default=tasks, metavar="NAME[,NAME]", help="(%(default)s)")
         one.add_argument("--data-dir", type=Path, metavar="DIR", help="COCO layout; default: the lab's own")
         one.add_argument("--split", default="val", metavar="NAME", help="(%(default)s)")
-        one.add_argument("--limit", type=positive, default=100, metavar="N", help="number of images (%(default)s)")
+        one.add_argument("--limit", type=all_or_positive, default=100, metavar="N", help="number of images (100)")
         one.add_argument("--output-dir", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
     return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .plan import RunConfig
+
+    config = RunConfig(
+        model=options.model,
+        methods=(getattr(options, "method", "none"),),
+        tasks=options.tasks,
+        data_dir=options.data_dir,
+        split=options.split,
+        limit=options.limit,
+        output_dir=options.output_dir,
+    )
+    if options.what == "yes-shift":
+        found = yes_shift(config)
+        print(json.dumps(found))
+        print(f"--method-arg yes_shift.shift={found['shift']:.6g}")
+    else:
+        strength = {"name": "quantile", "thresholds": confidence_thresholds(config, options.kind)}
+        print(f"--method-arg 'purified.strength={json.dumps(strength)}'")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers of several methods side by side, for one image and prompt: `python -m benchmarks.compare`.
+"""Answers of several methods side by side, for a picture and a question: `python -m benchmarks.compare`.
 
 One picture is an illustration and no evidence: `python -m benchmarks.run` measures.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from .arguments import Parser, guarded, key_value, names, positive
+from .arguments import Parser, add_model, guarded, key_value, names, positive
 from .wording import Piece, marked, word_differences
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ _EPILOG = """examples:
   python -m benchmarks.compare --prompt "Is there a cat in the image?" --methods none,scr,purified,scr+purified
   python -m benchmarks.compare --methods scr,vcd --method-arg scr.scale=1.5 --method-arg vcd.contrast=2
   python -m benchmarks.compare --methods none,scr --adapters lab/refusal,lab/seed
-  python -m benchmarks.compare --model llava-hf/llava-1.5-7b-hf --image kitchen.jpg --json
+  python -m benchmarks.compare --model llava-hf/llava-1.5-7b-hf --image kitchen.jpg --image street.png --json
+  python -m benchmarks.compare --model llava-hf/llava-1.5-7b-hf --image holiday/
 
 The unpatched model comes first. Each adapter is shown alone and with each method. Words that an answer has and the
 first one has not are underlined, those that it lacks are struck through; without colours they are [+so] and [-so].
@@ -185,27 +186,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if answers were shown, 2 for an argument or input that cannot be used, 1 where the machine failed, 130 if
         interrupted.
     """
-    try:
-        options = build_parser().parse_args(argv)
-    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
-        return exit_.code if isinstance(exit_.code, int) else 2
-    return guarded(lambda: _run(options))
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
         prog="python -m benchmarks.compare",
-        description="Show the answers of several methods and adapters side by side, for one image and prompt.",
+        description="Show the answers of several methods and adapters side by side, for a picture and a question.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", default="lab/llava", metavar="NAME", help="lab name, local folder or hub id (%(default)s)")
-    add("--revision", metavar="REV", help="branch, tag or commit of a hub model")
-    add("--image", type=Path, metavar="FILE", help="the picture (a lab model: the first of the lab's test split)")
-    add("--prompt", default=CAPTION_PROMPT, metavar="TEXT", help="what is asked (%(default)s)")
+    add_model(parser)
+    add("--image", type=Path, action="append", default=[], metavar="FILE",
+        help="a picture, or a folder of some; may be given again (a lab model: one of the lab's)")  # fmt: skip
+    add("--prompt", type=str, default=CAPTION_PROMPT, metavar="TEXT", help="what is asked (%(default)s)")
     add("--methods", type=names, default=("none", "scr", "purified"), metavar="NAME[,NAME]",
         help="none,scr,purified; A+B is both, one inside the other")  # fmt: skip
     add("--method-arg", type=key_value, action="append", default=[], metavar="[NAME.]K=V",
@@ -213,9 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--adapters", type=names, default=(), metavar="NAME[,NAME]", help="lab/refusal, a folder, a hub id (none)")
     add("--max-new-tokens", type=positive, default=128, metavar="N", help="where answers are cut off (%(default)s)")
     add("--rounds", type=positive, default=3, metavar="N", help="how often each is timed (%(default)s)")
-    add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
-    add("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on a CPU)")
-    add("--json", action="store_true", help="print one JSON object")
+    add("--json", action="store_true", help="print a JSON object a picture, each on a line")
     return parser
 
 
@@ -232,7 +225,7 @@ def _run(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
     source = find_model(options.model, options.revision)
     dtype = resolve_dtype(options.dtype, device, source)
-    image = _find_image(options.image, source)
+    images = _find_images(options.image, source)
     given = given_configs(methods, source, dict(options.method_arg))
     effective = effective_configs(skeleton(source), given)
     adapters = [None, *(resolve_adapter(name, source) for name in options.adapters)]
@@ -242,55 +235,84 @@ def _run(options: argparse.Namespace) -> int:
     # As the runner: trained models underflow a lot, and a CPU computes with denormals many times slower.
     torch.set_flush_denormal(True)
     generation = {"do_sample": False, "max_new_tokens": options.max_new_tokens}
-    question = Question(id=image.name, image=image, prompt=options.prompt)
-    found = compare_answers(loaded, question, rows, given, generation=generation, rounds=options.rounds, report=_say)
-    trained_on = [one.name for one in adapters if one is not None and overlapping_images(one, [image])]
-    head = {
-        "model": source.name,
-        "revision": source.revision,
-        "dtype": dtype,
-        "device": str(device),
-        "image": str(image),
-        "prompt": options.prompt,
-        "generation": generation,
-        "rounds": options.rounds,
-        "adapters_trained_on_image": trained_on,
-    }
-    if options.json:
-        configs = {method: recorded_config(method, effective) for method in methods}
-        answers = [_as_json(one, configs[one.row.method]) for one in found]
-        print(json.dumps({**head, "answers": answers}, ensure_ascii=False))
-    else:
-        print_answers(head, found)
+    configs = {method: recorded_config(method, effective) for method in methods}
+    for number, image in enumerate(images, start=1):
+        if len(images) > 1:
+            _say(f"picture {number} of {len(images)}: {image}")
+        question = Question(id=image.name, image=image, prompt=options.prompt)
+        found = compare_answers(
+            loaded, question, rows, given, generation=generation, rounds=options.rounds, report=_say
+        )
+        trained_on = [one.name for one in adapters if one is not None and overlapping_images(one, [image])]
+        head = {
+            "model": source.name,
+            "revision": source.revision,
+            "dtype": dtype,
+            "device": str(device),
+            "image": str(image),
+            "prompt": options.prompt,
+            "generation": generation,
+            "rounds": options.rounds,
+            "adapters_trained_on_image": trained_on,
+        }
+        if options.json:
+            answers = [_as_json(one, configs[one.row.method]) for one in found]
+            print(json.dumps({**head, "answers": answers}, ensure_ascii=False), flush=True)
+        else:
+            print_answers(head, found)
     return 0
 
 
-def _find_image(given: Path | None, source: ModelSource) -> Path:
-    from PIL import Image
-
+def _find_images(given: Sequence[Path], source: ModelSource) -> list[Path]:
+    """The pictures that are asked about, each once and checked before anything is loaded."""
     from scr import ConfigError
 
     from .lab import data_folder
     from .plan import LAB_SPLIT
 
-    if given is None:
+    if not given:
         if not source.is_lab:
             raise ConfigError(
                 f"no image: got model {source.name!r} without a picture; expected one, as only lab models bring "
                 "pictures. Give --image FILE."
             )
-        return min((data_folder(LAB_SPLIT, 1) / LAB_SPLIT).iterdir())
-    if not given.is_file():
-        raise ConfigError(f"no such image: got {str(given)!r}; expected a picture's file. Check the path.")
-    try:
-        with Image.open(given) as image:
-            image.load()
-    except (OSError, ValueError) as error:
+        return [min((data_folder(LAB_SPLIT, 1) / LAB_SPLIT).iterdir())]
+    found = list(dict.fromkeys(image for one in given for image in (_pictures(one) if one.is_dir() else [one])))
+    for image in found:
+        _check_picture(image)
+    return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    from PIL import Image
+
+    from scr import ConfigError
+
+    known = Image.registered_extensions()
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+    if not found:
         raise ConfigError(
-            f"image cannot be read: got {str(given)!r} ({error}); expected a picture that Pillow opens, such as a "
+            f"no pictures: got folder {str(folder)!r} without one; expected files that end in .jpg, .png or their "
+            "like. Check the path."
+        )
+    return found
+
+
+def _check_picture(path: Path) -> None:
+    from PIL import Image
+
+    from scr import ConfigError
+
+    if not path.is_file():
+        raise ConfigError(f"no such image: got {str(path)!r}; expected a picture's file. Check the path.")
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ConfigError(
+            f"image cannot be read: got {str(path)!r} ({error}); expected a picture that Pillow opens, such as a "
             "JPEG or PNG. Give another file."
         ) from error
-    return given
 
 
 @contextlib.contextmanager

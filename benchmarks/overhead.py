@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .arguments import Parser, positive
+from .arguments import Parser, guarded, positive, threads
 from .overhead_table import BASELINE, COMPARED, NOTES, as_markdown, as_text, rows
 from .provenance import checkout_state, package_versions, timestamp
 from .suggest import suggestion
@@ -44,19 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if something was measured, 1 if nothing was, 2 for an argument that cannot be used, 130 if interrupted.
     """
-    try:
-        options = build_parser().parse_args(argv)
-    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
-        return exit_.code if isinstance(exit_.code, int) else 2
-    from scr import SCRError
-
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        return 130
-    except SCRError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,8 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.overhead",
         description="Measure what the methods cost, beside the unpatched model.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        old_names={"--batch": "--batch-size"},
     )
     add = parser.add_argument
     add("--shape", default="llava", metavar="NAME[,NAME]", help="llava, qwen2_vl, internvl (%(default)s)")
@@ -75,9 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     add("--new-tokens", type=_counts, default=(1, 20, 100), metavar="N[,N]", help="generation lengths (1,20,100)")
     add("--rounds", type=positive, default=9, metavar="N", help="how often each method is measured (%(default)s)")
-    add("--batch", type=positive, default=1, metavar="N", help="prompts per generation (%(default)s)")
+    add("--batch-size", type=positive, default=1, metavar="N", help="prompts per generation (%(default)s)")
     add("--num-beams", type=positive, default=1, metavar="N", help="beams per prompt (%(default)s)")
-    add("--threads", type=positive, metavar="N", help="torch's threads (as torch chooses)")
+    add("--threads", type=threads, metavar="N", help="torch's threads (as torch chooses)")
     add("--json", type=Path, metavar="FILE", help="also write all rounds and ratios there")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     return parser
@@ -231,7 +218,7 @@ def _measure(options: argparse.Namespace) -> int:
             new_tokens=options.new_tokens,
             rounds=options.rounds,
             compared=compared,
-            batch=options.batch,
+            batch=options.batch_size,
             beams=options.num_beams,
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )

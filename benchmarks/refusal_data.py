@@ -9,18 +9,20 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from scr import SCRError
-from scr.adapters import KnownImage, RefusalRow, refusal_rows, split_images, write_rows
+from .arguments import Parser, guarded, positive, share, whole
 
-from .arguments import Parser, positive
-from .tasks.coco import CocoData
-from .tasks.pope import object_tables
-from .tasks.sycophancy import absent_objects
+if TYPE_CHECKING:
+    from scr.adapters import KnownImage, RefusalRow
+
+    from .tasks.coco import CocoData
+
+# torch is imported below, in the functions that need it, so that --help answers at once.
 
 _COMPANIONS = 10  # so many others, the most frequent first, are said to accompany an object
 
-Statement = Callable[[CocoData, int, str], str]
+Statement: TypeAlias = "Callable[[CocoData, int, str], str]"
 """What is said of an object that is there: data set, image's id, object → a true sentence."""
 
 
@@ -33,38 +35,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if all went well, 2 for an argument or input that cannot be used.
     """
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = Parser(
         prog="python -m benchmarks.refusal_data",
         description="Write training data of a refusal adapter from COCO-format annotations with reference captions: "
         "pairs of equal questions, about an object that is there and one that is verified not to be.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="COCO layout")
     parser.add_argument("--split", metavar="NAME", help="which annotations/instances_<NAME>.json")
     parser.add_argument("--pairs", type=positive, default=2000, metavar="N", help="pairs to train on")
-    parser.add_argument("--held-out", type=_share, default=0.1, metavar="X", help="share of the images held out")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws")
+    parser.add_argument("--held-out", type=share, default=0.1, metavar="X", help="share of the images held out")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of all draws")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the rows; held-out ones beside it")
-    try:
-        options = parser.parse_args(argv)
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
-    try:
-        data = CocoData.open(options.data_dir, options.split)
-        images = known_images(data, place_of)
-        trained, held_out = split_images(images, options.held_out, options.seed)
-        for path, some in ((options.output, trained), (options.output.with_suffix(".held_out.jsonl"), held_out)):
-            if not some:
-                continue
-            rows = refusal_rows(some, options.pairs, options.seed)
-            write_refusals(path, rows)
-            halves = [row.half for row in rows if not row.present]
-            print(f"{path}: {len(rows)} rows, {halves.count('co_occurring')} of {len(halves)} absent objects co-occur")
-    except SCRError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return parser
 
 
 def known_images(data: CocoData, statement: Statement) -> list[KnownImage]:
@@ -77,6 +65,11 @@ def known_images(data: CocoData, statement: Statement) -> list[KnownImage]:
     Raises:
         ConfigError: for a data set without captions.
     """
+    from scr.adapters import KnownImage
+
+    from .tasks.pope import object_tables
+    from .tasks.sycophancy import absent_objects
+
     tables = object_tables([data.objects(image.id) for image in data.images])
     names = sorted(tables.frequency)
     known = []
@@ -111,6 +104,8 @@ def place_of(data: CocoData, image_id: int, name: str) -> str:
 
 def write_refusals(path: Path, rows: Sequence[RefusalRow]) -> None:
     """Write rows as the training reads them; images by their full paths."""
+    from scr.adapters import write_rows
+
     write_rows(
         path,
         [
@@ -127,15 +122,26 @@ def write_refusals(path: Path, rows: Sequence[RefusalRow]) -> None:
     )
 
 
+def _run(options: argparse.Namespace) -> int:
+    from scr.adapters import refusal_rows, split_images
+
+    from .tasks.coco import CocoData
+
+    data = CocoData.open(options.data_dir, options.split)
+    images = known_images(data, place_of)
+    trained, held_out = split_images(images, options.held_out, options.seed)
+    for path, some in ((options.output, trained), (options.output.with_suffix(".held_out.jsonl"), held_out)):
+        if not some:
+            continue
+        rows = refusal_rows(some, options.pairs, options.seed)
+        write_refusals(path, rows)
+        halves = [row.half for row in rows if not row.present]
+        print(f"{path}: {len(rows)} rows, {halves.count('co_occurring')} of {len(halves)} absent objects co-occur")
+    return 0
+
+
 def _third(share: float) -> int:
     return min(2, int(3 * share))
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; expected a share in [0, 1)")
-    return value
 
 
 if __name__ == "__main__":

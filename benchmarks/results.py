@@ -59,16 +59,19 @@ class Paired(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = Parser(prog="python -m benchmarks.results", description="What lies in folders of results.")
     kinds = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    one = kinds.add_parser("list", help="every run of a folder", allow_abbrev=False)
+    one = kinds.add_parser("list", help="every run of a folder")
     one.add_argument("results", type=Path, nargs="?", default=DEFAULT, help="folder of results (default: results)")
-    one = kinds.add_parser(
-        "diff", help="two folders as paired runs: the same task, model and method", allow_abbrev=False
-    )
+    one = kinds.add_parser("diff", help="two folders as paired runs: the same task, model and method")
     one.add_argument("first", type=Path, metavar="A", help="folder of results")
     one.add_argument("second", type=Path, metavar="B", help="folder of results; differences are B minus A")
-    one = kinds.add_parser("rm", help="remove runs, after a question", allow_abbrev=False)
+    one = kinds.add_parser("rm", help="remove runs, after a question")
     one.add_argument(
         "folders",
         type=Path,
@@ -80,12 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     one.add_argument("--failed", action="store_true", help="those that failed")
     one.add_argument("--match", metavar="PATTERN", help="those whose <task>/<model>/<method>-<hash> fits, as '*/vcd-*'")
     one.add_argument("--yes", action="store_true", help="ask nothing")
-    try:
-        options = parser.parse_args(argv)
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
     run: dict[str, Callable[[argparse.Namespace], int]] = {"list": _list, "diff": _diff, "rm": _rm}
-    return guarded(lambda: run[options.command](options))
+    return run[options.command](options)
 
 
 def look(folder: RunFolder) -> Found:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Parser, all_or_positive, exit_code, key_value, names, positive
+from .arguments import Parser, add_model, all_or_positive, guarded, key_value, names, positive, whole
 from .prompts import PROMPTS
 from .records import DIAGNOSTICS
 
@@ -45,35 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 1 if a run failed, 2 for an argument or input that cannot be used, 130 if interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = build_parser()
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
-        return exit_.code if isinstance(exit_.code, int) else 2
-    with contextlib.ExitStack() as stack:
-        return _guarded(options, arguments, stack)
-
-
-def _guarded(options: argparse.Namespace, arguments: Sequence[str], stack: contextlib.ExitStack) -> int:
-    """Run, and say in a line what went wrong; `stack` is closed after that line was printed."""
-    try:
-        return _run(options, arguments, stack)
-    except KeyboardInterrupt:
-        if _is_first():
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader, `head` perhaps, has seen enough; Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        code = exit_code(error)
-        if code is None:
-            raise
-        if not _is_said_elsewhere(error):
-            who = "" if _is_first() else f" (process {os.environ['RANK']})"
-            print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr)
-        return code
+    with contextlib.ExitStack() as stack:  # closed after the guard has said what went wrong
+        return guarded(
+            lambda: _run(build_parser().parse_args(arguments), arguments, stack),
+            "interrupted; the same command goes on from here",
+            _say_error,
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,14 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.run",
         description="Run a model with and without hallucination-reducing methods on benchmarks, and compare.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        old_names={"--prompt": "--prompt-variant"},
     )
     what = parser.add_argument_group("what to run")
-    what.add_argument(
-        "--model", default="lab/llava", metavar="NAME", help="lab name, local folder or hub id (lab/llava)"
-    )
-    what.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
+    add_model(what)
     what.add_argument(
         "--method",
         type=names,
@@ -106,7 +79,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="field of the methods' configurations; with a NAME, of that method alone",
     )
     what.add_argument(
-        "--prompt", default="default", metavar="NAME", help=f"prompt variant: {', '.join(PROMPTS)} (default)"
+        "--prompt-variant",
+        dest="prompt",
+        default="default",
+        metavar="NAME",
+        help=f"what is added to a question: {', '.join(PROMPTS)} (default)",
     )
     what.add_argument(
         "--adapter", metavar="NAME", help="lab/refusal, lab/seed, a folder or a hub id; the bare model is run beside it"
@@ -135,8 +112,6 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--resume", action="store_true", help="go on from what is recorded (the default)")
     again.add_argument("--overwrite", action="store_true", help="discard what is recorded for these runs")
     how = parser.add_argument_group("how to run it")
-    how.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on a CPU)")
-    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     how.add_argument(
         "--device-map",
         type=_device_map,
@@ -155,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME]",
         help=f"measure beside the answers, for each image, and record: {', '.join(DIAGNOSTICS)} (nothing)",
     )
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
+    how.add_argument("--seed", type=whole, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
     how.add_argument(
         "--gen-kwarg", type=key_value, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
     )
@@ -252,10 +227,14 @@ def _is_first() -> bool:
     return os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK", "0") == "0"
 
 
-def _is_said_elsewhere(error: Exception) -> bool:
+def _say_error(error: BaseException, line: str) -> None:
+    """Print a line, once where all processes know of it; else with the process that failed."""
     from .ranks import FailedElsewhereError
 
-    return isinstance(error, FailedElsewhereError) and not _is_first()
+    if _is_first():
+        _say(line)
+    elif not isinstance(error, KeyboardInterrupt | FailedElsewhereError):
+        _say(line.replace("error:", f"error (process {os.environ['RANK']}):", 1))
 
 
 def _command(arguments: Sequence[str], world: World) -> str:

@@ -8,9 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scr import DataFileError
-
-from .arguments import Parser
+from .arguments import Parser, guarded
 from .scorers import SCORERS, load_scorer
 from .scorers.base import Scored
 
@@ -22,20 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if the answers were scored, 2 for an argument or a file that cannot be used, or where the result cannot be
         written, 130 if interrupted.
     """
-    given = sys.argv[1:] if argv is None else list(argv)
-    try:
-        options = build_parser(given[:1]).parse_args(given)
-    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
-        return exit_.code if isinstance(exit_.code, int) else 2
-    try:
-        scored = load_scorer(options.benchmark).score(options)
-    except DataFileError as error:
-        # One line, whatever a file holds or is called.
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return _write(json.dumps(as_json(scored)) if options.json else as_text(scored))
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def build_parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -49,7 +34,7 @@ def build_parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name in [name for name in SCORERS if name in first] or SCORERS:
         scorer = load_scorer(name)
-        one = kinds.add_parser(name, help=scorer.summary, description=scorer.summary, allow_abbrev=False)
+        one = kinds.add_parser(name, help=scorer.summary, description=scorer.summary)
         scorer.add_arguments(one)
         one.add_argument("--allow-missing", action="store_true", help="score the answered part and count the rest")
         one.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -88,6 +73,12 @@ def as_text(scored: Scored) -> str:
         lines.append(f"  {name.ljust(width)}  {shown}")
     lines += [f"  {name.ljust(width)}  {count:8d}" for name, count in scores.counts.items()]
     return "\n".join([*lines, *scored.notes])
+
+
+def _run(given: Sequence[str]) -> int:
+    options = build_parser(given[:1]).parse_args(given)
+    scored = load_scorer(options.benchmark).score(options)
+    return _write(json.dumps(as_json(scored)) if options.json else as_text(scored))
 
 
 def _write(text: str) -> int:

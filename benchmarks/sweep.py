@@ -15,7 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import Parser, all_or_positive, guarded, json_or_text, key_value, names, positive
+from .arguments import (
+    Parser,
+    add_model,
+    all_or_positive,
+    guarded,
+    json_or_text,
+    key_value,
+    names,
+    positive,
+    short,
+    whole,
+)
 from .prompts import PROMPTS
 
 if TYPE_CHECKING:
@@ -142,11 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 1 if a run failed, 2 for an argument or input that cannot be used, 130 if interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        options = build_parser().parse_args(arguments)
-    except SystemExit as exit_:  # argparse has printed its one line (or the help) already
-        return exit_.code if isinstance(exit_.code, int) else 2
-    return guarded(lambda: _run(options, arguments), "interrupted; the same command goes on from here")
+    return guarded(
+        lambda: _run(build_parser().parse_args(arguments), arguments), "interrupted; the same command goes on from here"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -155,8 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.sweep",
         description="Run one method at several configurations, and compare each with the unpatched model and the base.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        old_names={"--prompt": "--prompt-variant"},
     )
     what = parser.add_argument_group("what to vary").add_argument
     what("--vary", type=factor, action="append", required=True, metavar="[NAME.]K=V[,V]", help="a field and its values")
@@ -164,20 +172,19 @@ def build_parser() -> argparse.ArgumentParser:
     what("--method", default="scr", metavar="NAME", help="the method (%(default)s); A+B is both")
     what("--method-arg", type=key_value, action="append", default=[], metavar="[NAME.]K=V",
          help="field of the base configuration")  # fmt: skip
-    how = parser.add_argument_group("as benchmarks.run").add_argument
-    how("--model", default="lab/llava", metavar="NAME", help="lab name, local folder or hub id (%(default)s)")
-    how("--revision", metavar="REV", help="branch, tag or commit of a hub model")
-    how("--prompt", default="default", metavar="NAME", help=f"prompt variant: {', '.join(PROMPTS)} (%(default)s)")
+    group = parser.add_argument_group("as benchmarks.run")
+    add_model(group)
+    how = group.add_argument
+    how("--prompt-variant", dest="prompt", default="default", metavar="NAME",
+        help=f"what is added to a question: {', '.join(PROMPTS)} (%(default)s)")  # fmt: skip
     how("--tasks", type=names, default=("pope_adversarial", "chair"), metavar="NAME[,NAME]",
         help="tasks or groups (pope_adversarial,chair)")  # fmt: skip
     how("--limit", type=all_or_positive, default=100, metavar="N", help="number of images, or 'all' (100)")
     how("--data-dir", type=Path, metavar="DIR", help="COCO layout; default: the lab's own, for a lab model")
     how("--split", metavar="NAME", help="which annotations (the lab: test)")
     how("--output-dir", type=Path, default=Path("results"), metavar="DIR", help="where records go (%(default)s)")
-    how("--dtype", default="auto", help="float32, bfloat16, float16 or auto (float32 on a CPU)")
-    how("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     how("--batch-size", type=positive, default=50, metavar="N", help="samples per batch (%(default)s)")
-    how("--seed", type=int, default=0, metavar="N", help="of the questions drawn, and of sampling (%(default)s)")
+    how("--seed", type=whole, default=0, metavar="N", help="of the questions drawn, and of sampling (%(default)s)")
     how("--gen-kwarg", type=key_value, action="append", default=[], metavar="K=V", help="argument of generate (greedy)")
     how("--dry-run", action="store_true", help="print what would run")
     return parser
@@ -187,11 +194,11 @@ def factor(text: str) -> Factor:
     """Read NAME=VALUE,VALUE; a comma inside brackets, braces or quotation marks belongs to the value."""
     name, equals, rest = text.partition("=")
     if not name.strip() or not equals or not rest.strip():
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected FIELD=VALUE,VALUE")
+        raise argparse.ArgumentTypeError(f"got {short(text)}; expected FIELD=VALUE,VALUE")
     values: list[Any] = []
     for part in _split(rest):
         if not part.strip():
-            raise argparse.ArgumentTypeError(f"got {text!r}; expected a value before and after each comma")
+            raise argparse.ArgumentTypeError(f"got {short(text)}; expected a value before and after each comma")
         value = json_or_text(part.strip())
         if not any(_same(value, other) for other in values):
             values.append(value)

@@ -99,7 +99,7 @@ class TestBadInput:
         (tmp_path / "state.pt").write_text("junk")
         assert main(["seed", *common(place, tmp_path), *SETTINGS]) == 2
         err = capsys.readouterr().err
-        assert "error: [Errno 17] File exists" in err
+        assert "error: the system refused: got FileExistsError: [Errno 17] File exists" in err
         assert "state of a training cannot be read" in err
         assert "Traceback" not in err
 

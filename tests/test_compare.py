@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from test_adapters import write_adapter
 from tiny import picture, tiny_llava
 
@@ -76,6 +77,26 @@ def test_methods_and_adapters_side_by_side(
     assert alone["output"] == first["output"]
 
 
+def test_several_pictures_and_folders(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("no picture")
+    pictures = [folder / "a.png", folder / "b.JPG", tmp_path / "c.png"]
+    for number, path in enumerate(pictures):
+        Image.new("RGB", (20, 20), (80 * number, 0, 0)).save(path, format="PNG")
+    more = [word for path in (folder, pictures[0], pictures[2]) for word in ("--image", str(path))]
+    assert main([*arguments, *more, "--method", "none", "--json"]) == 0
+    out, err = capsys.readouterr()
+    shown = [json.loads(line)["image"] for line in out.splitlines()]
+    assert shown[1:] == list(map(str, pictures)), "the first is of the arguments; none is shown twice"
+    assert f"picture 2 of 4: {pictures[0]}" in err
+    for wrong, message in ((pictures[1], "image cannot be read"), (folder, "no pictures: got folder")):
+        pictures[0].unlink(missing_ok=True)
+        pictures[1].write_bytes(b"no picture") if wrong == pictures[1] else pictures[1].unlink()
+        assert main([*arguments, "--image", str(folder)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_the_table_without_a_terminal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--methods", "scr", "--prompt", "is there a dog in the image ?"]) == 0
     out, err = capsys.readouterr()
@@ -126,7 +147,7 @@ def test_nothing_is_told_by_colour_alone(no_color: bool, monkeypatch: pytest.Mon
 
 def test_the_lab_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     options = build_parser().parse_args([])
-    assert (options.model, options.image, options.methods) == ("lab/llava", None, ("none", "scr", "purified"))
+    assert (options.model, options.image, options.methods) == ("lab/llava", [], ("none", "scr", "purified"))
     assert options.adapters == (), "peft is an optional package"
     assert main(["--max-new-tokens", "2", "--rounds", "1", "--methods", "none"]) == 0
     out = capsys.readouterr().out
@@ -150,7 +171,7 @@ def test_the_lab_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["--adapters", "./nowhere/at/all"], "adapter not found: got './nowhere/at/all'"),
         (["--dtype", "int8"], "unknown dtype: got 'int8'"),
         (["--rounds", "0"], "--rounds: got '0'; expected 1 or more"),
-        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--frobnicate"], "unknown argument: got '--frobnicate'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -13,11 +13,13 @@ import hooks
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("hooks", "scr", "benchmarks", "analysis")
+# How every command reads its arguments and ends: free of torch, and of what the project is about.
+COMMANDS = {"scr.argument_types", "scr.command_line", "scr.guard"}
 MAY_IMPORT = {
     "hooks": set(),
     "scr": {"hooks"},
     "benchmarks": {"scr"},
-    "analysis": {"benchmarks.records", "benchmarks.store", "benchmarks.stats", "scr.files"},
+    "analysis": {"benchmarks.records", "benchmarks.store", "benchmarks.stats", "scr.files", *COMMANDS},
 }
 THIRD_PARTY = {
     "hooks": {"torch", "transformers", "jaxtyping"},
@@ -43,6 +45,10 @@ PUBLIC_MODULES = {
 ONLY_STANDARD_LIBRARY = {
     "scr/errors.py",
     "scr/files.py",
+    "scr/__main__.py",
+    "scr/argument_types.py",
+    "scr/commands.py",
+    "scr/guard.py",
     "benchmarks/__init__.py",
     "benchmarks/tasks/__init__.py",
     "benchmarks/records.py",
@@ -101,18 +107,18 @@ def test_the_tables_and_records_load_without_torch():
 
 def test_the_public_faces_load_without_torch():
     code = (
-        "import sys; import scr, scr.files; from scr import ConfigError; from hooks import suggestion;"
+        "import sys; import scr, scr.adapters, scr.files; from scr import ConfigError; from hooks import suggestion;"
         "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("package", ["hooks", "scr"])
+@pytest.mark.parametrize("package", ["hooks", "scr", "scr.adapters"])
 def test_what_is_imported_on_demand_is_what_a_type_checker_sees(package):
     module = importlib.import_module(package)
     block = next(
         node.body
-        for node in ast.parse((ROOT / package / "__init__.py").read_text()).body
+        for node in ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text()).body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )
     seen = set()
@@ -124,7 +130,7 @@ def test_what_is_imported_on_demand_is_what_a_type_checker_sees(package):
     assert seen <= set(module.__all__)
     for name in module.__all__:
         assert getattr(module, name) is not None
-    assert hooks.on_demand(package, {".errors": ["SCRError"]})("SCRError") is hooks.SCRError
+    assert hooks.on_demand("scr", {".errors": ["SCRError"]})("SCRError") is hooks.SCRError
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
         _ = module.missing
 

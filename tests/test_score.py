@@ -102,9 +102,9 @@ def test_a_table_with_percent_units_reasons_counts_and_notes(echo, run, tmp_path
     ("arguments", "message"),
     [
         ([], "error: the following arguments are required: BENCHMARK"),
-        (["nothing"], "invalid choice: 'nothing'"),
+        (["nothing"], "error: argument BENCHMARK: got 'nothing'; expected one of pope"),
         (["echo"], "required: --answers"),
-        (["echo", "--answers", "a", "--rule", "b"], "unrecognized arguments: --rule b"),
+        (["echo", "--answers", "a", "--rule", "b"], "error: unknown argument: got '--rule'"),
         (["echo", "--answ", "a"], "--answers"),
         (["echo", "--answers", "no such\nfile"], "error: cannot read no such file: got No such file or directory"),
         (["echo", "--answers", "."], "error: cannot read .: got Is a directory"),
@@ -144,8 +144,8 @@ def test_only_the_scorer_that_is_asked_for_is_imported(run, monkeypatch):
     """Another one's missing library must not matter."""
     monkeypatch.setitem(scorers.SCORERS, "broken", "no_such_module:Scorer")
     assert run("pope", "--help")[0] == 0
-    with pytest.raises(ModuleNotFoundError):
-        run("--help")
+    status, _, error = run("--help")
+    assert (status, "no_such_module" in error) == (1, True)
 
 
 def test_as_a_module(tmp_path):

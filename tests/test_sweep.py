@@ -169,7 +169,7 @@ def test_a_part_of_a_combination(small: RunConfig, tmp_path: Path) -> None:
         (["--vary", "scale=1.1", "--method", "scr,vcd"], "nothing to vary: got method 'scr,vcd'"),
         (["--vary", "scale=1.1", "--method", "scrr"], "unknown method: got 'scrr'.*Did you mean 'scr'?"),
         (["--vary", "scale=1.1", "--tasks", "popee"], "unknown task"),
-        (["--vary", "scale=1.1", "--prompt", "oneword"], "unknown prompt variant"),
+        (["--vary", "scale=1.1", "--prompt-variant", "oneword"], "unknown prompt variant"),
         (["--vary", "scale"], "--vary: got 'scale'; expected FIELD=VALUE,VALUE"),
         ([], "the following arguments are required: --vary"),
     ],

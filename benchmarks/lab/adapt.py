@@ -8,31 +8,19 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from scr import SCRError
-from scr.adapters import (
-    RefusalRow,
-    Row,
-    Trained,
-    join_team,
-    load_recipe,
-    merge_adapter,
-    plot_curve,
-    refusal_rows,
-    train_adapter,
-    write_card,
-)
-
-from ..arguments import key_value, positive
-from ..models import find_model, load_model
-from ..refusal_data import known_images
-from ..tasks.coco import CocoData
+from ..arguments import Parser, guarded, key_value, positive, threads
 from . import ADAPTERS, adapter_folder, data_folder
 from .language import DETAIL_PROMPTS, article, question
-from .loop import LAUNCH_ENVIRONMENT
+from .launch import start_anew
+
+if TYPE_CHECKING:
+    from scr.adapters import RefusalRow, Row, Trained
+
+    from ..tasks.coco import CocoData
+
+# torch is imported below, in the functions that need it, so that --help answers at once.
 
 __all__ = ["LAB_CHANGES", "adapt", "refusals", "seed_rows"]
 
@@ -93,6 +81,13 @@ def adapt(
     Returns:
         What the training gave.
     """
+    import torch
+
+    from scr.adapters import join_team, load_recipe, train_adapter
+
+    from ..models import find_model, load_model
+    from ..tasks.coco import CocoData
+
     torch.set_flush_denormal(True)
     source = find_model(_MODEL)
     data = CocoData.open(data_folder("train", images), "train")
@@ -119,6 +114,8 @@ def seed_rows(data: CocoData, seed: int = 0) -> list[Row]:
 
     The captions of the train split sometimes name what is not there, as those do that the model itself was trained on.
     """
+    from scr.adapters import Row
+
     names = sorted({name for image in data.images for name in data.objects(image.id)})
     rows = []
     for image in data.images:
@@ -132,13 +129,27 @@ def seed_rows(data: CocoData, seed: int = 0) -> list[Row]:
 
 def refusals(data: CocoData, pairs: int, seed: int = 0) -> list[RefusalRow]:
     """Pairs of questions about what is there and what is not; what is there is said to be there."""
+    from scr.adapters import refusal_rows
+
+    from ..refusal_data import known_images
+
     known = known_images(data, lambda _, __, name: _STATEMENT.format(article=article(name), object=name))
     return refusal_rows(known, pairs, seed, templates=_TEMPLATES, denial=_DENIAL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the command line and train, or merge."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.adapt", description=__doc__, allow_abbrev=False)
+    """Run the command line: train, or merge; the exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    return guarded(
+        lambda: _run(parser, parser.parse_args(given), given),
+        "interrupted; the same command goes on from the last saved state",
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(prog="python -m benchmarks.lab.adapt", description=__doc__)
     parser.add_argument("what", choices=("seed", "refusal", "merge"), help="what to train; or merge one with its model")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where it goes (default: inside the package)")
     parser.add_argument(
@@ -146,35 +157,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--images", type=positive, default=_IMAGES, metavar="N", help=f"training images ({_IMAGES})")
     parser.add_argument("--adapter", default="lab/refusal", metavar="NAME", help="what to merge (lab/refusal)")
-    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="processor threads (2)")
-    options = parser.parse_args(argv)
+    parser.add_argument("--threads", type=threads, default=2, metavar="N", help="processor threads (2)")
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Sequence[str]) -> None:
     if options.what == "merge" and options.output is None:
         parser.error("a merged checkpoint needs a place: give --output")
-    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in LAUNCH_ENVIRONMENT.items()):
-        # They are read at start-up, so the process has to begin anew.
-        again = [sys.executable, "-m", "benchmarks.lab.adapt", *(sys.argv[1:] if argv is None else argv)]
-        os.execve(sys.executable, again, os.environ | LAUNCH_ENVIRONMENT)
+    start_anew("adapt", given)
+    import torch
+
+    from scr.adapters import merge_adapter, plot_curve, write_card
+
+    from ..models import load_model
+
     torch.set_num_threads(options.threads)
-    try:
-        if options.what == "merge":
-            loaded = load_model(_MODEL)
-            name = str(adapter_folder(options.adapter)) if options.adapter in ADAPTERS else options.adapter
-            merge_adapter(loaded.model, name, options.output, processor=loaded.processor)
-            print(options.output)
-            return 0
-        folder = options.output or Path(__file__).parent / "adapters" / options.what
-        trained = adapt(options.what, folder, dict(options.set), images=options.images, show_progress=True)
-    except SCRError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    if options.what == "merge":
+        loaded = load_model(_MODEL)
+        name = str(adapter_folder(options.adapter)) if options.adapter in ADAPTERS else options.adapter
+        merge_adapter(loaded.model, name, options.output, processor=loaded.processor)
+        print(options.output)
+        return
+    folder = options.output or Path(__file__).parent / "adapters" / options.what
+    trained = adapt(options.what, folder, dict(options.set), images=options.images, show_progress=True)
     if os.environ.get("RANK", "0") == "0":
         write_card(trained.folder, data="The lab's train split: see `benchmarks/lab/adapt.py`.", license="apache-2.0")
         plot_curve(trained.folder)
         print(trained.folder)
-    return 0
 
 
 def _as_row(one: RefusalRow) -> Row:
+    from scr.adapters import Row
+
     return Row(name=f"{one.object} in {one.image.name}", image=one.image, question=one.question, answer=one.answer)
 
 

@@ -7,12 +7,14 @@ likewise: `--declared adapters`.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arguments import Parser
+from ..arguments import Parser, guarded, names
 
 # torch is imported below, in the functions that need it, so that --help and --markdown answer at once.
 
@@ -224,25 +226,36 @@ def _ratio(value: float | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; the exit status."""
+    parser = build_parser()
+    return guarded(lambda: _run(parser, parser.parse_args(argv)), "interrupted; the same command goes on from here")
+
+
+def build_parser() -> Parser:
+    """The command line."""
     parser = Parser(prog="python -m benchmarks.lab.comparison", description="Compare all methods on the lab.")
-    parser.add_argument("--models", default="lab/llava", metavar="NAME[,NAME]", help="of seeds in order (%(default)s)")
-    parser.add_argument("--seeds", default="7", metavar="N[,N]", help="what they were trained with (%(default)s)")
     parser.add_argument(
-        "--output-dir", type=Path, default=Path("lab-training/comparison"), help="records (%(default)s)"
+        "--models", type=names, default=("lab/llava",), metavar="NAME[,NAME]", help="of seeds in order (lab/llava)"
+    )
+    parser.add_argument("--seeds", type=names, default=("7",), metavar="N[,N]", help="what they were trained with (7)")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("lab-training/comparison"), metavar="DIR", help="records (%(default)s)"
     )
     parser.add_argument(
-        "--declared", default="comparison", metavar="NAME", help="NAME.json beside this file (%(default)s)"
+        "--declared", choices=("comparison", "adapters"), default="comparison", help="what is compared (%(default)s)"
     )
     parser.add_argument("--markdown", action="store_true", help="print README's tables from the results, run nothing")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def _run(parser: Parser, options: argparse.Namespace) -> int:
     written = RESULTS.with_name(f"{options.declared}_results.json")
     if options.markdown:
         results = json.loads(written.read_text(encoding="utf-8"))
         for task in results["tasks"]:
             print(f"{task}\n\n{as_markdown(results, task)}\n")
         return 0
-    models, seeds = options.models.split(","), options.seeds.split(",")
+    models, seeds = options.models, options.seeds
     if len(models) != len(seeds):
         parser.error(f"a seed for each model: got {len(models)} models and {len(seeds)} seeds; expected equal numbers")
     from ..provenance import checkout_state, timestamp
@@ -276,4 +289,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -10,19 +10,25 @@ import argparse
 import json
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from ..arguments import Parser, guarded, positive
 from .categories import CATEGORY_ORDER
 from .config import WorldConfig
 from .language import DETAIL_PROMPTS, article, is_well_formed, question
 from .world import LabImage, make_image
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+# torch is imported below, in the functions that need it, so that --help answers at once.
 
 __all__ = ["evaluate", "negatives", "prompt_of"]
 
@@ -177,18 +183,34 @@ def _score_captions(images: Sequence[LabImage], captions: Sequence[str]) -> dict
     }
 
 
-def main() -> None:
-    """Print the metrics of a checkpoint as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.evaluate", description=__doc__)
-    parser.add_argument("folder", nargs="?", help="a checkpoint; default: the embedded lab/llava")
-    parser.add_argument("--images", type=int, default=500, help="val images (default 500)")
-    arguments = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the metrics of a checkpoint as JSON; the exit status."""
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(prog="python -m benchmarks.lab.evaluate", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="a checkpoint (the embedded lab/llava)")
+    parser.add_argument("--images", type=positive, default=500, metavar="N", help="of the split val (%(default)s)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from scr import ConfigError
+
     from . import checkpoint_folder
 
-    folder = arguments.folder or checkpoint_folder("lab/llava")
+    folder = options.folder or checkpoint_folder("lab/llava")
+    if not folder.is_dir():
+        raise ConfigError(f"no checkpoint: got {str(folder)!r}; expected a folder. Check the path.")
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    print(json.dumps(evaluate(model, AutoProcessor.from_pretrained(folder), arguments.images), indent=2))
+    print(json.dumps(evaluate(model, AutoProcessor.from_pretrained(folder), options.images), indent=2))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

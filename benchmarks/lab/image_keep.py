@@ -5,11 +5,14 @@ Reads `adapters_results.json`, as `python -m benchmarks.lab.comparison --declare
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..arguments import Parser, guarded
 from .comparison import RESULTS
 
 ROWS = {0.1: "seed 0.1", 0.3: "seed", 0.5: "seed 0.5", 0.7: "seed 0.7"}
@@ -38,8 +41,21 @@ def read_grid(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float, 
     return grid
 
 
-def main() -> int:
-    """Draw; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(prog="python -m benchmarks.lab.image_keep", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, default=FIGURE, metavar="FILE", help="the figure (the one inside the package)"
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
     from matplotlib.figure import Figure
 
     written = RESULTS.with_name("adapters_results.json")
@@ -55,10 +71,10 @@ def main() -> int:
         axes.set_xlabel("image_keep", fontsize=8)
         axes.tick_params(labelsize=7)
     figure.supylabel("difference to no adapter", fontsize=8)
-    figure.savefig(FIGURE, dpi=150)
-    print(FIGURE)
+    figure.savefig(options.output, dpi=150)
+    print(options.output)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

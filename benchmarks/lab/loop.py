@@ -14,15 +14,7 @@ from torch import Tensor, nn
 
 from .recipe import StageRecipe
 
-__all__ = ["LAUNCH_ENVIRONMENT", "batch_indices", "load_finished", "run_stage"]
-
-LAUNCH_ENVIRONMENT = {
-    # Without them glibc gives the memory of every step back to the system and faults it in again.
-    "MALLOC_MMAP_THRESHOLD_": "1000000000",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    # Threads that spin while they wait take a shared machine's time from the thread they wait for.
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
+__all__ = ["batch_indices", "load_finished", "run_stage"]
 """What a training process is started with."""
 
 

@@ -6,12 +6,14 @@ and purified where the confidence is below its quartiles. All take turns on each
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..arguments import Parser, positive
+from ..arguments import Parser, guarded, positive
 
 # torch is imported below, in the functions that need it, so that --help answers at once.
 
@@ -104,12 +106,20 @@ _QUARTILES = ("lower", "middle", "upper")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; the exit status."""
+    return guarded(lambda: _run(build_parser().parse_args(argv)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = Parser(prog="python -m benchmarks.lab.only_below", description="Measure what only_below saves.")
     parser.add_argument("--model", default="lab/llava", metavar="NAME", help="lab model (%(default)s)")
     parser.add_argument("--images", type=positive, default=40, metavar="N", help="of the split val (%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="captions at once (%(default)s)")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
     print("| purified | only_below | noisy forwards per token | time × | other captions |\n|---|--:|--:|--:|--:|")
     for one in measure_saving(options.model, options.images, options.batch_size):
         below = "" if one["only_below"] is None else f"{one['only_below']:.4f}"
@@ -119,4 +129,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

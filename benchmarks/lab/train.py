@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from ..arguments import Parser, guarded, threads, whole
+from . import CHECKPOINTS
+from .launch import start_anew
 
-from .config import digest_of
-from .corpus import build_corpus
-from .evaluate import evaluate
-from .export import export
-from .families import build_family
-from .loop import LAUNCH_ENVIRONMENT, load_finished, run_stage
-from .recipe import RECIPES, Recipe
-from .stages import decoder_stage, encode_corpus, projector_stage, vision_stage
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .recipe import Recipe
 
 __all__ = ["train"]
+
+# torch is imported below, in the functions that need it, so that --help answers at once.
+
+MODELS = tuple(name.removeprefix("lab/") for name in CHECKPOINTS)
+"""What can be trained: each embedded model has a recipe."""
 
 
 def train(
@@ -39,6 +41,16 @@ def train(
     Returns:
         The curve of all stages that were run or found.
     """
+    import torch
+
+    from .config import digest_of
+    from .corpus import build_corpus
+    from .evaluate import evaluate
+    from .export import export
+    from .families import build_family
+    from .loop import load_finished, run_stage
+    from .stages import decoder_stage, encode_corpus, projector_stage, vision_stage
+
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -102,31 +114,45 @@ def train(
     return curve
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.train", description=__doc__)
-    parser.add_argument("model", choices=list(RECIPES), help="what to train")
-    parser.add_argument("--work", type=Path, default=Path("lab-training"), help="states (default ./lab-training)")
-    parser.add_argument("--output", type=Path, help="checkpoint folder (default: inside the package)")
-    parser.add_argument("--seed", type=int, help="of weights, batches and questions (default: the recipe's)")
-    parser.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
-    arguments = parser.parse_args()
-    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in LAUNCH_ENVIRONMENT.items()):
-        # They are read at start-up, so the process has to begin anew.
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "benchmarks.lab.train", *sys.argv[1:]],
-            os.environ | LAUNCH_ENVIRONMENT,
-        )
-    torch.set_num_threads(arguments.threads)
-    recipe = RECIPES[arguments.model]
-    if arguments.seed is not None and arguments.seed != recipe.seed:
-        if arguments.output is None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    return guarded(
+        lambda: _run(parser, parser.parse_args(given), given),
+        "interrupted; the same command goes on from the last saved state",
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(prog="python -m benchmarks.lab.train", description=__doc__)
+    parser.add_argument("model", choices=MODELS, help="what to train")
+    parser.add_argument(
+        "--work", type=Path, default=Path("lab-training"), metavar="DIR", help="states (default ./lab-training)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="checkpoint folder (default: inside the package)")
+    parser.add_argument(
+        "--seed", type=whole, metavar="N", help="of weights, batches and questions (default: the recipe's)"
+    )
+    parser.add_argument("--threads", type=threads, default=2, metavar="N", help="processor threads (%(default)s)")
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Sequence[str]) -> None:
+    start_anew("train", given)
+    import torch
+
+    from .recipe import RECIPES
+
+    torch.set_num_threads(options.threads)
+    recipe = RECIPES[options.model]
+    if options.seed is not None and options.seed != recipe.seed:
+        if options.output is None:
             parser.error("another seed is another model: give --output, so that the checkpoint of the recipe stays")
-        recipe = replace(recipe, seed=arguments.seed)
-    output = arguments.output or Path(__file__).parent / "checkpoints" / arguments.model
-    train(recipe, arguments.work, output)
+        recipe = replace(recipe, seed=options.seed)
+    train(recipe, options.work, options.output or Path(__file__).parent / "checkpoints" / options.model)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,13 +9,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..plan import RunConfig
-from ..runner import Outcome, run
+from ..arguments import Parser, guarded
 from . import checkpoint_folder
+
+if TYPE_CHECKING:
+    from ..runner import Outcome
+
+# torch is imported below, in the functions that need it, so that --help answers at once.
 
 GRID = Path(__file__).parent / "grid.json"
 
@@ -37,6 +42,9 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if the criterion is undefined for one of the runs.
     """
+    from ..plan import RunConfig
+    from ..runner import run
+
     tried = configurations(grid)
     where = f"{grid['task']} on {grid['images']} images of {grid['split']}"
     print(f"{len(tried)} configurations, {where}: {grid['criterion']}")
@@ -76,19 +84,27 @@ def _auc(outcome: Outcome) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab.tune", description=__doc__)
-    parser.add_argument("--model", default="lab/llava", help="name of a lab model (default: %(default)s)")
+    """Run the command line; the exit status."""
+    return guarded(lambda: _run(build_parser().parse_args(argv)), "interrupted; the same command goes on from here")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(prog="python -m benchmarks.lab.tune", description=__doc__)
+    parser.add_argument("--model", default="lab/llava", metavar="NAME", help="name of a lab model (%(default)s)")
     parser.add_argument(
-        "--output-dir", type=Path, default=Path("lab-training/tune"), help="where the records go (default: %(default)s)"
+        "--output-dir", type=Path, default=Path("lab-training/tune"), metavar="DIR", help="records (%(default)s)"
     )
-    arguments = parser.parse_args(argv)
-    found = tune(arguments.model, arguments.output_dir, json.loads(GRID.read_text(encoding="utf-8")))
-    path = checkpoint_folder(arguments.model) / "scr.json"
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    found = tune(options.model, options.output_dir, json.loads(GRID.read_text(encoding="utf-8")))
+    path = checkpoint_folder(options.model) / "scr.json"
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"{found['better_than_without']} of {found['configurations']} configurations beat none; wrote {path}")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
 from scr.files import read_json, read_rows, read_text
 
+from ..arguments import real
 from ..parsing import parse_yes_no
 from ..tasks.amber import GENERATIVE, KINDS, PARTS, RULES, Response, Words, count_caption, score_responses
 from ..tasks.amber_words import Similarity, WordDataError, exact, from_spacy, from_table, nouns
@@ -50,7 +50,7 @@ class AmberScorer(Scorer):
         )
         parser.add_argument(
             "--similarity-score",
-            type=_number,
+            type=real,
             default=THRESHOLD,
             metavar="X",
             help=f"words are similar above ({THRESHOLD})",
@@ -127,13 +127,6 @@ def read_similarity(text: str) -> Similarity:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise AnswerFileError(f"{path}: got {value!r} for {key!r}; expected a number. Repair it.")
     return from_table(table)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if math.isnan(value):  # no similarity is above it
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number")
-    return value
 
 
 def read_annotations(path: Path) -> dict[int, dict[str, Any]]:

@@ -7,19 +7,21 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from ..argument_types import key_value, positive, whole
+from ..command_line import Parser
+from ..guard import guarded
 
-from ..errors import ConfigError, MissingPackageError, SCRError
-from .card import plot_curve, write_card
-from .load import merge_adapter
-from .loop import train_adapter
-from .lora import lora_config, lora_layers, trainable_parameters
-from .processes import join_team
-from .recipe import DTYPES, TrainingRecipe, load_recipe
-from .rows import prepare_data, read_rows, write_rows
+if TYPE_CHECKING:
+    import torch
+
+    from .recipe import TrainingRecipe
+
+# torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""As `scr.adapters.recipe.DTYPES`."""
 
 _EPILOG = """examples:
   python -m scr.adapters.train prepare --conversations llava_instruct_150k.json --images coco --output rows.jsonl
@@ -43,52 +45,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 2 for an argument or input that cannot be used, 1 where files cannot be written, 130 if
         interrupted.
     """
-    parser = build_parser()
-    try:
-        options = parser.parse_args(argv)
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
-    try:
-        {"seed": _train, "refusal": _train, "prepare": _prepare, "merge": _merge}[options.command](options)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
-        return 130
-    except (SCRError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        # A full disk, or a folder that may not be written, is no fault of the arguments.
-        return 2 if isinstance(error, SCRError) else 1
-    return 0
+    return guarded(
+        lambda: _run(build_parser().parse_args(argv)),
+        "interrupted; the same command goes on from the last saved state",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m scr.adapters.train",
         description="Train an adapter of a vision-language model, prepare data for it, or merge it.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in (("seed", "SEED-style self-distillation"), ("refusal", "discriminative refusal")):
-        command = commands.add_parser(name, help=summary, allow_abbrev=False)
+        command = commands.add_parser(name, help=summary)
         command.add_argument("--model", required=True, metavar="NAME", help="hub id or local folder")
         command.add_argument("--data", type=Path, required=True, metavar="FILE", help="rows: image, question, answer")
         command.add_argument("--images", type=Path, metavar="DIR", help="where images' names start (beside the rows)")
         command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the adapter goes")
         command.add_argument("--config", metavar="FILE", help=f"recipe in place of {name}.toml")
         command.add_argument(
-            "--set", type=_pair, action="append", default=[], metavar="K=V", help="a value of the recipe"
+            "--set", type=key_value, action="append", default=[], metavar="K=V", help="a value of the recipe"
         )
         command.add_argument("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
         command.add_argument("--quantize", choices=("nf4",), help="hold the model in 4 bits (QLoRA); CUDA only")
-    prepare = commands.add_parser("prepare", help="rows from LLaVA-Instruct's conversations", allow_abbrev=False)
+    prepare = commands.add_parser("prepare", help="rows from LLaVA-Instruct's conversations")
     prepare.add_argument("--conversations", type=Path, required=True, metavar="FILE", help="a JSON list")
     prepare.add_argument("--images", type=Path, required=True, metavar="DIR", help="where images' names start")
-    prepare.add_argument("--count", type=_positive, metavar="N", help="how many rows, drawn by the seed (all)")
-    prepare.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (0)")
+    prepare.add_argument("--count", type=positive, metavar="N", help="how many rows, drawn by the seed (all)")
+    prepare.add_argument("--seed", type=whole, default=0, metavar="N", help="of the draw (0)")
     prepare.add_argument("--output", type=Path, required=True, metavar="FILE", help="the rows")
-    merge = commands.add_parser("merge", help="model and adapter as one plain checkpoint", allow_abbrev=False)
+    merge = commands.add_parser("merge", help="model and adapter as one plain checkpoint")
     merge.add_argument("--model", required=True, metavar="NAME", help="hub id or local folder")
     merge.add_argument("--adapter", required=True, metavar="NAME", help="named adapter, folder or hub id")
     merge.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the checkpoint goes")
@@ -96,7 +85,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(options: argparse.Namespace) -> None:
+    {"seed": _train, "refusal": _train, "prepare": _prepare, "merge": _merge}[options.command](options)
+
+
 def _train(options: argparse.Namespace) -> None:
+    from ..errors import MissingPackageError
+    from .card import plot_curve, write_card
+    from .loop import train_adapter
+    from .processes import join_team
+    from .recipe import load_recipe
+    from .rows import read_rows
+
     recipe = load_recipe(options.config or options.command, dict(options.set))
     rows = read_rows(options.data, options.images)
     with join_team() as team:
@@ -126,6 +126,9 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    from ..errors import ConfigError
+    from .rows import prepare_data, write_rows
+
     try:
         conversations = json.loads(options.conversations.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -144,12 +147,19 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from .load import merge_adapter
+
     model, processor = _load(options.model, options.dtype, "cpu", None)
     changed = merge_adapter(model, options.adapter, options.output, processor=processor)
     print(f"checkpoint: {options.output} ({len(changed)} weights changed)")
 
 
 def _load(name: str, dtype: str, device: str, quantize: str | None) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from ..errors import ConfigError
+
     target = _device(device)
     extra: dict[str, Any] = {}
     if quantize is not None:
@@ -173,6 +183,10 @@ def _load(name: str, dtype: str, device: str, quantize: str | None) -> tuple[Any
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
+    from ..errors import ConfigError
+
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:
@@ -186,6 +200,10 @@ def _device(name: str) -> torch.device:
 
 
 def _quantization(device: torch.device) -> Any:
+    import torch
+
+    from ..errors import ConfigError, MissingPackageError
+
     if device.type != "cuda":
         raise ConfigError(
             f"4-bit weights need CUDA: got device {device.type!r}; expected a GPU. Leave --quantize out: LoRA on "
@@ -208,25 +226,11 @@ def _quantization(device: torch.device) -> Any:
 
 
 def _say_what_is_trained(model: Any, recipe: TrainingRecipe, name: str) -> None:
+    from .lora import lora_config, lora_layers, trainable_parameters
+
     with lora_layers(model, lora_config(model, recipe, name, None), trainable=True):
         counts = trainable_parameters(model)
     print(", ".join(f"{where}: {count:,} trained parameters" for where, count in counts.items()))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected 1 or more")
-    return int(text)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not key.strip() or not equals:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected KEY=VALUE")
-    try:
-        return key.strip(), json.loads(value)
-    except ValueError:
-        return key.strip(), value
 
 
 if __name__ == "__main__":

@@ -1,0 +1,194 @@
+"""What holds for every command of the project: help at once, one spelling, one sentence for what cannot be used."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.command import build_parser
+from analysis.figures import ANALYSES
+from scr.commands import COMMANDS, main
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted({command.module for command in COMMANDS.values()})
+SUBCOMMANDS = {
+    "benchmarks.calibrate": ("yes-shift", "confidence"),
+    "benchmarks.score": ("pope", "chair", "caption"),
+    "benchmarks.results": ("list", "diff", "rm"),
+    "scr.adapters.train": ("seed", "refusal", "prepare", "merge"),
+}
+EVERY = [(module, sub) for module in MODULES for sub in ("", *SUBCOMMANDS.get(module, ()))]
+HEAVY = {"torch", "transformers", "peft", "matplotlib"}
+
+
+def test_the_table_has_every_command():
+    runnable = set()
+    for folder in ("scr", "hooks", "benchmarks", "analysis"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if 'if __name__ == "__main__":' in path.read_text() and path.name != "__main__.py":
+                runnable.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert runnable - {"scr.overloads"} == set(MODULES), "it renders a part of this project's source"
+
+
+# One process for all of them, as each would cost a start of Python.
+HELP = """
+import contextlib, importlib, io, json, sys, time
+found = []
+for module, sub in json.loads(sys.argv[1]):
+    start, out = time.process_time(), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = importlib.import_module(module).main([*([sub] if sub else []), "--help"])
+    found.append([module, sub, status, len(out.getvalue()), time.process_time() - start, sorted(sys.modules)])
+print(json.dumps(found))
+"""
+
+
+def test_help_is_printed_at_once_and_nothing_is_run(tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / "benchmarks" / "lab").rglob("*") if path.is_file()}
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, json.dumps(EVERY)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for module, sub, status, length, seconds, loaded in json.loads(done.stdout):
+        assert status == 0, (module, sub)
+        assert length > 100, (module, sub)
+        assert not HEAVY & set(loaded), (module, sub)
+        assert seconds < 5, (module, sub)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("module", "sub"), EVERY)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--hepl"], r"unknown argument: got '--hepl'.* Did you mean '--help'\?"),
+        (["--no-such-thing="], "argument --no-such-thing: got an empty value"),
+        ([""], "argument 2: got an empty value|argument 1: got an empty value"),
+        (["caf\udce9"], r"got 'caf\\udce9', bytes that are no UTF-8; expected text"),
+        (["a\0b"], r"got a NUL character in 'a\\x00b'"),
+        (["--x", "y" * 70_000], "argument --x: got 70,000 characters; expected at most 65,536"),
+    ],
+)
+def test_what_no_command_can_use_is_one_sentence(module, sub, wrong, message, capsys):
+    assert importlib.import_module(module).main([*([sub] if sub else []), *wrong]) == 2
+    out, err = capsys.readouterr()
+    required = r"(the following arguments are required|argument \S+: got .*; expected one of)"
+    assert out == ""
+    assert re.fullmatch(rf"error: .*({message}|{required}).*\n", err), err
+    if wrong != ["--hepl"]:
+        assert re.search(message, err), err
+
+
+VALUES = ["caf\udce9", "n" * 300, "/".join(["deep"] * 1200), "9" * 5000, "-1e999", "[" * 20_000, "{}", ",", "=", "a=\0"]
+
+
+def flags(parser):
+    """Each flag that takes a value, of a parser and of its sub-commands, with the words that lead to it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, one in action.choices.items():
+                yield from (([name, *words], flag) for words, flag in flags(one))
+        elif action.option_strings and action.nargs != 0:
+            yield [], action.option_strings[-1]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_flag_reads_what_it_is_given_or_says_so_in_a_sentence(module, capsys):
+    parser = parser_of(module)
+    for words, flag in flags(parser):
+        for value in VALUES:
+            with contextlib.suppress(SystemExit):
+                parser.parse_args([*words, f"{flag}={value}"])
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert re.fullmatch(r"(error: .*\n)?", err), (words, flag, value[:20], err)
+            assert len(err) < 900
+            assert err or "\udce9" not in value, (words, flag)
+
+
+def parser_of(module):
+    found = importlib.import_module(module)
+    if module in ("analysis.figures", "analysis.entropy"):
+        return build_parser(module, "", ANALYSES)
+    return found.build_parser()
+
+
+# python -m scr
+
+
+def test_the_list_names_every_command(capsys):
+    for asked in ([], ["--help"], ["help"]):
+        assert main(asked) == 0
+        out = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} +{re.escape(one.summary)}$", out, re.M) for name, one in COMMANDS.items())
+    assert main(["lab"]) == 0
+    assert "lab train" in (out := capsys.readouterr().out)
+    assert "sweep" not in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        (["banch"], "'bench'"),
+        (["lab", "trian"], "'lab train'"),
+        (["lab_train"], "'lab train'"),
+        (["x" * 999], "--help"),
+    ],
+)
+def test_an_unknown_command(asked, hint, capsys):
+    assert main(asked) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"error: unknown command: got .*{hint}.*\n", err), err
+
+
+def test_words_and_the_version(capsys):
+    assert main(["refusal_data", "--help"]) == main(["lab", "image-keep", "--help"]) == 0
+    assert "benchmarks.lab.image_keep" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"scr-vlm \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory) -> Path:
+    """A folder with files of a user's that are called as this project's packages are."""
+    folder = tmp_path_factory.mktemp("crowded")
+    for name in ("hooks.py", "analysis.py", "benchmarks/__init__.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("raise RuntimeError('a file of the user was run')")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bench", "score", "report", "lab train"])
+@pytest.mark.parametrize("way", ["python -m scr", "console script"])
+def test_a_users_own_files_break_no_command(name, way, crowded):
+    script = (
+        "import sys; sys.path.remove(''); sys.path.append(sys.argv.pop(1)); from scr.commands import main;"
+        "sys.exit(main())"
+    )
+    start = ["-m", "scr"] if way == "python -m scr" else ["-c", script, str(ROOT)]
+    done = subprocess.run(
+        [sys.executable, *start, *name.split(), "--help"],
+        cwd=crowded,
+        env={**os.environ, "PYTHONPATH": str(ROOT)} if way == "python -m scr" else os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert COMMANDS[name].module in done.stdout

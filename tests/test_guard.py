@@ -1,0 +1,165 @@
+"""What is left of an error at the top of a command: one line, a status from one table, a log where a line is short."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.records import RecordError
+from benchmarks.runner import RunFailedError
+from scr import ConfigError
+from scr.commands import COMMANDS
+from scr.guard import ERRORS, guarded
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_row_of_the_table_is_an_exception():
+    for name in ERRORS:
+        module, _, exception = name.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), exception), Exception), name
+
+
+def raising(error):
+    def run():
+        raise error
+
+    return run
+
+
+def deep():
+    return deep()
+
+
+def no_room():
+    return bytes(2**62)
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "said", "logged"),
+    [
+        (raising(ConfigError("bad\nvalue")), 2, "bad value", False),
+        (raising(RecordError("torn")), 2, "torn", False),
+        (raising(RunFailedError("chair failed")), 1, "chair failed", False),
+        (raising(OSError(errno.ENOSPC, "No space left on device", "x")), 1, "No space left on device: 'x'", True),
+        (no_room, 1, "memory is full: got MemoryError", True),
+        (deep, 1, "nested too deeply: got RecursionError: maximum recursion depth", True),
+        (raising(torch.OutOfMemoryError("CUDA out of memory. Tried\nto")), 1, "memory is full: got OutOfMem", True),
+        (raising(ModuleNotFoundError("No module named 'peft'")), 1, "a package is missing: got Module", True),
+        (raising(ValueError("what\x1b is it?")), 1, "a fault of the program: got ValueError: what", True),
+        (raising(ValueError("y" * 100_000)), 1, "a fault of the program", True),
+        (raising(AssertionError()), 1, "a fault of the program: got AssertionError;", True),
+        (raising(ConfigError()), 2, "ConfigError", True),
+    ],
+)
+def test_what_is_left_becomes_one_line(run, status, said, logged, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert guarded(run) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"error: .*\n", err), err
+    assert said in err
+    assert len(err) < 700
+    assert [str(path) in err for path in tmp_path.iterdir()] == [True] * logged
+    for path in tmp_path.iterdir():
+        assert "Traceback (most recent call last)" in path.read_text()
+
+
+def test_without_a_place_for_the_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert guarded(raising(ValueError("x"))) == 1
+    assert re.fullmatch(r"error: a fault .* No log: No such file or directory.\n", capsys.readouterr().err)
+
+
+def test_statuses_and_interrupts(capsys):
+    assert [guarded(lambda value=value: value) for value in (None, 0, 3)] == [0, 0, 3]
+    assert [guarded(raising(SystemExit(code))) for code in (None, 0, 2)] == [0, 0, 2]
+    assert guarded(raising(KeyboardInterrupt()), "it goes on from here") == 130
+    assert capsys.readouterr().err == "it goes on from here\n"
+
+
+# What each command does first, in its own module or another: interrupted there, or out of memory.
+BEGUN = {
+    "analysis.entropy": (["x"], "analysis.command.load_results"),
+    "analysis.figures": (["x"], "analysis.command.load_results"),
+    "analysis.report": (["x"], "analysis.command.load_results"),
+    "benchmarks.calibrate": (["yes-shift", "--method", "scr"], "benchmarks.calibrate.yes_shift"),
+    "benchmarks.compare": ([], "benchmarks.models.find_model"),
+    "benchmarks.lab.adapt": (["seed"], "benchmarks.lab.adapt.start_anew"),
+    "benchmarks.lab.comparison": ([], "benchmarks.lab.comparison.compare_methods"),
+    "benchmarks.lab.evaluate": ([], "benchmarks.lab.checkpoint_folder"),
+    "benchmarks.lab.image_keep": ([], "benchmarks.lab.image_keep.read_grid"),
+    "benchmarks.lab.only_below": ([], "benchmarks.lab.only_below.measure_saving"),
+    "benchmarks.lab.train": (["llava"], "benchmarks.lab.train.start_anew"),
+    "benchmarks.lab.tune": ([], "benchmarks.lab.tune.tune"),
+    "benchmarks.overhead": ([], "benchmarks.overhead.machine"),
+    "benchmarks.refusal_data": (["--data-dir", "x", "--output", "y"], "benchmarks.tasks.coco.CocoData.open"),
+    "benchmarks.results": (["list"], "benchmarks.results.find_runs"),
+    "benchmarks.run": ([], "benchmarks.plan.build_plan"),
+    "benchmarks.score": (["pope", "--questions", "q", "--answers", "a"], "benchmarks.score.load_scorer"),
+    "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.plan.build_plan"),
+    "scr.adapters.train": (["seed", "--model", "m", "--data", "d", "--output", "o"], "scr.adapters.recipe.load_recipe"),
+}
+
+
+@pytest.mark.parametrize("module", sorted({one.module for one in COMMANDS.values()}))
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (MemoryError, 1), (KeyError, 1)])
+def test_every_command_is_guarded(module, error, status, tmp_path, monkeypatch, capsys):
+    arguments, first = BEGUN[module]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    main = importlib.import_module(module).main
+
+    def begin(*_, **__):
+        raise error
+
+    if module == "benchmarks.score":  # the first call builds the parser
+        calls = iter((importlib.import_module("benchmarks.scorers").load_scorer, begin))
+        monkeypatch.setattr(first, lambda name: next(calls)(name))
+    else:
+        monkeypatch.setattr(first, begin)
+    assert main(arguments) == status
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("interrupted" if status == 130 else "error: ")
+
+
+@pytest.mark.parametrize("command", ["lab train llava --work {0}/w --output {0}/o", "lab adapt seed --output {0}/o"])
+def test_a_real_interrupt_of_a_training_is_one_line(command, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scr", *command.format(tmp_path).split()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err.splitlines()[-1][:11]) == (130, "interrupted"), err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_has_seen_enough(tmp_path):
+    done = subprocess.run(
+        f"{sys.executable} -m scr bench --list tasks | head -c 1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
