@@ -1,4 +1,4 @@
-"""The prompt variants of `--prompt`: what is added to a benchmark's question before the model sees it.
+"""The prompt variants of `--prompt-variant`: what is added to a benchmark's question before the model sees it.
 
 A changed prompt is a setting of the runner, not a method: nothing inside the model changes.
 """

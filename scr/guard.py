@@ -21,7 +21,6 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "benchmarks.records.RecordError": (UNUSABLE, True),
     "benchmarks.tasks.UnknownTaskError": (UNUSABLE, True),
     "benchmarks.prompts.UnknownPromptError": (UNUSABLE, True),
-    "benchmarks.scorers.base.AnswerFileError": (UNUSABLE, True),
     "benchmarks.runner.RunFailedError": (FAILED, True),
     "benchmarks.store.FolderInUseError": (FAILED, True),
     "benchmarks.ranks.FailedElsewhereError": (FAILED, True),

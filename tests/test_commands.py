@@ -39,6 +39,14 @@ def test_the_table_has_every_command():
     assert runnable - {"scr.overloads"} == set(MODULES), "it renders a part of this project's source"
 
 
+def test_readme_names_commands_that_exist():
+    named = set(
+        re.findall(r"(?<![\w.-])scr ((?:lab )?[a-z][a-z-]+)(?= [-a-z;]|[`;])", (ROOT / "README.md").read_text())
+    )
+    assert {"bench", "compare", "results", "score", "report", "sweep", "calibrate", "overhead", "train"} <= named
+    assert named <= set(COMMANDS), named - set(COMMANDS)
+
+
 # One process for all of them, as each would cost a start of Python.
 HELP = """
 import contextlib, importlib, io, json, sys, time

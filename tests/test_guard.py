@@ -105,7 +105,7 @@ BEGUN = {
     "benchmarks.lab.tune": ([], "benchmarks.lab.tune.tune"),
     "benchmarks.overhead": ([], "benchmarks.overhead.machine"),
     "benchmarks.refusal_data": (["--data-dir", "x", "--output", "y"], "benchmarks.tasks.coco.CocoData.open"),
-    "benchmarks.results": (["list"], "benchmarks.results.find_runs"),
+    "benchmarks.results": (["list", "."], "benchmarks.results.find_runs"),
     "benchmarks.run": ([], "benchmarks.plan.build_plan"),
     "benchmarks.score": (["pope", "--questions", "q", "--answers", "a"], "benchmarks.score.load_scorer"),
     "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.plan.build_plan"),
