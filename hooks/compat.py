@@ -50,7 +50,7 @@ def check_transformers() -> None:
     ]
     if missing:
         raise UnsupportedModelError(
-            f"transformers lacks {', '.join(missing)}: got version {transformers.__version__}; expected 5.18 or later. "
+            f"transformers lacks {', '.join(missing)}: got version {transformers.__version__}; expected 5.23 or later. "
             "Install the versions of constraints.txt."
         )
 
