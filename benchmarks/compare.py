@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from .arguments import Parser, add_model, guarded, key_value, names, positive
+from .shown import SideBySide
 from .wording import Piece, marked, word_differences
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def compare_answers(
     generation: Mapping[str, Any],
     rounds: int = 3,
     report: Callable[[str], None] = lambda line: None,
-) -> list[Compared]:
+) -> SideBySide:
     """Ask one question once per row and round; the rows take turns, so that a busy machine slows all of them.
 
     Args:
@@ -122,7 +123,7 @@ def compare_answers(
             with _applied(loaded, row, given):
                 found += answerer.answer([question], generation, seed=0, margins=True)
     first = answers[0][0].text
-    compared = []
+    compared = SideBySide()
     for row, found in zip(rows, answers, strict=True):
         text, timed = found[0].text, found[1:]
         compared.append(

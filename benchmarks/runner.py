@@ -29,6 +29,7 @@ from .provenance import timestamp
 from .ranks import FailedElsewhereError, Ranks, RanksError
 from .records import RunRecord, SampleRecord
 from .rescoring import apply_scores
+from .shown import Outcomes
 from .speed import summarize_timing
 from .tasks.base import Sample, Scores
 
@@ -65,7 +66,7 @@ class Outcome:
         return not self.timed
 
 
-def run(config: RunConfig, report: Callable[[str], None] = lambda line: None) -> list[Outcome]:
+def run(config: RunConfig, report: Callable[[str], None] = lambda line: None) -> Outcomes:
     """Run a command: what is not recorded yet is computed, the rest taken from the store.
 
     Args:
@@ -88,7 +89,7 @@ def run_plan(
     *,
     ranks: Ranks | None = None,
     device_map: str | dict[str, Any] | None = None,
-) -> list[Outcome]:
+) -> Outcomes:
     """As `run`, of a plan that was built before.
 
     Args:
@@ -111,7 +112,7 @@ def run_plan(
         for cell in plan.cells:
             check_diagnosed(cell, plan.config.diagnostics)
     session = _Session(plan, report, ranks, device_map)
-    outcomes: list[Outcome] = []
+    outcomes = Outcomes()
     for cell in plan.cells:
         if ranks.world.first:
             same = (one for one in outcomes if one.cell.plan is cell.plan and one.cell.row == BASELINE)

@@ -34,8 +34,7 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
     """
     page = Page(file)
     _print_head(page, plan)
-    for name in dict.fromkeys(outcome.cell.plan.task.name for outcome in outcomes):
-        _print_task(page, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
+    print_outcomes(outcomes, file)
     page.line(
         "Rates in %, below them 95 % intervals: of shares of answers Wilson's, of all else, differences above all, "
         "by a bootstrap over images. That of the difference decides: McNemar's p and Wilson's interval take questions "
@@ -50,6 +49,13 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
     for outcome in outcomes:
         origin = "from the store" if outcome.from_store else f"{len(outcome.timed)} new answers"
         page.path(f"  {outcome.cell.folder.path.relative_to(plan.config.output_dir)}  ({origin})")
+
+
+def print_outcomes(outcomes: Sequence[Outcome], file: TextIO | None = None) -> None:
+    """Print the tables alone, task by task; see `print_report`."""
+    page = Page(file)
+    for name in dict.fromkeys(outcome.cell.plan.task.name for outcome in outcomes):
+        _print_task(page, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
 
 
 def print_plan(plan: Plan, file: TextIO | None = None) -> None:

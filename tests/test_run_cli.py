@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import io
 import json
 import re
@@ -361,6 +362,16 @@ def test_the_table_fits_a_terminal(columns: int, finished: RunConfig, monkeypatc
     assert max(map(len, shown)) <= columns
     # Nothing is cut off: every interval has both of its ends.
     assert sum(len(re.findall(r"\d–\d", line)) for line in shown) >= 4 * 6
+
+
+def test_a_notebook_shows_the_tables_that_are_printed(finished: RunConfig) -> None:
+    file = io.StringIO()
+    report(finished, file)
+    shown = run(finished)._repr_html_()
+    assert shown.startswith("<pre>")
+    tables = html.unescape(shown.removeprefix("<pre>").removesuffix("</pre>"))
+    assert "− none" in tables
+    assert tables in file.getvalue()
 
 
 def test_the_table_in_ascii(finished: RunConfig) -> None:
