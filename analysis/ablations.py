@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.stats import holm, ratios, yes_no_table
-
+from ._benchmarks import holm, ratios, yes_no_table
 from .drawing import draw_intervals, floats, legend_below, panel_grid
 from .finding import Finding
 from .forest import LABELS, compare_p

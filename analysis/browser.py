@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.records import SampleRecord
 from scr.files import write_text
 
+from ._benchmarks import SampleRecord
 from .overlays import TraceError, read_layers
 from .pictures import Key, find_pictures
 from .samples import OUTCOMES, Shown

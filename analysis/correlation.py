@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import RESAMPLES, SEED
-
+from ._benchmarks import RESAMPLES, SEED
 from .resampling import Bounds, bootstrap_weights, image_permutations, interval
 
 _Floats = NDArray[np.float64]

@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.stats import RESAMPLES
-
+from ._benchmarks import RESAMPLES
 from .command import run_command
 from .drawing import draw_intervals, floats, legend_below
 from .entropy_bins import entropy_bins

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import RESAMPLES
-
+from ._benchmarks import RESAMPLES
 from .bins import Bin, paper_bins, quantile_bins
 from .resampling import Bounds, bootstrap_weights, interval, mean_intervals
 from .rows import AbsentRows

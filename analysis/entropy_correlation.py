@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import RESAMPLES
-
+from ._benchmarks import RESAMPLES
 from .correlation import correlate
 from .rows import AbsentRows
 from .tables import Cell, Table

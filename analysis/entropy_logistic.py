@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import RESAMPLES
-
+from ._benchmarks import RESAMPLES
 from .entropy_correlation import WITHIN
 from .logistic import fit_logistic
 from .resampling import bootstrap_weights, interval

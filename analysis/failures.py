@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records import SampleRecord
-
+from ._benchmarks import SampleRecord
 from .drawing import draw_intervals, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run, model_labels

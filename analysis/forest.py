@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from benchmarks.records import SampleRecord
-from benchmarks.stats import SampleTable, compare_tables, holm, yes_no_table
-
+from ._benchmarks import SampleRecord, SampleTable, compare_tables, holm, yes_no_table
 from .drawing import floats
 from .finding import Finding
 from .load import Run

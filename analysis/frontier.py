@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import ratios, yes_no_table
-
+from ._benchmarks import ratios, yes_no_table
 from .drawing import floats, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run, model_labels, row_labels

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.records import SCHEMA, RecordError, RunRecord, SampleRecord
-from benchmarks.store import RUN_FILE, RunFolder, find_runs
 from scr.files import DataFileError, read_json
 
+from ._benchmarks import RUN_FILE, SCHEMA, RecordError, RunFolder, RunRecord, SampleRecord, find_runs
 from .escaping import printable
 
 BASELINE = "none"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from benchmarks.records import SampleRecord
+from ._benchmarks import SampleRecord
 
 _NAME_WORDS = 3  # "wine glass", "sports ball": an object's name has no more words, a reference caption has
 

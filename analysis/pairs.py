@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmarks.records import SampleRecord
-from benchmarks.stats import Comparison, compare_tables, yes_no_table
-
+from ._benchmarks import Comparison, SampleRecord, compare_tables, yes_no_table
 from .load import BASELINE, NothingToShowError, Run, model_labels, row_labels
 
 

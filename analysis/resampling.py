@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.stats import RESAMPLES, SEED, SampleTable
+from ._benchmarks import RESAMPLES, SEED, SampleTable
 
 LEVEL = 0.95
 _CELLS = 2_000_000  # entries of a matrix of draws held at once: bounds memory, has no influence on results

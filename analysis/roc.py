@@ -14,9 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records import SampleRecord
-from benchmarks.stats import auc, auc_interval, compare_yes_no
-
+from ._benchmarks import SampleRecord, auc, auc_interval, compare_yes_no
 from .drawing import floats, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records import SampleRecord
-
+from ._benchmarks import SampleRecord
 from .load import NothingToShowError, Run, model_labels
 from .trace import MEASURES, largest_entropy, number
 

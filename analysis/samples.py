@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.records import SampleRecord
-
+from ._benchmarks import SampleRecord
 from .load import Run, model_labels, row_labels
 from .marking import Piece, mark_hallucinations, object_names
 from .pairs import find_pairs

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records import SampleRecord
-
+from ._benchmarks import SampleRecord
 from .bins import Bin, paper_bins, quantile_bins
 from .drawing import draw_intervals, floats, legend_below, panel_grid
 from .finding import Finding

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.stats import auc, auc_interval, ratios, yes_no_table
-
+from ._benchmarks import auc, auc_interval, ratios, yes_no_table
 from .escaping import for_name
 from .finding import Finding
 from .load import Run, model_labels, row_labels

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records import SampleRecord
+from ._benchmarks import SampleRecord
 
 MEASURES: Mapping[str, str] = {
     "entropy": "attention entropy (nats)",

@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "benchmarks": {"scr"},
     "analysis": {"benchmarks.records", "benchmarks.store", "benchmarks.stats", "scr.files", *COMMANDS},
 }
+# (importer, imported) → the one file that finds ours beside it, where a user has a module of that name.
+FINDERS = {("scr", "hooks"): "scr/_hooks.py", ("analysis", "benchmarks"): "analysis/_benchmarks.py"}
 THIRD_PARTY = {
     "hooks": {"torch", "transformers", "jaxtyping"},
     "scr": set(
@@ -83,8 +85,8 @@ def test_import_rules(path):
         if top == folder:
             pytest.fail(f"{name}: import {module} relatively, it is in the same folder")
         elif top in FOLDERS:
-            # The one file that finds our hooks beside scr, where a user has a module of that name.
-            assert (folder, top) != ("scr", "hooks") or name == "scr/_hooks.py", f"{name}: import from scr/_hooks.py"
+            finder = FINDERS.get((folder, top))
+            assert finder in (None, name), f"{name}: import from {finder}, not from {module}"
             assert top in MAY_IMPORT[folder] or module in MAY_IMPORT[folder], f"{name} may not import {module}"
             assert module == top or module in PUBLIC_MODULES, f"{name}: import from `{top}` itself, not {module}"
         elif top not in sys.stdlib_module_names:
@@ -189,6 +191,24 @@ def test_a_users_own_modules_of_our_names_are_theirs(tmp_path, kind, order):
     names = sorted({name.partition("/")[0].removesuffix(".py") for name in USERS_OWN[kind]})
     command = [sys.executable, str(tmp_path / "script.py"), str(ROOT / "tests"), *names]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_analysis_reads_records_where_a_user_has_benchmarks_of_their_own(tmp_path, order):
+    (tmp_path / "benchmarks.py").write_text("MINE = 1")
+    (tmp_path / "hooks.py").write_text("MINE = 1")
+    imports = ["import benchmarks, hooks", "import analysis"]
+    (tmp_path / "script.py").write_text(
+        "\n".join(imports if order == "first" else reversed(imports))
+        + "\nimport pickle, analysis.load, analysis.tables, analysis.rows\n"
+        "assert benchmarks.MINE == hooks.MINE == 1\n"
+        "run = analysis.load.SampleRecord(id='1', image='a', prompt='Is it?', target='yes', output='yes')\n"
+        "assert pickle.loads(pickle.dumps(run)) == run\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "script.py")]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
 
