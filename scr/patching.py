@@ -9,7 +9,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -198,10 +198,17 @@ class Combination(Patch):
         Raises:
             AlreadyPatchedError: if one of them is on the model already.
         """
+        return self._put_all_on(lambda part: part.install())
+
+    def __enter__(self) -> Self:
+        """Install."""
+        return self._put_all_on(lambda part: part.__enter__())
+
+    def _put_all_on(self, put_on: Callable[[Patch], object]) -> Self:
         self._used = True
         with contextlib.ExitStack() as stack:
             for part in self._parts:
-                part.install()
+                put_on(part)
                 stack.callback(part.remove)
             stack.pop_all()
         return self

@@ -95,6 +95,9 @@ def test_a_combination_goes_on_as_a_whole_or_not_at_all(tiny):
     assert "not installed" in repr(outer)
     handle = scr.patch(model, "scr+dola").install()
     assert ", installed" in repr(handle)
+    with pytest.raises(scr.AlreadyPatchedError, match="'scr'"):
+        handle.install()
+    assert ", installed" in repr(handle)
     handle.remove()
     handle.remove()
     assert torch.equal(scores(model, inputs), before)
