@@ -20,7 +20,12 @@ def method_parts(method: str) -> tuple[str, ...]:
     Raises:
         ConfigError: for an unknown name, with the nearest known one; for a part that is there twice, or "none".
     """
-    parts = str(method).lower().split("+")
+    if not isinstance(method, str):
+        raise ConfigError(
+            f"a method that is no name: got {method!r}; expected one of {', '.join([BASELINE, *METHODS])}. "
+            "Give its name as a string, or a configuration of it."
+        )
+    parts = method.lower().split("+")
     if parts == [BASELINE]:
         return ()
     for part in parts:

@@ -1,6 +1,6 @@
 """Models and adapters with names of their own, such as `lab/llava`: other packages bring them as entry points.
 
-An entry point of the group `scr_vlm.models` is called as a name's first part, and is a function: (kind, name) → the folder.
+An entry point of the group `scr_vlm.models` is called as a name's first part, and is a function (kind, name) → folder.
 It raises ValueError for an unknown name and FileNotFoundError for one that is not there, with a sentence each.
 """
 

@@ -105,7 +105,7 @@ def test_a_combination_goes_on_as_a_whole_or_not_at_all(tiny):
         pass
 
 
-def test_names_and_fields_that_cannot_be():
+def test_names_and_fields_that_cannot_be(tiny):
     assert method_parts("none") == ()
     assert method_parts("Scr+Noise_Control") == ("scr", "noise_control")
     for name, message in {
@@ -117,6 +117,9 @@ def test_names_and_fields_that_cannot_be():
     }.items():
         with pytest.raises(ConfigError, match=message):
             method_parts(name)
+    for wrong in (None, 3, ["scr"], scr.SCRConfig):
+        with pytest.raises(ConfigError, match="a method that is no name"):
+            scr.patch(tiny[0], wrong)
     assert fields_by_part(("scr", "vcd"), {"a": 1, "vcd.a": 2}) == {"scr": {"a": 1}, "vcd": {"a": 2}}
     assert fields_by_part((), {}) == {}
     with pytest.raises(ConfigError, match="settings without a method"):
