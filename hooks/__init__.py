@@ -15,11 +15,22 @@ if TYPE_CHECKING:
     from .encoding import PIXELS, encode_images
     from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
     from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
-    from .generation import GenerateCall, beside_generate, is_beside, refuse_assistance, watch_generate
+    from .forks import INSTALLING
+    from .generation import (
+        GenerateCall,
+        beside_generate,
+        current_calls,
+        is_beside,
+        outside_generate,
+        refuse_assistance,
+        watch_generate,
+    )
+    from .interrupts import uninterrupted
     from .placed import Placed
     from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
     from .queries import rows_with_images, visual_input
     from .residual import edit_tokens, hidden_of, with_hidden
+    from .running import when_idle
     from .stack import HookStack
 
 __getattr__ = on_demand(
@@ -38,17 +49,29 @@ __getattr__ = on_demand(
             "suggestion",
         ),
         ".families": ("FAMILIES", "ImagePatches", "ModelFamily", "PatchGrid", "find_family"),
-        ".generation": ("GenerateCall", "beside_generate", "is_beside", "refuse_assistance", "watch_generate"),
+        ".forks": ("INSTALLING",),
+        ".generation": (
+            "GenerateCall",
+            "beside_generate",
+            "current_calls",
+            "is_beside",
+            "outside_generate",
+            "refuse_assistance",
+            "watch_generate",
+        ),
+        ".interrupts": ("uninterrupted",),
         ".placed": ("Placed",),
         ".prefill": ("Diagnosis", "PrefillDispatcher", "PrefillMethod", "PrefillSession", "dispatcher"),
         ".queries": ("rows_with_images", "visual_input"),
         ".residual": ("edit_tokens", "hidden_of", "with_hidden"),
+        ".running": ("when_idle",),
         ".stack": ("HookStack",),
     },
 )
 
 __all__ = [
     "FAMILIES",
+    "INSTALLING",
     "PIXELS",
     "Diagnosis",
     "DoubledLoop",
@@ -66,6 +89,7 @@ __all__ = [
     "UnsupportedGenerationError",
     "UnsupportedModelError",
     "beside_generate",
+    "current_calls",
     "dispatcher",
     "edit_tokens",
     "encode_images",
@@ -74,14 +98,17 @@ __all__ = [
     "image_digest",
     "is_beside",
     "on_demand",
+    "outside_generate",
     "pixel_digests",
     "prompt_positions",
     "refuse_assistance",
     "rows_with_images",
     "suggestion",
+    "uninterrupted",
     "unwrap",
     "visual_input",
     "watch_generate",
+    "when_idle",
     "why_not_doubled",
     "with_hidden",
 ]

@@ -8,9 +8,8 @@ diagnostic it only hands on.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from . import compat
 from .errors import SCRError, UnsupportedModelError
+from .forks import tell_of_forks
 from .masks import masked
 from .placed import Placed
 from .stack import HookStack
@@ -154,25 +154,60 @@ def _collect(
     return compat.original_attention(module)(query, key, value, attention_mask, *args, **kwargs)
 
 
-@contextlib.contextmanager
-def reading(layers: nn.ModuleList, reader: AttentionReader) -> Iterator[None]:
-    """Let `reader` see the layers named in `reader.first_key` inside the `with`; the forward stops after the last.
+def read_attention(layers: nn.ModuleList, reader: AttentionReader, run: Callable[[], object]) -> None:
+    """Let `reader` see the layers named in `reader.first_key` while `run()` runs a forward, which stops after the last.
 
     Args:
         layers: the decoder blocks.
-        reader: what to read; its `maps` are complete when the `with` ends without an error.
+        reader: what to read; its `maps` are complete when this returns.
+        run: the forward.
     """
     compat.register_collector(_collect)
-    with HookStack() as stack:
+    swapped = HookStack()
+    try:
+        _SWAPPED.here(swapped)
         for index in reader.first_key:
             attention: Any = layers[index].self_attn
-            stack.attribute(attention, "config", compat.collecting_config(attention.config))
+            swapped.attribute(attention, "config", compat.collecting_config(attention.config))
         _LOCAL.reader = reader
-        stack.callback(setattr, _LOCAL, "reader", None)
-        with contextlib.suppress(StopForward):
-            yield
+        try:  # noqa: SIM105  `suppress` could be interrupted at its end, and let it out
+            run()
+        except StopForward:
+            pass
+    finally:
+        _LOCAL.reader = None
+        try:
+            swapped.close()
+            _SWAPPED.nowhere(swapped)
+        except BaseException:  # an interrupt, before it was done
+            swapped.close()
+            _SWAPPED.nowhere(swapped)
+            raise
     if missing := sorted(set(reader.first_key) - set(reader.maps)):
         raise SCRError(
             f"attention of some blocks was never computed: got none of blocks {missing}; expected each to call "
             "transformers' attention interface. Choose other attention_layers, or report the model."
         )
+
+
+class _Swapped:
+    """What threads have put on for their diagnostics; in a forked process, which lacks those threads, it comes off."""
+
+    def __init__(self) -> None:
+        self._threads: dict[HookStack, int] = {}
+        tell_of_forks(self)
+
+    def here(self, stack: HookStack) -> None:
+        self._threads[stack] = threading.get_ident()
+
+    def nowhere(self, stack: HookStack) -> None:
+        self._threads.pop(stack, None)
+
+    def forked(self) -> None:
+        for stack, thread in list(self._threads.items()):
+            if thread != threading.get_ident():
+                stack.close()
+                self.nowhere(stack)
+
+
+_SWAPPED = _Swapped()

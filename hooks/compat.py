@@ -107,14 +107,14 @@ def prompt_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Int[T
         model: the model; what Qwen's keep of their last prompt stays as it was.
         inputs: the processor's, with `input_ids`.
     """
-    owner: Any = model.base_model
-    kept = getattr(owner, "rope_deltas", None)
+    state = vars(model.base_model)
+    kept = state.get("rope_deltas")
     try:
         prepare: Any = model._prepare_position_ids_for_generation
         return prepare(inputs["input_ids"], dict(inputs))
     finally:
-        if hasattr(owner, "rope_deltas"):
-            owner.rope_deltas = kept
+        if "rope_deltas" in state:
+            state["rope_deltas"] = kept
 
 
 def after_step(model: PreTrainedModel, outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .forks import INSTALLING, tell_of_forks
+from .interrupts import uninterrupted
 from .queries import visual_input
+from .running import begin, end
 from .stack import HookStack
 
 
@@ -45,19 +48,21 @@ def eager_prefills(stack: HookStack, module: nn.Module, seen: Callable[[], None]
     """
     if hasattr(module, "_orig_mod"):
         compiled: Any = module
-        stack.attribute(module, "forward", _dispatching(compiled.forward, compiled._orig_mod, seen))
+        stack.attribute(module, "forward", _dispatching(module, compiled.forward, compiled._orig_mod, seen))
         return
     # `Module.__call__` goes through this attribute, where `module.compile()` leaves its result.
     call = module._compiled_call_impl or module._call_impl
-    stack.attribute(module, "_compiled_call_impl", _dispatching(call, module._call_impl, seen))
+    stack.attribute(module, "_compiled_call_impl", _dispatching(module, call, module._call_impl, seen))
 
 
-def _dispatching(usual: Callable[..., Any], eager: Callable[..., Any], seen: Callable[[], None]) -> Callable[..., Any]:
+def _dispatching(
+    module: nn.Module, usual: Callable[..., Any], eager: Callable[..., Any], seen: Callable[[], None]
+) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
             seen()
         if _carries_image(args, kwargs):
-            return _run_eagerly(eager, args, kwargs)
+            return _run_eagerly(module, eager, args, kwargs)
         return usual(*args, **kwargs)
 
     return call
@@ -69,30 +74,59 @@ def _carries_image(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 
 
 class _EagerStance:
-    """torch's compile stance belongs to the process: the first thread in sets it, the last one out puts it back."""
+    """torch's compile stance belongs to the process: the first forward in sets it, the last one out puts it back."""
 
     def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
+        self._inside: dict[object, int] = {}
         self._stance: Any = None
+        tell_of_forks(self)
 
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
+    def enter(self, forward: object) -> None:
+        uninterrupted(self._enter, forward, threading.get_ident())
+
+    def _enter(self, forward: object, thread: int) -> None:
+        with INSTALLING:
+            self._inside[forward] = thread
+            if self._stance is None:
                 self._stance = torch.compiler.set_stance("force_eager")
-                self._stance.__enter__()
-            self._inside += 1
 
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
+    def leave(self, forward: object) -> None:
+        """Doing it twice does nothing."""
+        uninterrupted(self._leave, forward)
+
+    def _leave(self, forward: object) -> None:
+        with INSTALLING:
+            self._inside.pop(forward, None)
+            if not self._inside and self._stance is not None:
                 self._stance.__exit__(None, None, None)
+                self._stance = None
+
+    def forked(self) -> None:
+        """The other threads' forwards are not in this process."""
+        for forward, thread in list(self._inside.items()):
+            if thread != threading.get_ident():
+                self._leave(forward)
 
 
 _EAGER_STANCE = _EagerStance()
 
 
+class _Forward:
+    """One forward that carries an image."""
+
+
 @torch.compiler.disable
-def _run_eagerly(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    with _EAGER_STANCE:
+def _run_eagerly(module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    forward = _Forward()
+    try:
+        begin(forward, module)
+        _EAGER_STANCE.enter(forward)
         return call(*args, **kwargs)
+    finally:
+        try:
+            _EAGER_STANCE.leave(forward)
+            end(forward)
+        except BaseException:  # an interrupt, before they were done
+            _EAGER_STANCE.leave(forward)
+            end(forward)
+            raise

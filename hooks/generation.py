@@ -1,7 +1,7 @@
 """See every `generate` of one model instance before it runs: who watches may add to its processors, or bring its loop.
 
 One wrapper per model serves all who watch, so that they can leave in any order: it goes on with the first and comes off
-with the last.
+with the last. A call goes on with those who watched when it began, whoever comes or leaves meanwhile.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, cast
 
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from .errors import UnsupportedGenerationError
+from .forks import INSTALLING
+from .interrupts import uninterrupted
 from .per_model import PerModel
+from .running import begin, end, is_inside, threads_inside, when_idle
 from .stack import HookStack
 
 
@@ -30,12 +33,16 @@ class GenerateCall:
     Attributes:
         model: whose `generate` it is.
         arguments: by name; what is changed here is what `generate` gets.
+        outer: the call around it, on the same thread and of whatever model.
         processors: go before the caller's own `logits_processor`, first come first.
+        kept: what those who watch keep for this call, by themselves; it is gone with the call, however that ends.
     """
 
     model: Any
     arguments: dict[str, Any]
+    outer: GenerateCall | None = None
     processors: list[LogitsProcessor] = field(default_factory=list)
+    kept: dict[object, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(init=False)
     """The arguments as the caller gave them."""
 
@@ -62,19 +69,33 @@ class GenerateCall:
         return {name: value for name, value in given.items() if name not in left_out}
 
 
-Around = Callable[[GenerateCall], AbstractContextManager[None]]
-"""Entered before `generate` runs and left after it; raises to refuse the call."""
+Watcher = Callable[[GenerateCall], None]
+"""Called before `generate` runs; raises to refuse the call. It has nothing to put back: see `GenerateCall.kept`."""
 
 
-def watch_generate(model: nn.Module, around: Around, stack: HookStack) -> None:
-    """Let `around` see every call of `model.generate` until `stack` is closed; a model without one has no calls.
+def watch_generate(model: nn.Module, watcher: Watcher, stack: HookStack) -> None:
+    """Let `watcher` see every call of `model.generate` until `stack` is closed; a model without one has no calls.
 
-    Watchers are entered in the order in which they came.
+    Watchers are called in the order in which they came.
     """
     if hasattr(model, "generate"):
         watch = _WATCHES.get(model, lambda: _Watch(model))
-        watch.add(around)
-        stack.callback(watch.drop, around)
+        stack.callback(watch.drop, watcher)
+        watch.add(watcher)
+
+
+def current_calls() -> Iterator[GenerateCall]:
+    """The calls of watched models that this thread is inside, the innermost first."""
+    call = _LOCAL.call
+    while call is not None:
+        yield call
+        call = call.outer
+
+
+def inside_unwatched(model: nn.Module) -> bool:
+    """Whether this thread is inside a call of `model.generate` that has begun before anybody watched."""
+    watch = _WATCHES.find(model)
+    return watch is not None and watch.began_before()
 
 
 class _Watch:
@@ -82,42 +103,74 @@ class _Watch:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._arounds: list[Around] = []
+        self._watchers: tuple[Watcher, ...] = ()
         self._installed: HookStack | None = None
-        self._lock = threading.Lock()
+        self._before: dict[int, FrameType] = {}
 
-    def add(self, around: Around) -> None:
-        with self._lock:
+    def add(self, watcher: Watcher) -> None:
+        uninterrupted(self._add, watcher)
+
+    def _add(self, watcher: Watcher) -> None:
+        with INSTALLING:
+            self._watchers = (*self._watchers, watcher)
             if self._installed is None:
-                with HookStack() as stack:
-                    stack.attribute(self._model, "generate", self._wrapper())
-                    self._installed = stack.pop_all()
-            self._arounds = [*self._arounds, around]
+                model: Any = self._model
+                generate = model.generate
+                self._installed = HookStack()
+                self._installed.attribute(model, "generate", self._wrapper(generate))
+                self._before = threads_inside(generate, model)
 
-    def drop(self, around: Around) -> None:
-        with self._lock:
-            self._arounds = [other for other in self._arounds if other != around]
-            if not self._arounds and self._installed is not None:
-                self._installed.close()
-                self._installed = None
+    def drop(self, watcher: Watcher) -> None:
+        uninterrupted(self._drop, watcher)
 
-    def _wrapper(self) -> Callable[..., Any]:
-        model: Any = self._model
-        generate = model.generate
+    def _drop(self, watcher: Watcher) -> None:
+        with INSTALLING:
+            self._watchers = tuple(other for other in self._watchers if other != watcher)
+            if not self._watchers:
+                when_idle(self._model, self._settle)
+
+    def _settle(self) -> None:
+        if not self._watchers and self._installed is not None:
+            self._installed.close()
+            self._installed, self._before = None, {}
+
+    def began_before(self) -> bool:
+        frame = self._before.get(threading.get_ident())
+        if frame is None:
+            return False
+        if not is_inside(frame):  # it holds all that the call has held
+            self._before.pop(threading.get_ident(), None)
+            return False
+        return True
+
+    def _wrapper(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        model = self._model
         names = [name for name, one in inspect.signature(generate).parameters.items() if one.kind in _BY_POSITION]
 
         @functools.wraps(generate)
         def watched(*args: Any, **kwargs: Any) -> Any:
             if len(args) > len(names):
                 return generate(*args, **kwargs)  # which says what is wrong
-            call = GenerateCall(model, {**dict(zip(names, args, strict=False)), **kwargs})
-            with contextlib.ExitStack() as stack:
-                for around in self._arounds:
-                    stack.enter_context(around(call))
+            call = GenerateCall(model, {**dict(zip(names, args, strict=False)), **kwargs}, _LOCAL.call)
+            try:
+                begin(call, model)
+                watchers = self._watchers
+                if not watchers:
+                    end(call)
+                _LOCAL.call = call
+                for watcher in watchers:
+                    watcher(call)
                 if call.processors:
                     given = call.arguments.get("logits_processor") or ()
                     call.arguments["logits_processor"] = [*call.processors, *given]
                 return generate(**call.arguments)
+            finally:
+                _LOCAL.call = call.outer
+                try:
+                    end(call)
+                except BaseException:  # an interrupt, before it had begun
+                    end(call)
+                    raise
 
         return watched
 
@@ -155,6 +208,7 @@ def refuse_assistance(call: GenerateCall, method: str) -> None:
 
 class _Local(threading.local):
     beside: bool = False
+    call: GenerateCall | None = None
 
 
 _LOCAL = _Local()
@@ -168,6 +222,16 @@ def beside_generate() -> Iterator[None]:
         yield
     finally:
         _LOCAL.beside = before
+
+
+@contextlib.contextmanager
+def outside_generate() -> Iterator[None]:
+    """Inside the `with`, forwards on this thread are in no `generate`, and see what is on the model now."""
+    before, _LOCAL.call = _LOCAL.call, None
+    try:
+        yield
+    finally:
+        _LOCAL.call = before
 
 
 def is_beside() -> bool:

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 from torch import nn
 
+from .forks import tell_of_forks
+
 Kept = TypeVar("Kept")
 
 
@@ -22,14 +24,23 @@ class PerModel(Generic[Kept]):
     def __init__(self) -> None:
         """Nothing is known."""
         self._known: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Kept]] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        tell_of_forks(self)
 
     def get(self, model: nn.Module, make: Callable[[], Kept]) -> Kept:
         """The model's object, made now if nobody uses one."""
         with self._lock:
-            known = self._known.get(model)
-            found = known() if known is not None else None
+            found = self.find(model)
             if found is None:
                 found = make()
                 self._known[model] = weakref.ref(found)
             return found
+
+    def find(self, model: nn.Module) -> Kept | None:
+        """The model's object, if somebody uses one."""
+        known = self._known.get(model)
+        return known() if known is not None else None
+
+    def forked(self) -> None:
+        """Whoever held the lock is not in this process."""
+        self._lock = threading.RLock()

@@ -6,8 +6,8 @@ no trace; the vision tower has run once. What it read goes to the methods, which
 pass.
 
 One dispatcher per model serves all methods on it, so that they can be removed in any order: its hooks go on with the
-first method and come off with the last. Hooks stay on between calls and act on thread-local state alone, because adding
-and removing hooks while another thread runs the model is not safe.
+first method and come off with the last. Hooks stay on between calls and act on the state of one call or thread alone,
+because other threads may be running the model: each call of `generate` keeps the methods that it began with.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from . import compat
-from .attention import AttentionReader, reading
+from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
 from .compiled import eager_prefills
 from .digests import prefill_digests
 from .errors import SCRError, UnsupportedGenerationError
 from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
-from .generation import GenerateCall, watch_generate
+from .forks import INSTALLING, tell_of_forks
+from .generation import GenerateCall, current_calls, inside_unwatched, watch_generate
+from .interrupts import uninterrupted
 from .per_model import PerModel
 from .queries import any_visual, real_tokens, text_queries, visual_input
 from .residual import hidden_of
+from .running import base_of, when_idle
 from .stack import HookStack
 
 
@@ -101,6 +104,7 @@ class PrefillMethod(Protocol):
 class _Prompt:
     """What a forward cannot know about the `generate` that it is part of.
 
+    `methods` are those that the call began with.
     `image` is what its first prefill carried, at the tokens `visual`. A forward inside the call that carries another
     one, such as the second branch of a contrastive method, is none of the call's own.
     """
@@ -109,9 +113,11 @@ class _Prompt:
     prompt_end: int | None
     prompt_rows: int | None
     chunked: bool
+    methods: tuple[PrefillMethod, ...]
     image: object | None = None
     visual: Bool[Tensor, "batch prompt"] | None = None
     sessions: list[PrefillSession] | None = None
+    frame: _Frame | None = None
 
 
 @dataclass
@@ -121,6 +127,7 @@ class _Frame:
     inputs: Mapping[str, Any]
     visual: Bool[Tensor, "batch seq"]
     text: Bool[Tensor, "batch seq"]
+    methods: tuple[PrefillMethod, ...]
     call: _Prompt | None = None
     sessions: list[PrefillSession] | None = None
     diagnosing: bool = False
@@ -129,8 +136,9 @@ class _Frame:
 
 
 class _Local(threading.local):
+    """The frame is that of a forward outside of `generate`."""
+
     frame: _Frame | None = None
-    call: _Prompt | None = None
     paused: bool = False
 
 
@@ -139,30 +147,63 @@ class PrefillDispatcher:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._base = model.base_model
         self._family = find_family(model)
-        self._methods: list[PrefillMethod] = []
+        self._methods: tuple[PrefillMethod, ...] = ()
         self._installed: HookStack | None = None
-        self._watched: list[nn.Module] = []
+        self._eager: dict[nn.Module, HookStack] = {}
+        self._watched: dict[nn.Module, HookStack] = {}
         self._local = _Local()
-        self._lock = threading.RLock()
+        self._diagnosing = threading.RLock()
         self.forwards = 0  # seen while installed, of any kind
+        tell_of_forks(self)
 
     def attach(self, method: PrefillMethod, model: PreTrainedModel) -> None:
-        """Serve `method` from the next forward on, of `model`, which is this dispatcher's or its base model."""
-        with self._lock:
+        """Serve `method` from the next forward on, of `model`, which is this dispatcher's or its base model.
+
+        What fails half-way is undone by `detach`.
+        """
+        uninterrupted(self._attach, method, model)
+
+    def _attach(self, method: PrefillMethod, model: PreTrainedModel) -> None:
+        with INSTALLING:
+            self._methods = (*self._methods, method)
             if self._installed is None:
-                self._installed = self._install()
-            if model not in self._watched:
-                self._watch(model, self._installed)
-            self._methods = [*self._methods, method]
+                compat.check_transformers()
+                self._installed = HookStack()
+                self._install(self._installed)
+            for called in (self._base, model):
+                # Hooks may still be there for a call of another thread, when its methods have gone.
+                if called not in self._eager:
+                    self._eager[called] = HookStack()
+                    eager_prefills(self._eager[called], called, self._saw_a_forward)
+                if called not in self._watched:
+                    self._watched[called] = HookStack()
+                    watch_generate(called, self._begin, self._watched[called])
 
     def detach(self, method: PrefillMethod) -> None:
-        """Stop serving `method`; the model is as it was when the last one goes."""
-        with self._lock:
-            self._methods = [other for other in self._methods if other is not method]
-            if not self._methods and self._installed is not None:
-                self._installed.close()
-                self._installed, self._watched = None, []
+        """Stop serving `method`; when the last one goes, the model is as it was, as soon as no call needs the hooks."""
+        uninterrupted(self._detach, method)
+
+    def _detach(self, method: PrefillMethod) -> None:
+        with INSTALLING:
+            self._methods = tuple(other for other in self._methods if other is not method)
+            if not self._methods:
+                for stack in self._watched.values():
+                    stack.close()
+                self._watched = {}
+                when_idle(self._base, self._settle)
+
+    def _settle(self) -> None:
+        if self._methods or self._installed is None:
+            return
+        for stack in (self._installed, *self._eager.values()):
+            stack.close()
+        self._installed, self._eager = None, {}
+
+    def forked(self) -> None:
+        """Whoever was in a diagnostic is not in this process."""
+        self._diagnosing = threading.RLock()
 
     def watch_compiled(self, wrapper: nn.Module, stack: HookStack) -> None:
         """See image prefills that are called through what `torch.compile(model)` returned, until `stack` is closed."""
@@ -180,43 +221,41 @@ class PrefillDispatcher:
     def _saw_a_forward(self) -> None:
         self.forwards += 1
 
-    def _install(self) -> HookStack:
-        compat.check_transformers()
-        model = self._model
-        with HookStack() as stack:
-            self._watch(model.base_model, stack)
-            stack.forward_pre_hook(model.base_model, self._before_model)
-            stack.forward_hook(model.base_model, self._after_model, always_call=True)
-            stack.forward_pre_hook(self._family.decoder(model), self._before_decoder)
-            for index, layer in enumerate(self._family.layers(model)):
-                stack.forward_hook(layer, functools.partial(self._after_layer, index))
-            return stack.pop_all()
+    def _install(self, stack: HookStack) -> None:
+        stack.forward_pre_hook(self._base, self._before_model)
+        stack.forward_hook(self._base, self._after_model, always_call=True)
+        stack.forward_pre_hook(self._family.decoder(self._model), self._before_decoder)
+        for index, layer in enumerate(self._family.layers(self._model)):
+            stack.forward_hook(layer, functools.partial(self._after_layer, index))
 
-    def _watch(self, model: Any, stack: HookStack) -> None:
-        """See every image prefill that `model` is called with, and every `generate` around it."""
-        eager_prefills(stack, model, self._saw_a_forward)
-        watch_generate(model, self._around_generate, stack)
-        self._watched = [*self._watched, model]
+    def _begin(self, call: GenerateCall) -> None:
+        """Tell the forwards inside a `generate` how long the prompt is, and whom they serve."""
+        call.kept[self] = _prompt_of(call, self._methods)
 
-    @contextlib.contextmanager
-    def _around_generate(self, call: GenerateCall) -> Iterator[None]:
-        """Tell the forwards inside a `generate` how long the prompt is."""
-        local = self._local
-        outer, local.call = local.call, _prompt_of(call)
-        try:
-            yield
-        finally:
-            local.call, local.frame = outer, None
+    def _state(self) -> _Prompt | _Local | None:
+        """The state of the forward that this thread is in; None in a call that began before anything was attached."""
+        for call in current_calls():
+            if base_of(call.model) is self._base:
+                return call.kept.get(self)
+        return self._local
+
+    def _frame(self) -> _Frame | None:
+        state = self._state()
+        return None if state is None else state.frame
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or (self._local.frame is not None and self._local.frame.diagnosing):
+        state = None if torch.compiler.is_compiling() else self._state()
+        if state is None or (state.frame is not None and state.frame.diagnosing):
             return
-        self._local.frame = None
+        state.frame = None
         inputs = _named(module, args, kwargs)
         image = None if self._local.paused else visual_input(inputs)
         if image is None or (inputs.get("input_ids") is None and inputs.get("inputs_embeds") is None):
             return  # the latter is for the model itself to refuse
-        call = self._local.call
+        call = state if isinstance(state, _Prompt) else None
+        methods = self._methods if call is None else call.methods
+        if not methods or (call is None and any(map(inside_unwatched, self._watched))):
+            return
         if call is not None and call.image is not None and call.image is not image:
             call = None
         if call is not None and call.chunked:
@@ -232,25 +271,24 @@ class PrefillDispatcher:
             visual[:, end:] = text[:, end:] = False
         if not visual.any():
             return
-        frame = _Frame(inputs, visual, text)
+        frame = _Frame(inputs, visual, text, methods)
         if call is not None and call.visual is None:
             call.image, call.visual, frame.call = image, visual, call
         elif call is not None and call.visual is not None and _begins_with(visual, call.visual):
             # Without a cache every step is a prefill: the plan of the first one holds for the whole call.
             frame.sessions, frame.fresh = call.sessions, False
-        self._local.frame = frame
+        state.frame = frame
 
     def _before_decoder(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if torch.compiler.is_compiling():
+        state = None if torch.compiler.is_compiling() else self._state()
+        if state is None or state.frame is None or state.frame.diagnosing:
             return None
-        frame = self._local.frame
-        if frame is None or frame.diagnosing:
-            return None
+        frame = state.frame
         given = _named(module, args, kwargs)
         inputs = self._family.decoder_inputs(self._model, given)
         embeds = inputs.get("inputs_embeds")
         if frame.decoded or (embeds is not None and embeds.shape[:2] != frame.visual.shape):
-            self._local.frame = None  # left over from a forward that was interrupted
+            state.frame = None  # left over from a forward that was interrupted
             return None
         frame.decoded = True
         if frame.sessions is not None or embeds is None or inputs.get("input_ids") is not None:
@@ -280,20 +318,19 @@ class PrefillDispatcher:
         if not images:
             return []
         cache, seq = inputs.get("past_key_values"), visual.shape[1]
-        sessions = [method.open(images, inputs["inputs_embeds"], copies, digests) for method in self._methods]
-        wanted = sorted({layer for method in self._methods for layer in method.attention_layers})
+        sessions = [method.open(images, inputs["inputs_embeds"], copies, digests) for method in frame.methods]
+        wanted = sorted({layer for method in frame.methods for layer in method.attention_layers})
         reader = AttentionReader(*queries, {layer: first_key_column(cache, layer, seq) for layer in wanted})
         inputs = {**inputs, "past_key_values": fork(cache), "use_cache": cache is not None}
         inputs.pop("output_attentions", None)
         inputs.pop("output_hidden_states", None)
         frame.sessions = sessions
         # The lock, because two threads must not swap the same configs; the modules are shared, the reader is not.
-        with self._lock, torch.no_grad(), _random_state_kept(decoder, inputs["inputs_embeds"].device):
+        with self._diagnosing, torch.no_grad(), _random_state_kept(decoder, inputs["inputs_embeds"].device):
             began = time.perf_counter()
             try:
                 frame.diagnosing = True
-                with reading(self._family.layers(self._model), reader):
-                    decoder(**inputs)
+                read_attention(self._family.layers(self._model), reader, lambda: decoder(**inputs))
             finally:
                 frame.diagnosing = False
             maps = {layer: mean.cpu() for layer, mean in reader.maps.items()}  # also waits for the device
@@ -317,9 +354,7 @@ class PrefillDispatcher:
         return [digest for image, digest in zip(all_images, digests, strict=True) if image in images]
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return None
-        frame = self._local.frame
+        frame = None if torch.compiler.is_compiling() else self._frame()
         if frame is None or not frame.sessions:
             return None
         if frame.diagnosing:
@@ -331,12 +366,10 @@ class PrefillDispatcher:
         return output
 
     def _after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if torch.compiler.is_compiling():
+        state = None if torch.compiler.is_compiling() else self._state()
+        if state is None or state.frame is None or state.frame.diagnosing:
             return
-        frame = self._local.frame
-        if frame is None or frame.diagnosing:
-            return
-        self._local.frame = None
+        frame, state.frame = state.frame, None
         if output is None:  # the forward raised
             return
         if not frame.decoded:
@@ -371,7 +404,7 @@ def _parameters(module_class: type[nn.Module]) -> tuple[str, ...]:
     return tuple(inspect.signature(module_class.forward).parameters)[1:]
 
 
-def _prompt_of(call: GenerateCall) -> _Prompt:
+def _prompt_of(call: GenerateCall, methods: tuple[PrefillMethod, ...]) -> _Prompt:
     prompt = call.arguments.get("inputs")
     for name in ("input_ids", "inputs_embeds"):
         prompt = call.arguments.get(name) if prompt is None else prompt
@@ -380,7 +413,7 @@ def _prompt_of(call: GenerateCall) -> _Prompt:
     lengths = [value.shape[1] for value in (prompt, mask) if isinstance(value, Tensor) and value.ndim >= 2]
     rows = prompt.shape[0] if isinstance(prompt, Tensor) else None
     chunked = call.setting("prefill_chunk_size") is not None
-    return _Prompt(call.given, prompt_end=max(lengths, default=None), prompt_rows=rows, chunked=chunked)
+    return _Prompt(call.given, max(lengths, default=None), rows, chunked, methods)
 
 
 _DISPATCHERS = PerModel[PrefillDispatcher]()

@@ -19,9 +19,9 @@ from ._hooks import (
     ImagePatches,
     PatchGrid,
     Placed,
-    beside_generate,
     dispatcher,
     hidden_of,
+    outside_generate,
     prompt_positions,
     unwrap,
     with_hidden,
@@ -113,8 +113,13 @@ def diagnose(
             f"inputs without ids: got {sorted(inputs)}; expected input_ids. Pass what the model's processor returns."
         )
     reader = _Reader(ranges.layers, ranges.attention_layers, credit)
-    with HookStack() as stack, torch.inference_mode(False), torch.set_grad_enabled(credit), beside_generate():
-        stack.enter_context(_without_parameter_gradients(model))
+    with (
+        HookStack() as stack,
+        torch.inference_mode(False),
+        torch.set_grad_enabled(credit),
+        outside_generate(),
+        _without_parameter_gradients(model),
+    ):
         served = dispatcher(model)
         stack.callback(served.detach, reader)
         served.attach(reader, model)

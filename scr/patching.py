@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-import threading
 import warnings
 import weakref
 from collections import deque
@@ -16,14 +15,13 @@ from typing import Any, Self, overload
 from torch import nn
 from transformers import PreTrainedModel
 
-from ._hooks import GenerateCall, HookStack, dispatcher, watch_generate
+from ._hooks import INSTALLING, GenerateCall, HookStack, dispatcher, uninterrupted, watch_generate
 from .combination import BASELINE, CombinedConfig
 from .errors import AlreadyPatchedError, UnusedPatchWarning
 from .methods import Method, MethodConfig, Trace
 from .wording import one_line
 
 _PATCHED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
-_LOCK = threading.Lock()
 
 
 class Patch:
@@ -40,7 +38,7 @@ class Patch:
         self._model, self._method, self._compiled = model, method, compiled
         self._installed: HookStack | None = None
         self._seen_before = 0
-        self._calls = 0
+        self._calls = _Calls()
         self._used = False
 
     @property
@@ -92,43 +90,29 @@ class Patch:
         Raises:
             AlreadyPatchedError: if a method of this name is on the model already.
         """
-        self._used = True
-        with _LOCK:
-            names = _PATCHED.setdefault(self._model.base_model, set())
-            if self.name in names:
-                raise AlreadyPatchedError(
-                    f"method already on this model: got a second {self.name!r}; expected each method at most once. "
-                    "Leave the first `with` (or call `remove()`) before."
-                )
-            with HookStack() as stack:
-                names.add(self.name)
-                stack.callback(names.discard, self.name)
-                watch_generate(self._model, self._count, stack)
-                self._method.install(self._model, stack)
-                if "activations" in self._method.requires:
-                    for wrapper in self._compiled:
-                        dispatcher(self._model).watch_compiled(wrapper, stack)
-                self._seen_before = self._seen()
-                self._installed = stack.pop_all()
-        return self
+        return self._put_on(HookStack())
 
     def remove(self) -> None:
         """Take the method off; the model is as it was. Doing it twice does nothing."""
-        with _LOCK:
-            if self._installed is not None:
-                installed, self._installed = self._installed, None
-                installed.close()
+        if self._installed is not None:
+            uninterrupted(self._take_off, self._installed)
 
     def __enter__(self) -> Self:
         """Install."""
-        return self.install()
+        return self._put_on(HookStack(until_dropped=True))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Remove, whatever happened; warn if the model was never called where the patch could see it."""
-        unseen = self._installed is not None and self._seen() == self._seen_before
-        self.remove()
+        try:
+            unseen = self._installed is not None and self._seen() == self._seen_before
+        finally:
+            try:
+                self.remove()
+            except BaseException:  # an interrupt, before it had begun
+                self.remove()
+                raise
         if unseen and kind is None:
             warnings.warn(
                 f"no {'forward' if 'activations' in self._method.requires else 'generate'} was seen under "
@@ -137,14 +121,42 @@ class Patch:
                 stacklevel=2,
             )
 
+    def _put_on(self, stack: HookStack) -> Self:
+        self._used = True
+        try:
+            uninterrupted(self._fill, stack)
+        except BaseException:
+            uninterrupted(self._take_off, stack)
+            raise
+        return self
+
+    def _fill(self, stack: HookStack) -> None:
+        with INSTALLING:
+            names = _PATCHED.setdefault(self._model.base_model, set())
+            if self.name in names:
+                raise AlreadyPatchedError(
+                    f"method already on this model: got a second {self.name!r}; expected each method at most once. "
+                    "Leave the first `with` (or call `remove()`) before."
+                )
+            stack.callback(names.discard, self.name)
+            names.add(self.name)
+            watch_generate(self._model, self._calls, stack)
+            self._method.install(self._model, stack)
+            if "activations" in self._method.requires:
+                for wrapper in self._compiled:
+                    dispatcher(self._model).watch_compiled(wrapper, stack)
+            self._seen_before = self._seen()
+            self._installed = stack
+
+    def _take_off(self, stack: HookStack) -> None:
+        with INSTALLING:
+            stack.close()
+            if self._installed is stack:
+                self._installed = None
+
     def _seen(self) -> int:
         """How often the model was called where the method could act."""
-        return dispatcher(self._model).forwards if "activations" in self._method.requires else self._calls
-
-    @contextlib.contextmanager
-    def _count(self, call: GenerateCall) -> Iterator[None]:
-        self._calls += 1
-        yield
+        return dispatcher(self._model).forwards if "activations" in self._method.requires else self._calls.seen
 
     def __repr__(self) -> str:
         """Name, configuration and whether it is on."""
@@ -159,6 +171,16 @@ class Patch:
                 UnusedPatchWarning,
                 stacklevel=2,
             )
+
+
+class _Calls:
+    """How many there were. The model holds it while the patch is on, and not the patch, so that that can be dropped."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, call: GenerateCall) -> None:
+        self.seen += 1
 
 
 class Combination(Patch):
@@ -208,8 +230,9 @@ class Combination(Patch):
         self._used = True
         with contextlib.ExitStack() as stack:
             for part in self._parts:
+                if part._installed is None:
+                    stack.callback(part.remove)
                 put_on(part)
-                stack.callback(part.remove)
             stack.pop_all()
         return self
 
@@ -223,9 +246,13 @@ class Combination(Patch):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Remove, whatever happened; warn if the model was never called where a part could see it."""
-        with contextlib.ExitStack() as stack:
-            for part in self._parts:
-                stack.callback(part.__exit__, kind, error, traceback)
+        try:
+            with contextlib.ExitStack() as stack:
+                for part in self._parts:
+                    stack.callback(part.__exit__, kind, error, traceback)
+        except BaseException:  # an interrupt, before they had begun
+            self.remove()
+            raise
 
     def __repr__(self) -> str:
         """Name, configurations and whether it is on."""

@@ -1,6 +1,5 @@
 """What sees `generate` before it runs: watchers, what a call says of itself, and the tools of a second branch."""
 
-import contextlib
 import gc
 import threading
 import weakref
@@ -19,6 +18,7 @@ from hooks import (
     HookStack,
     UnsupportedGenerationError,
     beside_generate,
+    current_calls,
     encode_images,
     is_beside,
     prompt_positions,
@@ -56,20 +56,15 @@ class Note(LogitsProcessor):
 
 
 def watcher(name, heard, processor=True):
-    @contextlib.contextmanager
-    def around(call):
+    def watch(call):
         heard.append(f"{name} in")
         if processor:
             call.processors.append(Note(name, heard))
-        try:
-            yield
-        finally:
-            heard.append(f"{name} out")
 
-    return around
+    return watch
 
 
-def test_watchers_are_entered_in_order_and_their_processors_come_first(llava):
+def test_watchers_are_called_in_order_and_their_processors_come_first(llava):
     heard, inputs = [], llava.prompt().inputs
     expected = llava.model.generate(**inputs, **GREEDY)
     with HookStack() as stack:
@@ -79,7 +74,7 @@ def test_watchers_are_entered_in_order_and_their_processors_come_first(llava):
         assert torch.equal(llava.model.generate(**inputs, **GREEDY, logits_processor=own), expected)
         assert len(own) == 1, "the caller's list is the caller's"
     step = ["first", "second", "caller"]
-    assert heard == ["first in", "second in", *step, *step, "second out", "first out"]
+    assert heard == ["first in", "second in", *step, *step]
     assert "generate" not in vars(llava.model)
 
 
@@ -99,14 +94,12 @@ def test_watchers_leave_in_any_order(llava):
         assert everything_on(llava.model) == before
 
 
-def test_an_error_inside_leaves_every_watcher_and_the_model_works_on(llava):
+def test_an_error_inside_ends_the_call_and_the_model_works_on(llava):
     heard, inputs = [], llava.prompt().inputs
 
-    @contextlib.contextmanager
     def refuses(call):
         if call.arguments.get("max_new_tokens") == 1:
             raise ValueError("not one")
-        yield
 
     class Fails(LogitsProcessor):
         def __call__(self, input_ids, scores):
@@ -118,11 +111,13 @@ def test_an_error_inside_leaves_every_watcher_and_the_model_works_on(llava):
         watch_generate(llava.model, watcher("last", heard, processor=False), stack)
         with pytest.raises(ValueError, match="not one"):
             llava.model.generate(**inputs, max_new_tokens=1)
-        assert heard == ["first in", "first out"]
+        assert heard == ["first in"]
+        assert not list(current_calls())
         heard.clear()
         with pytest.raises(KeyboardInterrupt):
             llava.model.generate(**inputs, **GREEDY, logits_processor=[Fails()])
-        assert heard == ["first in", "last in", "last out", "first out"]
+        assert heard == ["first in", "last in"]
+        assert not list(current_calls())
         llava.model.generate(**inputs, **GREEDY)
     assert "generate" not in vars(llava.model)
 
@@ -132,14 +127,8 @@ def test_arguments_by_position_are_seen_by_name(llava):
     ids, config = inputs.pop("input_ids"), GenerationConfig(max_new_tokens=2, num_beams=1, use_cache=False)
     expected = llava.model.generate(ids, config, **inputs)
     calls = []
-
-    @contextlib.contextmanager
-    def keep(call):
-        calls.append(call)
-        yield
-
     with HookStack() as stack:
-        watch_generate(llava.model, keep, stack)
+        watch_generate(llava.model, calls.append, stack)
         assert torch.equal(llava.model.generate(ids, config, **inputs), expected)
         with pytest.raises(TypeError, match="positional"):
             llava.model.generate(*range(99))
@@ -157,11 +146,9 @@ def test_arguments_by_position_are_seen_by_name(llava):
 def test_what_a_watcher_changes_is_what_generate_gets_and_what_was_given_stays(llava):
     inputs, calls = llava.prompt().inputs, []
 
-    @contextlib.contextmanager
     def shorter(call):
         call.arguments["max_new_tokens"] = 1
         calls.append(call)
-        yield
 
     with HookStack() as stack:
         watch_generate(llava.model, shorter, stack)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
@@ -14,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LogitsProcessor, PreTrainedModel
 
-from .._hooks import GenerateCall, HookStack, find_family, hidden_of, is_beside
+from .._hooks import GenerateCall, HookStack, current_calls, find_family, hidden_of, is_beside, when_idle
 from ..contrast import plausible_tokens
 from ..errors import ConfigError, UnsupportedGenerationError
 from ..variants import check_number
@@ -124,49 +123,24 @@ class DoLa(LogitsMethod):
         self._layers = find_family(model).layers(model)
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
         self.candidates = config.candidates(len(self._layers), tied)
-        self._seen = _Seen()
 
     def install(self, model: PreTrainedModel, stack: HookStack) -> None:
         """See `Method`."""
+        hooks = HookStack()
+        stack.callback(when_idle, model, hooks.close)  # a call that is running needs them to its end
         for candidate in self.candidates:
             if candidate == 0:
-                stack.forward_pre_hook(self._layers[0], self._before_first)
+                hooks.forward_pre_hook(self._layers[0], self._before_first)
             else:
-                stack.forward_hook(self._layers[candidate - 1], functools.partial(self._after, candidate))
-        self._head = cast(nn.Module, model.get_output_embeddings())
-        stack.forward_pre_hook(self._head, self._before_head)
+                hooks.forward_hook(self._layers[candidate - 1], functools.partial(self._after, candidate))
+        head = cast(nn.Module, model.get_output_embeddings())
+        hooks.forward_pre_hook(head, self._before_head)
         super().install(model, stack)
 
     def begin(self, call: GenerateCall) -> LogitsProcessor:
         """See `LogitsMethod`."""
         call.arguments["disable_compile"] = True  # a compiled step would not call the hooks
-        self._seen.hidden = {}
         return _LayerContrast(call.model, call.model_inputs, self)
-
-    def early_logits(self, rows: int) -> Float[Tensor, "layers rows vocab"]:
-        """What the candidates say about the first `rows` rows of the step that was just made on this thread.
-
-        The head is called as the model calls it: its parameters may be elsewhere, or packed, or none.
-
-        Raises:
-            UnsupportedGenerationError: if that step did not pass the hooks.
-        """
-        hidden = self.take()[:, :rows]
-        return self._head(hidden.to(self._seen.device, self._seen.dtype))
-
-    def take(self) -> Float[Tensor, "layers rows dim"]:
-        """Hidden states of the last token after the candidates, in the step that was just made on this thread.
-
-        Raises:
-            UnsupportedGenerationError: if that step did not pass the hooks.
-        """
-        hidden, self._seen.hidden = self._seen.hidden, {}
-        if sorted(hidden) != sorted(self.candidates):
-            raise UnsupportedGenerationError(
-                f"dola saw no layers: got hidden states of {sorted(hidden)}; expected {list(self.candidates)}. "
-                "Use the model without torch.compile."
-            )
-        return torch.stack([hidden[candidate].to(hidden[self.candidates[0]]) for candidate in self.candidates])
 
     def _before_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._note(0, args[0] if args else kwargs["hidden_states"])
@@ -175,32 +149,49 @@ class DoLa(LogitsMethod):
         self._note(candidate, hidden_of(output))
 
     def _before_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_compiling():
+        step = None if torch.compiler.is_compiling() else self._step()
+        if step is not None:
             last = args[0] if args else kwargs["input"]
-            self._seen.device, self._seen.dtype = last.device, last.dtype
+            step.device, step.dtype = last.device, last.dtype
 
     def _note(self, candidate: int, hidden: Float[Tensor, "rows seq dim"]) -> None:
-        if not torch.compiler.is_compiling() and not is_beside():
-            self._seen.hidden[candidate] = hidden[:, -1].detach()
+        step = None if torch.compiler.is_compiling() or is_beside() else self._step()
+        if step is not None:
+            step.hidden[candidate] = hidden[:, -1].detach()
 
-
-class _Seen(threading.local):
-    def __init__(self) -> None:
-        self.hidden: dict[int, Tensor] = {}
-        # Of what the head gets in a step.
-        self.device: torch.device
-        self.dtype: torch.dtype
+    def _step(self) -> _LayerContrast | None:
+        """Of the call that this thread is in, if it began under this method."""
+        return next((call.kept[self] for call in current_calls() if self in call.kept), None)
 
 
 class _LayerContrast(ImageRowsProcessor):
     def __init__(self, model: Any, inputs: dict[str, Any], method: DoLa) -> None:
         super().__init__(model, inputs)
-        self._method = method
+        self._head: nn.Module = model.get_output_embeddings()
+        self._candidates, self._plausibility = method.candidates, method.config.plausibility
+        # Of the step that was just made: the last token's hidden state after each candidate, and what the head got.
+        self.hidden: dict[int, Tensor] = {}
+        self.device: torch.device
+        self.dtype: torch.dtype
 
     @torch.no_grad()
     def change(
         self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows vocab"]:
         # Below the rows of `generate` there may be those of another method's branch, in the same forward.
-        early = self._method.early_logits(len(scores)).to(scores.device)
-        return contrast_layers(scores, early, self._method.config.plausibility)[0]
+        early = self._early_logits(len(scores)).to(scores.device)
+        return contrast_layers(scores, early, self._plausibility)[0]
+
+    def _early_logits(self, rows: int) -> Float[Tensor, "layers rows vocab"]:
+        """What the candidates say about the first `rows` rows of the step that was just made.
+
+        The head is called as the model calls it: its parameters may be elsewhere, or packed, or none.
+        """
+        hidden, self.hidden = self.hidden, {}
+        if sorted(hidden) != sorted(self._candidates):
+            raise UnsupportedGenerationError(
+                f"dola saw no layers: got hidden states of {sorted(hidden)}; expected {list(self._candidates)}. "
+                "Use the model without torch.compile."
+            )
+        stacked = torch.stack([hidden[candidate].to(hidden[self._candidates[0]]) for candidate in self._candidates])
+        return self._head(stacked[:, :rows].to(self.device, self.dtype))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +14,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from .._hooks import (
     GenerateCall,
     HookStack,
+    current_calls,
     find_family,
     refuse_assistance,
     rows_with_images,
@@ -64,7 +63,6 @@ class LogitsMethod(Method):
                 "language head. Load it with AutoModelForImageTextToText."
             )
         self.config = config
-        self._inside = threading.local()
 
     @abstractmethod
     def begin(self, call: GenerateCall) -> LogitsProcessor:
@@ -76,18 +74,13 @@ class LogitsMethod(Method):
 
     def install(self, model: PreTrainedModel, stack: HookStack) -> None:
         """See `Method`."""
-        watch_generate(model, self._around, stack)
+        watch_generate(model, self._begin, stack)
 
-    @contextlib.contextmanager
-    def _around(self, call: GenerateCall) -> Iterator[None]:
+    def _begin(self, call: GenerateCall) -> None:
         # A loop of the caller's own may call `generate` again, and hands on the processors of the call around it.
-        if visual_input(call.arguments) is None or getattr(self._inside, "call", None) is not None:
-            yield
+        if visual_input(call.arguments) is None or any(self in one.kept for one in current_calls()):
             return
         refuse_assistance(call, self.name)
-        call.processors.append(self.begin(call))
-        self._inside.call = call
-        try:
-            yield
-        finally:
-            self._inside.call = None
+        processor = self.begin(call)
+        call.processors.append(processor)
+        call.kept[self] = processor

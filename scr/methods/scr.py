@@ -145,8 +145,8 @@ class SCR(Method):
     def install(self, model: PreTrainedModel, stack: HookStack) -> None:
         """See `Method`."""
         served = dispatcher(model)
-        served.attach(self, model)
         stack.callback(served.detach, self)
+        served.attach(self, model)
 
     def open(
         self,
