@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from .digests import image_digest, pixel_digests
     from .doubled import DoubledLoop, why_not_doubled
     from .encoding import PIXELS, encode_images
-    from .errors import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError, suggestion
+    from .errors import (
+        NotFiniteError,
+        PromptLayoutError,
+        SCRError,
+        UnsupportedGenerationError,
+        UnsupportedModelError,
+        suggestion,
+    )
     from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
     from .forks import INSTALLING
     from .generation import (
@@ -42,6 +49,7 @@ __getattr__ = on_demand(
         ".doubled": ("DoubledLoop", "why_not_doubled"),
         ".encoding": ("PIXELS", "encode_images"),
         ".errors": (
+            "NotFiniteError",
             "PromptLayoutError",
             "SCRError",
             "UnsupportedGenerationError",
@@ -79,6 +87,7 @@ __all__ = [
     "HookStack",
     "ImagePatches",
     "ModelFamily",
+    "NotFiniteError",
     "PatchGrid",
     "Placed",
     "PrefillDispatcher",

@@ -20,6 +20,10 @@ class UnsupportedGenerationError(SCRError, ValueError):
     """A way of generating under which an edit of the prefill cannot be right."""
 
 
+class NotFiniteError(SCRError, ArithmeticError):
+    """What a model computes is NaN or infinite, by its inputs, its weights, or an overflow of its number format."""
+
+
 def suggestion(name: str, known: Iterable[str], otherwise: str = "Choose one of them.") -> str:
     """What an error about an unknown name says last: "Did you mean 'x'?" where one is near, else `otherwise`."""
     close = difflib.get_close_matches(name, list(known), n=1)

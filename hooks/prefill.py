@@ -32,7 +32,7 @@ from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
 from .compiled import eager_prefills
 from .digests import prefill_digests
-from .errors import SCRError, UnsupportedGenerationError
+from .errors import NotFiniteError, SCRError, UnsupportedGenerationError
 from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
 from .forks import INSTALLING, tell_of_forks
@@ -59,9 +59,20 @@ class Diagnosis:
     milliseconds: float
 
     def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, "patches"]]:
-        """Mean over `layers` of each image's own map, in the order of `images`."""
+        """Mean over `layers` of each image's own map, in the order of `images`.
+
+        Raises:
+            NotFiniteError: naming the first image whose map holds no numbers.
+        """
         mean = torch.stack([self.maps[layer] for layer in layers]).mean(dim=0)
-        return [mean[image.row, image.index, image.positions] for image in images]
+        own = [mean[image.row, image.index, image.positions] for image in images]
+        for image, attention in zip(images, own, strict=True):
+            if not attention.isfinite().all():
+                raise NotFiniteError(
+                    f"attention to image {image.index} of row {image.row} is not finite: got NaN; expected numbers. "
+                    "Look for NaN in its pixels and in the model's weights, or load the model in a wider number format."
+                )
+        return own
 
 
 class PrefillSession(Protocol):

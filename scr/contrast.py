@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .errors import ConfigError
-from .variants import Variant, check_integer, check_number, choose
+from .variants import LARGEST, Variant, check_integer, check_number, choose, plain_value, take_plain_values
 
 Space = Literal["logits", "logprobs"]
 Confidence = Literal["max_logprob", "entropy", "margin"]
@@ -53,7 +53,7 @@ def contrast_logits(
     Args:
         clean: logits or log-probabilities with the image.
         noisy: the same with the corrupted image.
-        contrast: ≥ 0; one number, or one per row.
+        contrast: from 0 to 1000; one number, or one per row.
         space: `"logits"`, or `"logprobs"`: the log-softmax of both is contrasted, and the result is normalised again,
             as beam search needs it. The softmax of the result is the same, if `noisy` bans nothing that `clean` allows.
         plausibility: tokens outside `plausible_tokens` of `clean` get −∞; 0 keeps all.
@@ -80,7 +80,8 @@ def contrast_logits(
             )
         contrast = contrast.to(clean.device, torch.float32)[..., None]
     else:
-        check_number("contrast", contrast)
+        contrast = plain_value(contrast)
+        check_number("contrast", contrast, high=LARGEST)
     kept = plausible_tokens(clean, plausibility)
     clean, noisy = _with_infinity(clean), _with_infinity(noisy)
     if space == "logprobs":
@@ -183,7 +184,7 @@ class FixedStrength(Strength):
     """The same for every token.
 
     Attributes:
-        contrast: ≥ 0.
+        contrast: from 0 to 1000.
     """
 
     name: ClassVar[str] = "fixed"
@@ -191,7 +192,8 @@ class FixedStrength(Strength):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        check_number("contrast", self.contrast)
+        take_plain_values(self)
+        check_number("contrast", self.contrast, high=LARGEST)
 
     def start(self) -> StrengthFunction:
         """See `Strength.start`."""
@@ -215,7 +217,8 @@ class QuantileStrength(Strength):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        _check_numbers(self, "strengths", low=0)
+        take_plain_values(self)
+        _check_numbers(self, "strengths", low=0, high=LARGEST)
         thresholds = _check_numbers(self, "thresholds", low=-math.inf)
         if list(thresholds) != sorted(thresholds) or len(thresholds) != len(self.strengths) - 1:
             raise ConfigError(
@@ -233,7 +236,7 @@ class ContinuousStrength(Strength):
     """`maximum · σ(−confidence / temperature)`; log-probabilities, being ≤ 0, give half the maximum or more.
 
     Attributes:
-        maximum: ≥ 0.
+        maximum: from 0 to 1000.
         temperature: τ > 0, in units of the confidence.
     """
 
@@ -243,12 +246,14 @@ class ContinuousStrength(Strength):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        check_number("maximum", self.maximum)
+        take_plain_values(self)
+        check_number("maximum", self.maximum, high=LARGEST)
         check_number("temperature", self.temperature, exclusive=True)
 
     def start(self) -> StrengthFunction:
         """See `Strength.start`."""
-        return lambda seen: self.maximum * torch.sigmoid(-seen.float() / self.temperature)
+        temperature = max(self.temperature, 1e-30)  # less is 0 in float32
+        return lambda seen: self.maximum * torch.sigmoid(-seen.float() / temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +273,9 @@ class RollingStrength(Strength):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        _check_numbers(self, "strengths", low=0)
-        check_number("first", self.first)
+        take_plain_values(self)
+        _check_numbers(self, "strengths", low=0, high=LARGEST)
+        check_number("first", self.first, high=LARGEST)
         check_integer("history", self.history, low=len(self.strengths))
 
     def start(self) -> RollingHistory:
@@ -343,14 +349,14 @@ def _step(seen: Tensor, thresholds: Sequence[float], strengths: Sequence[float])
     return contrast
 
 
-def _check_numbers(owner: Any, name: str, low: float) -> tuple[float, ...]:
-    """The field as a tuple, for JSON makes it a list; ConfigError unless it holds finite numbers ≥ `low`."""
+def _check_numbers(owner: Any, name: str, low: float, high: float = math.inf) -> tuple[float, ...]:
+    """The field as a tuple, for JSON makes it a list; ConfigError unless it holds numbers in [low, high]."""
     values = getattr(owner, name)
     if not isinstance(values, (list, tuple)) or not values:
         raise ConfigError(
             f"{name} are no list of numbers: got {values!r}; expected at least one number. Give a tuple of numbers."
         )
     for value in values:
-        check_number(name, value, low=low)
+        check_number(name, value, low=low, high=high)
     object.__setattr__(owner, name, tuple(values))
     return tuple(values)

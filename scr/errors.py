@@ -6,6 +6,7 @@ SCRError
  ├─ UnsupportedModelError (TypeError)         a model family that we do not know, or a part of it is missing
  ├─ PromptLayoutError (ValueError)            image tokens do not fit the patch grid
  ├─ UnsupportedGenerationError (ValueError)   a way of generating that an edited prefill cannot survive
+ ├─ NotFiniteError (ArithmeticError)         attention, activations or logits that are NaN or infinite
  ├─ AlreadyPatchedError (RuntimeError)        the same method, or a second adapter, on one model
  ├─ AdapterLoadError (OSError)                an adapter was not found, or could not be read
  ├─ ModelLoadError (OSError)                  a model was not found, or could not be loaded whole
@@ -14,7 +15,7 @@ SCRError
 One warning has a name: UnusedPatchWarning (UserWarning), a patch that was made and never put on its model.
 """
 
-from ._hooks import PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
+from ._hooks import NotFiniteError, PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
 
 
 class ConfigError(SCRError, ValueError):
@@ -52,6 +53,7 @@ __all__ = [
     "DataFileError",
     "MissingPackageError",
     "ModelLoadError",
+    "NotFiniteError",
     "PromptLayoutError",
     "SCRError",
     "UnsupportedGenerationError",

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ._hooks import PIXELS, find_family, image_digest, pixel_digests, unwrap
 from .errors import ConfigError
-from .variants import Variant, check_integer, check_number, choose
+from .variants import Variant, check_integer, check_number, choose, take_plain_values
 
 _STEPS = 1000  # of VCD's diffusion schedule
 
@@ -43,6 +43,7 @@ class Perturbation(Variant, ABC):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
+        take_plain_values(self)
         check_integer("seed", self.seed)
 
     @abstractmethod
@@ -122,12 +123,13 @@ class PatchMask(Perturbation):
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
         """See `Perturbation.apply`."""
         tiles, (height, width) = len(values), values.shape[-2:]
-        rows, columns = math.ceil(height / self.patch), math.ceil(width / self.patch)
+        side = min(self.patch, max(height, width))
+        rows, columns = math.ceil(height / side), math.ceil(width / side)
         order = torch.rand(tiles, rows * columns, generator=generator, dtype=torch.float32, device="cpu").argsort(dim=1)
         hidden = torch.zeros(tiles, rows * columns, dtype=torch.bool, device="cpu")
         hidden.scatter_(1, order[:, : round(self.share * rows * columns)], True)
         squares = hidden.reshape(tiles, rows, columns)
-        pixels = squares.repeat_interleave(self.patch, dim=1).repeat_interleave(self.patch, dim=2)
+        pixels = squares.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
         return values.masked_fill(pixels[:, None, :height, :width].to(values.device), 0)
 
 

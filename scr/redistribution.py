@@ -9,7 +9,6 @@ Source: "Beyond Dominant Patches: Spatial Credit Redistribution For Grounded Vis
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import ConfigError
+from .variants import LARGEST, check_choice, check_integer, plain_value
 
 Selection = Literal["top_k", "greedy"]
 Grids = tuple[tuple[int, int], ...]
@@ -67,6 +67,7 @@ def plan_redistribution(
     Raises:
         ConfigError: for values out of range, or attention that is not 2-D and finite.
     """
+    num_sources, connectivity, radius = map(plain_value, (num_sources, connectivity, radius))
     check_topology(num_sources, connectivity, radius, selection)
     given = [attention] if hasattr(attention, "ndim") else attention
     # Without a device `as_tensor` would move them to torch's default one.
@@ -126,6 +127,7 @@ def redistribute(
     Raises:
         ConfigError: for a scale below 1.
     """
+    scale = plain_value(scale)
     check_scale(scale)
     sources, neighbors, owners = (index.to(hidden.device) for index in (plan.sources, plan.neighbors, plan.owners))
     given = hidden[sources]
@@ -146,22 +148,19 @@ def give(sources: Float[Tensor, "sources dim"], scale: float) -> Float[Tensor, "
 
 
 def check_scale(scale: float) -> None:
-    """Raise ConfigError unless λ is a finite number of at least 1; shared with `SCRConfig`."""
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale < math.inf:
-        raise ConfigError(f"scale (λ) out of range: got {scale!r}; expected a number ≥ 1. The paper's is 1.1.")
+    """Raise ConfigError unless λ is a number from 1 to `LARGEST`; shared with `SCRConfig`."""
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale <= LARGEST:
+        raise ConfigError(
+            f"scale (λ) out of range: got {scale!r}; expected a number from 1 to {LARGEST:g}. The paper's is 1.1."
+        )
 
 
 def check_topology(num_sources: int, connectivity: int, radius: int, selection: str) -> None:
     """Raise ConfigError for a topology out of range; shared with `SCRConfig`."""
-    for name, value in {"num_sources": num_sources, "radius": radius}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} out of range: got {value!r}; expected an integer ≥ 1. Set {name} to 1 or more.")
-    if connectivity not in (4, 8):
-        raise ConfigError(f"unknown connectivity: got {connectivity!r}; expected 4 or 8. Choose one of them.")
-    if selection not in get_args(Selection):
-        raise ConfigError(
-            f"unknown selection: got {selection!r}; expected one of {get_args(Selection)}. Choose one of them."
-        )
+    check_integer("num_sources", num_sources, low=1)
+    check_integer("radius", radius, low=1)
+    check_choice("connectivity", connectivity, (4, 8))
+    check_choice("selection", selection, get_args(Selection))
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,6 @@ class _Neighborhoods:
 
 @functools.lru_cache(maxsize=64)  # a table costs up to 4 ms to build, and prompts repeat their grids
 def _neighborhoods(grids: Grids, connectivity: int, radius: int, include_border: bool) -> _Neighborhoods:
-    offsets = [
-        (rows, columns)
-        for rows in range(-radius, radius + 1)
-        for columns in range(-radius, radius + 1)
-        if (rows, columns) != (0, 0) and (connectivity == 8 or abs(rows) + abs(columns) <= radius)
-    ]
     eligible: list[bool] = []
     neighbors: list[tuple[int, ...]] = []
     for height, width in grids:
@@ -187,9 +180,11 @@ def _neighborhoods(grids: Grids, connectivity: int, radius: int, include_border:
                 border = row in (0, height - 1) or column in (0, width - 1)
                 neighbors.append(
                     tuple(
-                        first + (row + down) * width + column + right
-                        for down, right in offsets
-                        if 0 <= row + down < height and 0 <= column + right < width
+                        first + near * width + beside
+                        for near in range(max(0, row - radius), min(height, row + radius + 1))
+                        for beside in range(max(0, column - radius), min(width, column + radius + 1))
+                        if (near, beside) != (row, column)
+                        and (connectivity == 8 or abs(near - row) + abs(beside - column) <= radius)
                     )
                 )
                 eligible.append(include_border or not border)

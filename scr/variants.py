@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -53,6 +53,23 @@ class Variant:
         return cls(**given)
 
 
+def take_plain_values(owner: Any) -> None:
+    """Put Python's own numbers where a frozen object's fields hold numpy's or torch's: JSON knows no others.
+
+    Args:
+        owner: a dataclass object in its `__post_init__`.
+    """
+    for field in dataclasses.fields(owner):
+        object.__setattr__(owner, field.name, plain_value(getattr(owner, field.name)))
+
+
+def plain_value(value: Any) -> Any:
+    """Python's own of a scalar of numpy or torch, also in a list or tuple; all else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_value, value))
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 Chosen = TypeVar("Chosen", bound=Variant)
 
 
@@ -75,20 +92,34 @@ def choose(table: Mapping[str, type[Chosen]], kind: str, name: str, settings: Ma
     return table[name].from_dict(settings)
 
 
+LARGEST = 1000.0
+"""The most that a factor or a shift may be: far beyond use, and what it is applied to stays a number."""
+_FLOAT32, _INT64 = 3.4028234e38, 2**63 - 1
+
+
 def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf, exclusive: bool = False) -> None:
-    """Raise ConfigError unless `value` is a finite number in [low, high], or above `low` if `exclusive`."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value > high or value < low or (exclusive and value == low):
-        bounds = f"{'>' if exclusive else '≥'} {low:g}" + (f" and ≤ {high:g}" if high < math.inf else "")
+    """Raise ConfigError unless `value` is a number of float32 in [low, high], or above `low` if `exclusive`."""
+    low, high = max(low, -_FLOAT32), min(high, _FLOAT32)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or (exclusive and value == low):
+        above = is_number and high < value < math.inf
+        bounds = f"{'>' if exclusive else '≥'} {low:g}" + (f" and ≤ {high:g}" if above or high < _FLOAT32 else "")
         raise ConfigError(
             f"{name} out of range: got {value!r}; expected a finite number {bounds}. Set it within these bounds."
         )
 
 
-def check_integer(name: str, value: Any, low: int = 0, high: int | None = None) -> None:
-    """Raise ConfigError unless `value` is an integer in [low, high]."""
-    if type(value) is not int or value < low or (high is not None and value > high):
-        bounds = f"≥ {low}" + ("" if high is None else f" and ≤ {high}")
+def check_integer(name: str, value: Any, low: int = 0, high: int = _INT64) -> None:
+    """Raise ConfigError unless `value` is an integer of 64 bits in [low, high]."""
+    is_integer = type(value) is int
+    if not is_integer or not low <= value <= high:
+        bounds = f"≥ {low}" + (f" and ≤ {high}" if high < _INT64 or (is_integer and value > high) else "")
         raise ConfigError(
             f"{name} out of range: got {value!r}; expected an integer {bounds}. Set it within these bounds."
         )
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise ConfigError unless `value` is one of `allowed`, of the same type: 1 is not True, nor 8.0 a count."""
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        raise ConfigError(f"unknown {name}: got {value!r}; expected one of {tuple(allowed)}. Choose one of them.")

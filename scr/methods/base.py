@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from .._hooks import HookStack, suggestion
 from ..errors import ConfigError
-from ..variants import Variant
+from ..variants import Variant, plain_value
 from ..wording import named_by_a_paper, one_line
 
 Lever = Literal["activations", "logits", "loop"]
@@ -74,6 +74,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _as_range(name: str, value: Any) -> range | None:
+    value = plain_value(value)
     if value is None or isinstance(value, range):
         return value
     if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(bound) is int for bound in value):

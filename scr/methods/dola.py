@@ -16,7 +16,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from .._hooks import GenerateCall, HookStack, current_calls, find_family, hidden_of, is_beside, when_idle
 from ..contrast import plausible_tokens
 from ..errors import ConfigError, UnsupportedGenerationError
-from ..variants import check_number
+from ..variants import check_number, take_plain_values
 from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -43,6 +43,7 @@ class DoLaConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
+        take_plain_values(self)
         check_number("plausibility", self.plausibility, high=1)
         if isinstance(self.layers, list | tuple):
             object.__setattr__(self, "layers", tuple(self.layers))  # JSON makes it a list

@@ -21,7 +21,7 @@ from .._hooks import (
     visual_input,
     watch_generate,
 )
-from ..errors import UnsupportedModelError
+from ..errors import NotFiniteError, UnsupportedModelError
 from .base import Lever, Method, MethodConfig
 
 
@@ -41,7 +41,17 @@ class ImageRowsProcessor(LogitsProcessor):
     def __call__(
         self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows vocab"]:
-        """The scores of one step, logits or log-probabilities; called by `generate`."""
+        """The scores of one step, logits or log-probabilities; called by `generate`.
+
+        Raises:
+            NotFiniteError: if there is NaN among them, of which no token could be chosen.
+        """
+        if scores.isnan().any():
+            raise NotFiniteError(
+                f"logits of row {int(scores.isnan().any(dim=-1).int().argmax())} are not finite: got NaN; expected "
+                "numbers. Look for NaN in the prompt's pixels and in the model's weights, or load the model in a wider "
+                "number format."
+            )
         changed, precise = self.change(input_ids, scores), scores.float()
         # Beam search adds up what it gets over the steps: so the scores keep the sum that they came with.
         changed = changed + (precise.logsumexp(dim=-1, keepdim=True) - changed.logsumexp(dim=-1, keepdim=True))

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 
 from .._hooks import GenerateCall
 from ..contrast import plausible_tokens
-from ..variants import check_number
+from ..variants import check_number, take_plain_values
 from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -32,6 +32,7 @@ class PlausibilityOnlyConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
+        take_plain_values(self)
         check_number("plausibility", self.plausibility, high=1)
 
 

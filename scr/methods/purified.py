@@ -17,7 +17,7 @@ from ..branch import Branch
 from ..contrast import Confidence, FixedStrength, Space, Strength, confidence, contrast_logits, get_strength
 from ..errors import ConfigError, UnsupportedGenerationError
 from ..perturb import GaussianNoise, Perturbation, get_perturbation, perturb_encoded, perturb_inputs
-from ..variants import check_number
+from ..variants import check_choice, check_number, take_plain_values
 from .base import Lever, MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -58,6 +58,7 @@ class ContrastConfig(MethodConfig):
 
     def __post_init__(self, contrast: float | None) -> None:
         """Raise ConfigError for a value out of range."""
+        take_plain_values(self)
         if contrast is not None:
             self._fill_in("strength", "contrast", FixedStrength(contrast=contrast))
         for name, get, kind in (("perturbation", get_perturbation, Perturbation), ("strength", get_strength, Strength)):
@@ -73,12 +74,10 @@ class ContrastConfig(MethodConfig):
         check_number("plausibility", self.plausibility, high=1)
         if self.only_below is not None:
             check_number("only_below", self.only_below, low=-float("inf"))
-        allowed = {"confidence": get_args(Confidence), "space": get_args(Space), "engine": get_args(Engine)}
-        for name, values in {**allowed, "edited": (True, False)}.items():
-            if getattr(self, name) not in values:
-                raise ConfigError(
-                    f"unknown {name}: got {getattr(self, name)!r}; expected one of {values}. Choose one of them."
-                )
+        check_choice("confidence", self.confidence, get_args(Confidence))
+        check_choice("space", self.space, get_args(Space))
+        check_choice("engine", self.engine, get_args(Engine))
+        check_choice("edited", self.edited, (True, False))
 
     def _fill_in(self, name: str, short: str, value: Any) -> None:
         """Set a field from its short form, unless both are given."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from .._hooks import Diagnosis, HookStack, ImagePatches, Placed, dispatcher, edit_tokens, find_family, hidden_of
 from ..credit import attention_entropy, hidden_norms
-from ..errors import ConfigError
+from ..errors import ConfigError, NotFiniteError
 from ..perturb import noise_generator
 from ..redistribution import (
     RedistributionPlan,
@@ -27,6 +27,7 @@ from ..redistribution import (
     plan_redistribution,
     receive,
 )
+from ..variants import check_choice, check_integer, take_plain_values
 from .base import Lever, Method, MethodConfig
 from .noise import random_directions, with_norms_of
 from .trace import Trace
@@ -37,7 +38,8 @@ class SCRConfig(MethodConfig):
     """How to redistribute. Every decision that the paper leaves open is a field.
 
     Attributes:
-        scale: λ of the paper, ≥ 1. At 1.0 the diagnostic runs, nothing is edited, outputs equal the unpatched model's.
+        scale: λ of the paper, from 1 to 1000. At 1.0 the diagnostic runs, nothing is edited, and outputs equal the
+            unpatched model's.
         num_sources: K of the paper, sources per image; capped at the eligible patches.
         layers: decoder blocks whose output is edited; None takes the family's published range.
         attention_layers: blocks whose attention is averaged; None takes the family's.
@@ -69,22 +71,14 @@ class SCRConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
+        take_plain_values(self)
         check_scale(self.scale)
         check_topology(self.num_sources, self.connectivity, self.radius, self.selection)
-        choices = {
-            "include_border": (True, False),
-            "source": ("attention", "random"),
-            "edit": ("redistribute", "noise"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"unknown {name}: got {getattr(self, name)!r}; expected one of {allowed}. Choose one."
-                )
-        for name in ("seed", "keep_traces"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
-                raise ConfigError(f"{name} out of range: got {value!r}; expected an integer ≥ 0. Set it to 0 or more.")
+        check_choice("include_border", self.include_border, (True, False))
+        check_choice("source", self.source, ("attention", "random"))
+        check_choice("edit", self.edit, ("redistribute", "noise"))
+        check_integer("seed", self.seed)
+        check_integer("keep_traces", self.keep_traces)
         for name in ("layers", "attention_layers"):
             value = getattr(self, name)
             if value is not None and not (
@@ -273,6 +267,7 @@ class SCRSession:
         ratios: list[float | None] = [None] * len(self._images)
         if self._norms_before is not None and self._norms_after is not None:
             ratios = (self._norms_after / self._norms_before).tolist()
+            self._check_edits(self._norms_after.isfinite().tolist())
         # A bounded deque drops what it cannot keep; making those traces would be work for nothing.
         count, most = len(self._images), self._traces.maxlen
         first = 0 if most is None else max(0, count - most)
@@ -294,6 +289,15 @@ class SCRSession:
                     milliseconds=self._milliseconds,
                 )
             )
+
+    def _check_edits(self, finite: Sequence[bool]) -> None:
+        for image, is_finite in zip(self._images, finite, strict=True):
+            if not is_finite:
+                raise NotFiniteError(
+                    f"edits of image {image.index} in row {image.row} left the model's number format: got scale "
+                    f"{self._config.scale}; expected finite hidden states. Take a smaller scale, or load the model in "
+                    "bfloat16 or float32."
+                )
 
 
 def _tokens(image: ImagePatches, patches: Tensor) -> Tensor:

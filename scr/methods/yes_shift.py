@@ -12,7 +12,7 @@ from transformers import LogitsProcessor
 
 from .._hooks import GenerateCall
 from ..errors import ConfigError
-from ..variants import check_integer, check_number
+from ..variants import LARGEST, check_integer, check_number, take_plain_values
 from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -37,7 +37,8 @@ class YesShiftConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        check_number("shift", self.shift, low=-float("inf"))
+        take_plain_values(self)
+        check_number("shift", self.shift, low=-LARGEST, high=LARGEST)
         if not isinstance(self.no_tokens, list | tuple) or not self.no_tokens:
             raise ConfigError(
                 f"no_tokens are no list of ids: got {self.no_tokens!r}; expected at least one token id. "
