@@ -2,6 +2,7 @@
 
 import math
 
+import accelerate
 import pytest
 import torch
 from tiny_families import PROMPTS, TINY, VOCABULARY
@@ -291,3 +292,34 @@ def test_without_a_cache_and_with_a_static_one(tiny):
             finite = expected > -1e30
             assert torch.equal(found, tokens)
             assert (scores - expected)[finite].abs().max() < 1e-3
+
+
+class PackedHead(torch.nn.Module):
+    """As quantised heads are kept: buffers, and no parameters."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.register_buffer("packed", head.weight.detach().clone())
+
+    def forward(self, hidden):
+        return hidden @ self.packed.T
+
+
+@pytest.mark.parametrize("kind", ["offloaded", "packed"])
+def test_the_head_is_called_as_the_model_calls_it(kind):
+    """One whose parameters lie elsewhere between calls, and one that has none, say what the plain one says."""
+    tiny = TINY["llava"](layers=4)
+    plain, expected = said(tiny), None
+    with scr.patch(tiny.model, "dola", plausibility=0):
+        expected = said(tiny)
+    if kind == "offloaded":
+        accelerate.cpu_offload(tiny.model, execution_device="cpu")
+        assert tiny.model.lm_head.weight.device.type == "meta"
+    else:
+        tiny.model.lm_head = PackedHead(tiny.model.lm_head)
+    with scr.patch(tiny.model, "dola", plausibility=0):
+        found = said(tiny)
+    assert torch.equal(found[0], expected[0])
+    assert torch.allclose(found[1], expected[1], atol=1e-5)
+    assert not torch.allclose(expected[1], plain[1], atol=1e-2), "dola does something"
+    assert torch.allclose(said(tiny)[1], plain[1], atol=1e-5), "taken off"

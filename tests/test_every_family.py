@@ -296,14 +296,3 @@ def test_features_given_as_one_tensor():
         features = torch.cat(list(encoded.pooler_output))
         assert torch.equal(tiny.model(**inputs, mm_encoder_outputs=features).logits, expected)
     assert len(patched.traces) == 2
-
-
-def test_a_truncated_prompt_is_refused():
-    tiny = TINY["idefics3"](layers=4)
-    prompt = tiny.prompt([("<image> describe <image>", [1, 3])])
-    inputs = {**prompt.inputs, **{name: prompt.inputs[name][:, :-1] for name in ("input_ids", "attention_mask")}}
-    with (
-        scr.patch(tiny.model),
-        pytest.raises(PromptLayoutError, match=r"not closed: got .*Do not truncate"),
-    ):
-        tiny.model(**inputs)

@@ -48,7 +48,8 @@ class SCRConfig(MethodConfig):
         include_border: whether border patches may be sources.
         selection: `"top_k"`, or `"greedy"`: pass over candidates that are neighbours already.
         source: `"attention"`, or `"random"`: sources drawn uniformly from the eligible patches (the paper's control).
-        edit: `"redistribute"`, or `"noise"`: at the same positions, a random direction with each edit's own L2 norm.
+        edit: `"redistribute"`, or `"noise"`: at the same positions, a random direction with each edit's own L2 norm,
+            as far as the model's number format tells: see `scr.methods.noise`.
         seed: of `source="random"` and `edit="noise"`; the generator is keyed by (seed, digest of the image's pixels, or
             of the prompt's ids where features are given in place of pixels): the same alone and in any batch.
         keep_traces: how many of the last traces are kept.
