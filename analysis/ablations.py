@@ -13,21 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._benchmarks import holm, ratios, yes_no_table
+from ._benchmarks import holm, ratio_intervals, ratios, yes_no_table
 from .drawing import draw_intervals, floats, legend_below, panel_grid
 from .finding import Finding
-from .forest import LABELS, compare_p
+from .forest import LABELS, SWAPS, compare_p
 from .load import NothingToShowError, Run, flat_config, short_value
 from .pairs import Pair, compare_rates, yes_no_pairs
-from .resampling import ratio_intervals
 from .style import GREY, Plot, look, paper_look
 from .tables import Cell, Table, by_model
 
 METRICS = ("hallucination_rate", "accuracy")
 _COLUMNS = (
     "model", "task", "method", "metric", "factor", "value", "reference", "rate", "rate_low", "rate_high", "baseline",
-    "baseline_low", "baseline_high", "change", "change_low", "change_high", "p", "p_holm", "survives", "wrong→right",
-    "right→wrong", "questions", "images",
+    "baseline_low", "baseline_high", "change", "change_low", "change_high", "p", "p_error", "p_holm", "survives",
+    "wrong→right", "right→wrong", "questions", "images",
 )  # fmt: skip
 
 
@@ -69,7 +68,7 @@ def ablation_table(sweeps: Sequence[Sweep]) -> Table:
     for metric in METRICS:
         tested = [line for line in lines if line[3] == metric and line[p_at] is not None]
         for line, p in zip(tested, holm([float(line[p_at] or 0) for line in tested]), strict=True):
-            line[p_at + 1 : p_at + 3] = [p, p < 0.05]
+            line[p_at + 2 : p_at + 4] = [p, p < 0.05]
     shares = ("rate", "baseline", "change")
     return Table(
         name="ablations",
@@ -78,9 +77,8 @@ def ablation_table(sweeps: Sequence[Sweep]) -> Table:
         rows=tuple(tuple(line) for line in lines),
         percent=frozenset(f"{name}{bound}" for name in shares for bound in ("", "_low", "_high")),
         notes=(
-            "Change: to the reference configuration, on the same questions. Intervals: 95 %, images resampled. p: both "
-            "runs swapped at random image by image; p holm: corrected for all changes of the metric; survives: below "
-            "0.05.",
+            "Change: to the reference configuration, on the same questions. Intervals: 95 %, of rates Wilson's, of "
+            f"changes images resampled. {SWAPS}; p holm: corrected for all changes of the metric; survives: < 0.05.",
         ),
     )
 
@@ -180,13 +178,14 @@ def _lines(reference: Pair, pair: Pair, factor: str, value: Any) -> list[list[Ce
     for metric in METRICS:
         line: list[Cell] = [pair.model, pair.task, pair.method.row, metric, factor, text, pair is reference]
         for one, bound in zip(values, bounds, strict=True):
-            line += [one[metric], *bound[metric]]
+            line += [one[metric], *(bound.get(metric) or (None, None))]
         if found is None:
-            line += [None] * 8
+            line += [None] * 9
         else:
             difference = found.differences.get(metric)
             line += [None] * 3 if difference is None else [difference.value, *(difference.interval or (None, None))]
-            line += [compare_p(before, after, metric), None, None, found.wrong_to_right, found.right_to_wrong]
+            p = compare_p(before, after, metric)
+            line += [*(p or (None, None)), None, None, found.wrong_to_right, found.right_to_wrong]
         lines.append([*line, len(pair.after), len({sample.image for sample in pair.after})])
     return lines
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._benchmarks import RESAMPLES, SEED
-from .resampling import Bounds, bootstrap_weights, image_permutations, interval
+from ._benchmarks import RESAMPLES, SEED, Bounds, bootstrap_weights, percentile_interval, permutation_p
 
 _Floats = NDArray[np.float64]
 
@@ -21,12 +20,14 @@ class Correlation(NamedTuple):
         r: the coefficient.
         interval: 95 %, bootstrap over images.
         p: two-sided, by permutation of images.
+        p_error: its standard error, 0 where all permutations were tried.
         reason: why one of them is None; empty otherwise.
     """
 
     r: float | None
     interval: Bounds = (None, None)
     p: float | None = None
+    p_error: float | None = None
     reason: str = ""
 
 
@@ -44,9 +45,9 @@ def correlate(
     """Correlation of two numbers per sample, (n,) each.
 
     The permutation exchanges x between images that have the same questions, so that whatever ties questions about one
-    image together, and models to one another, stays. p is the share of permutations whose r is as far from their mean
-    as the observed one: pooled over models that differ, the mean is not 0, and no number of images can test a
-    difference between models.
+    image together, and models to one another, stays. p is the share of permutations whose r is as far from the mean of
+    all of them as the observed one: pooled over models that differ, the mean is not 0, and no number of images can test
+    a difference between models.
 
     Args:
         x: a covariate such as entropy.
@@ -56,7 +57,7 @@ def correlate(
         ranked: Spearman's: Pearson's of the mid-ranks, within each group if there are groups.
         within: group of each, the mean of which is taken off both; None pools.
         seed: of all draws.
-        resamples: number of resamples and of permutations.
+        resamples: number of resamples, and of permutations where they are too many to try all.
     """
     for name, values in (("x", x), ("y", y)):
         if len(values) < 3 or np.ptp(values) <= 1e-9 * max(1e-300, float(np.abs(values).max())):
@@ -73,26 +74,18 @@ def correlate(
     r = float(weighted_correlation(x, y, one, groups=groups, ranked=ranked)[0])
     if not np.isfinite(r):
         return Correlation(None, reason="x or y does not vary within any group: no correlation is defined")
-    drawn = [
-        weighted_correlation(x, y, part, groups=groups, ranked=ranked)
-        for part in bootstrap_weights(images, seed=seed, resamples=resamples)
-    ]
-    bounds = interval(np.concatenate(drawn)) if drawn else (None, None)
+    parts = bootstrap_weights(images, seed=seed, resamples=resamples)
+    drawn = [weighted_correlation(x, y, part, groups=groups, ranked=ranked) for part in parts]
+    bounds: Bounds = percentile_interval(np.concatenate([np.empty(0), *drawn])) or (None, None)
     first, second = (_centred(_ranks(values, one, groups)[0] if ranked else values, groups) for values in (x, y))
-    scale = float(np.sqrt((first @ first) * (second @ second)))
-    parts = [
-        first[rows] @ second / scale for rows in image_permutations(images, strata, seed=seed, permutations=resamples)
-    ]
-    p, reasons = None, []
-    if parts:
-        found = np.concatenate(parts)
-        middle = float(found.mean())
-        p = float((1 + (np.abs(found - middle) >= abs(r - middle) - 1e-12).sum()) / (1 + len(found)))
-    else:
+    found = permutation_p(first, second, images, strata, seed=seed, permutations=resamples)
+    reasons = []
+    if found is None:
         reasons.append("no two images have the same questions, so that no p is defined")
     if bounds[0] is None:
         reasons.append("too few images for an interval")
-    return Correlation(r, bounds, p, "; ".join(reasons))
+    p, error = found or (None, None)
+    return Correlation(r, bounds, p, error, "; ".join(reasons))
 
 
 def weighted_correlation(

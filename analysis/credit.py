@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ._benchmarks import mean_intervals
 from .drawing import draw_intervals, floats, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run, model_labels, row_labels
-from .resampling import mean_intervals
 from .rows import DIAGNOSTICS
 from .style import Plot, look, paper_look
 from .tables import Cell, Table, by_model

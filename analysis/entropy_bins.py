@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ._benchmarks import RESAMPLES
+from ._benchmarks import RESAMPLES, bootstrap_weights, percentile_interval, wilson
 from .bins import Bin, paper_bins, quantile_bins
-from .resampling import Bounds, bootstrap_weights, interval, mean_intervals
 from .rows import AbsentRows
 from .tables import Cell, Table
 from .trace import MEASURES
@@ -46,7 +45,8 @@ def entropy_bins(rows: AbsentRows, resamples: int = RESAMPLES) -> tuple[Table, l
                     cuts.append(("paper", paper))
         for cut, bins in cuts:
             for one in bins:
-                [(rate, bounds)] = mean_intervals(outcomes[one.rows, None], list(images[one.rows]))
+                said = outcomes[one.rows]
+                rate, bounds = float(said.mean()), wilson(int(said.sum()), len(said)) or (None, None)
                 count = len(one.rows), len(set(images[one.rows]))
                 lines.append((model, cut, one.label, float(values[one.rows].mean()), rate, *bounds, *count))
     table = Table(
@@ -55,7 +55,7 @@ def entropy_bins(rows: AbsentRows, resamples: int = RESAMPLES) -> tuple[Table, l
         columns=("model", "cut", "bin", "mean", "rate", "rate_low", "rate_high", "questions", "images"),
         rows=tuple(lines),
         percent=frozenset({"rate", "rate_low", "rate_high"}),
-        notes=("Hallucination rate: share of absent objects that get yes. Intervals: 95 %, bootstrap over images.",),
+        notes=("Hallucination rate: share of absent objects that get yes. Intervals: 95 %, Wilson's.",),
     )
     return table, notes
 
@@ -83,8 +83,8 @@ def _trend(
     if not np.isfinite(r):
         return f"the hallucination rate is the same in all {len(bins)} bins: no correlation over bins is defined."
     drawn = [over_bins(part) for part in bootstrap_weights(images, resamples=resamples)]
-    bounds: Bounds = interval(np.concatenate(drawn)) if drawn else (None, None)
-    shown = "no interval" if bounds[0] is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"
+    interval = percentile_interval(np.concatenate([np.empty(0), *drawn]))
+    shown = "no interval" if interval is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
     return (
         f"over {len(bins)} bins r = {r:+.2f} ({shown}). Averages within bins correlate more strongly than samples do; "
         "it says how regular the trend is, not how strong."

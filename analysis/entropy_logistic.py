@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ._benchmarks import RESAMPLES
+from ._benchmarks import RESAMPLES, bootstrap_weights, percentile_interval
 from .entropy_correlation import WITHIN
 from .logistic import fit_logistic
-from .resampling import bootstrap_weights, interval
 from .rows import AbsentRows
 from .tables import Cell, Table
 from .trace import MEASURES
@@ -54,7 +53,7 @@ def entropy_logistic(rows: AbsentRows, resamples: int = RESAMPLES) -> tuple[Tabl
         ]
         betas = np.concatenate(drawn) if drawn else np.empty((0, len(fit)))
         for column, name in enumerate(covariates):
-            bounds = interval(betas[:, column])
+            bounds = percentile_interval(betas[:, column]) or (None, None)
             odds = [None if bound is None else float(np.exp(bound)) for bound in bounds]
             lines.append(
                 (

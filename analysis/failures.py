@@ -1,4 +1,7 @@
-"""Where answers are wrong: by the size of the object, its distance to the border, and what it is usually seen with."""
+"""Where answers are wrong: by the object's size, its distance to the border, and what it is usually seen with.
+
+Captions are divided by the objects that they hallucinate or miss.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._benchmarks import SampleRecord
+from ._benchmarks import Found, SampleRecord, mean_intervals, wilson
 from .drawing import draw_intervals, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run, model_labels
-from .pairs import Pair, find_pairs
-from .resampling import mean_intervals
+from .marking import object_names
+from .pairs import Pair, caption_pairs, find_pairs
 from .rows import DIAGNOSTICS, baseline_runs
 from .style import Plot, look, paper_look
 from .tables import Cell, Table, by_model
@@ -22,6 +25,8 @@ from .trace import numbers
 
 BORDER = 0.05
 """Distance to the border, as share of the image, up to which an object counts as lying there."""
+OBJECTS = 8
+"""So many objects are shown of those that captions most often hallucinate, and as many of those that they miss."""
 _COLUMNS = (
     "model", "task", "row", "by", "bin", "kind", "wrong", "wrong_low", "wrong_high", "change", "change_low",
     "change_high", "wrong→right", "right→wrong", "questions", "images",
@@ -36,12 +41,14 @@ class Stratum(NamedTuple):
         label: which part this is.
         kind: what can go wrong in it: "missed" a present object, or "hallucinated" an absent one.
         ids: names of the samples.
+        node: the object of captions; None for questions, which have one each.
     """
 
     by: str
     label: str
     kind: str
     ids: frozenset[str]
+    node: str | None = None
 
 
 def failure_strata(samples: Sequence[SampleRecord]) -> tuple[list[Stratum], list[str]]:
@@ -76,6 +83,24 @@ def failure_strata(samples: Sequence[SampleRecord]) -> tuple[list[Stratum], list
     return strata, notes
 
 
+def caption_strata(samples: Sequence[SampleRecord]) -> list[Stratum]:
+    """Per object the graded captions that could hallucinate it, its image lacks it, and those that could miss it."""
+    graded = [(sample, sample.found) for sample in samples if sample.found is not None]
+    names = sorted(object_names(samples))
+    strata: list[Stratum] = []
+    for kind in ("hallucinated", "missed"):
+        wrong = [found["missed"] if kind == "missed" else found["hallucinated"] for _, found in graded]
+        counted = {name: sum(name in one for one in wrong) for name in names}
+        for name in sorted((name for name in names if counted[name]), key=lambda name: -counted[name])[:OBJECTS]:
+            asked = [one.id for one, found in graded if _is_there(found, name) == (kind == "missed")]
+            strata.append(Stratum(f"objects {kind}", name, kind, frozenset(asked), name))
+    return strata
+
+
+def _is_there(found: Found, name: str) -> bool:
+    return name in found["grounded"] or name in found["missed"]
+
+
 def co_occurrence(samples: Sequence[SampleRecord]) -> NDArray[np.float64]:
     """How usual each absent object is beside what is there, (number of samples with target no,), NaN where unknown.
 
@@ -102,34 +127,43 @@ def failure_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
     """A row per run and stratum: share of wrong answers, and for methods the change to the baseline.
 
     Raises:
-        NothingToShowError: where no baseline of a yes/no task can be divided.
+        NothingToShowError: where no baseline can be divided.
     """
     labels = model_labels(runs)
     baselines, notes = baseline_runs(runs)
+    described, more = baseline_runs(runs, captions=True)
     pairs = find_pairs(runs)
+    graded = caption_pairs(pairs)
+    notes += [*more, *graded.problems]
     lines: list[tuple[Cell, ...]] = []
-    for baseline in baselines:
+    for baseline in (*baselines, *described):
         model, task = labels[baseline.model], baseline.record.task
-        strata, told = failure_strata(baseline.samples)
-        notes += [f"{model} on {task}: {note}" for note in told]
-        own = [pair for pair in pairs.pairs if pair.baseline is baseline]
+        if baseline.is_yes_no:
+            strata, told = failure_strata(baseline.samples)
+            notes += [f"{model} on {task}: {note}" for note in told]
+        else:
+            strata = caption_strata(baseline.samples)
+        own = [pair for pair in (pairs if baseline.is_yes_no else graded).pairs if pair.baseline is baseline]
         for stratum in strata:
             lines.append((model, task, baseline.row, *stratum[:3], *_rates(stratum, baseline.samples, None)))
             lines += [(model, task, pair.row, *stratum[:3], *_rates(stratum, pair.before, pair)) for pair in own]
     if not lines:
         raise NothingToShowError(
-            f"no failures to divide: got {len(baselines)} baselines of yes/no tasks without objects' sizes and places; "
-            f"expected trace['object']. {DIAGNOSTICS}."
+            f"no failures to divide: got {len(baselines)} baselines of yes/no tasks without objects' sizes and places, "
+            f"and {len(described)} with graded captions; expected trace['object'], or objects in captions. "
+            f"{DIAGNOSTICS}, or `--tasks chair`."
         )
     table = Table(
         name="failures",
-        title="Wrong answers by object size, position and co-occurrence",
+        title="Wrong answers by object size, position and co-occurrence, wrong captions by object",
         columns=_COLUMNS,
         rows=tuple(lines),
         percent=frozenset(name for name in _COLUMNS if name.startswith(("wrong_", "change")) or name == "wrong"),
         notes=(
             "Missed: present objects without a yes; hallucinated: absent objects with one. Sizes are thirds of the "
-            "baseline's present objects. Co-occurrence counts objects that were asked about. Intervals: 95 %, images "
+            "baseline's present objects. Co-occurrence counts objects that were asked about. Of captions: those that "
+            "name the object, of images that lack it, and those that do not, of images that have it; the objects with "
+            "which that happens to the baseline most often. Intervals: 95 %, of shares Wilson's, of changes images "
             "resampled.",
         ),
     )
@@ -157,21 +191,27 @@ def _split(
 def _rates(stratum: Stratum, samples: Sequence[SampleRecord], pair: Pair | None) -> list[Cell]:
     rows = [row for row, sample in enumerate(samples) if sample.id in stratum.ids]
     images = [samples[row].image for row in rows]
-    before = np.array([_is_wrong(samples[row], stratum.kind) for row in rows])
+    before = np.array([_is_wrong(samples[row], stratum) for row in rows])
     counts: list[Cell] = [len(rows), len(set(images))]
     if pair is None:
-        [(rate, bounds)] = mean_intervals(before[:, None], images)
-        return [rate, *bounds, *[None] * 5, *counts]
-    after = np.array([_is_wrong(pair.after[row], stratum.kind) for row in rows])
-    (rate, bounds), (change, change_bounds) = mean_intervals(
-        np.stack([after, after - before], axis=1).reshape(-1, 2), images
-    )
+        return [*_share(before), *[None] * 5, *counts]
+    after = np.array([_is_wrong(pair.after[row], stratum) for row in rows])
+    [(change, bounds)] = mean_intervals((after - before).reshape(-1, 1), images)
     turned = [int((before > after).sum()), int((before < after).sum())]
-    return [rate, *bounds, change, *change_bounds, *turned, *counts]
+    return [*_share(after), change, *bounds, *turned, *counts]
 
 
-def _is_wrong(sample: SampleRecord, kind: str) -> float:
-    return float(sample.outcome != "tp") if kind == "missed" else float(sample.outcome == "fp")
+def _share(wrong: NDArray[np.float64]) -> list[Cell]:
+    bounds = wilson(int(wrong.sum()), len(wrong))
+    return [None, None, None] if bounds is None else [float(wrong.mean()), *bounds]
+
+
+def _is_wrong(sample: SampleRecord, stratum: Stratum) -> float:
+    if stratum.node is not None and sample.found is not None:
+        return float(
+            stratum.node in (sample.found["missed"] if stratum.kind == "missed" else sample.found["hallucinated"])
+        )
+    return float(sample.outcome != "tp") if stratum.kind == "missed" else float(sample.outcome == "fp")
 
 
 def plot_failures(table: Table) -> Plot:
@@ -194,7 +234,7 @@ def plot_failures(table: Table) -> Plot:
             axis.set_xticks(range(len(bins)), labels=[label.partition(" (")[0] for label in bins])
             axis.set(title=f"{panel[1]} · {panel[2]}", ylabel=f"{own[0]['kind']} (%)", ylim=(0, None))
         legend_below(figure)
-    caption = "Share of wrong answers by what is asked about; bars: 95 %, images resampled."
+    caption = "Share of wrong answers by what is asked about, of captions by object; bars: 95 % intervals."
     return Plot(figure=figure, data=table, caption=caption)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from scr.files import DataFileError, read_json
 
-from ._benchmarks import RUN_FILE, SCHEMA, RecordError, RunFolder, RunRecord, SampleRecord, find_runs
+from ._benchmarks import READABLE, RUN_FILE, RecordError, RunFolder, RunRecord, SampleRecord, find_runs
 from .escaping import printable
 
 BASELINE = "none"
@@ -71,6 +71,11 @@ class Run:
     def is_yes_no(self) -> bool:
         """Whether its answers are graded as yes or no."""
         return any(sample.outcome is not None for sample in self.samples)
+
+    @property
+    def has_grades(self) -> bool:
+        """Whether its samples hold what was found in captions."""
+        return any(sample.found is not None for sample in self.samples)
 
     @property
     def setting(self) -> Setting:
@@ -141,10 +146,11 @@ def load_results(root: Path | str) -> Results:
         if problem:
             problems.append(problem)
     if others:
+        ours = " or ".join(map(str, READABLE))
         found = "; ".join(f"{len(paths)} of schema {name} ({_named(paths)})" for name, paths in sorted(others.items()))
         problems.insert(
             0,
-            f"runs of another schema version: got {found} beside {len(runs)} of schema {SCHEMA}; expected {SCHEMA}. "
+            f"runs of another schema version: got {found} beside {len(runs)} of schema {ours}; expected {ours}. "
             f"Only the {len(runs)} are shown: read the others with the version of scr-vlm that wrote them.",
         )
     if not runs:
@@ -269,7 +275,7 @@ def _other_schema(path: Path) -> str | None:
         data = read_json(path / RUN_FILE)
     except DataFileError:
         return None
-    if not isinstance(data, dict) or data.get("schema") == SCHEMA:
+    if not isinstance(data, dict) or data.get("schema") in READABLE:
         return None
     return repr(data.get("schema"))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ._benchmarks import Comparison, SampleRecord, compare_tables, yes_no_table
+from ._benchmarks import SCHEMA, Comparison, SampleRecord, compare_tables, yes_no_table
 from .load import BASELINE, NothingToShowError, Run, model_labels, row_labels
 
 
@@ -94,6 +94,30 @@ def yes_no_pairs(runs: Sequence[Run]) -> Pairing:
             + (found.problems[0] if found.problems else "Run `python -m benchmarks.run --method scr --tasks pope`.")
         )
     return Pairing(pairs, found.problems)
+
+
+def caption_pairs(found: Pairing) -> Pairing:
+    """The pairs of captions that both runs hold a grade of; and sentences about those that have none."""
+    pairs: list[Pair] = []
+    problems: dict[str, None] = {}
+    for pair in found.pairs:
+        if pair.baseline.is_yes_no:
+            continue
+        graded = [
+            (one, other)
+            for one, other in zip(pair.before, pair.after, strict=True)
+            if one.found is not None and other.found is not None
+        ]
+        if graded:
+            before, after = zip(*graded, strict=True)
+            pairs.append(dataclasses.replace(pair, before=before, after=after))
+        for run in (pair.baseline, pair.method):
+            if run.record.schema < SCHEMA and any(one.found is None and one.error is None for one in run.samples):
+                problems[
+                    f"captions are not graded: got {run.folder} of schema {run.record.schema}, which held no grade per "
+                    f"caption; expected {SCHEMA}. Run `python -m benchmarks.run --rescore` on their folder."
+                ] = None
+    return Pairing(tuple(pairs), tuple(problems))
 
 
 def compare_rates(before: Sequence[SampleRecord], after: Sequence[SampleRecord]) -> Comparison:

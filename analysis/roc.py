@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._benchmarks import SampleRecord, auc, auc_interval, compare_yes_no
+from ._benchmarks import Bounds, SampleRecord, auc, auc_interval, bootstrap_weights, compare_yes_no, percentile_interval
 from .drawing import floats, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run
 from .pairs import Pair, yes_no_pairs
-from .resampling import Bounds, bootstrap_weights, interval
 from .style import GREY, Plot, look, paper_look
 from .tables import Cell, Table, by_model
 
@@ -97,8 +96,9 @@ def matched_change(pair: Pair) -> tuple[float, Bounds]:
         one, other = (accuracy_at_yes_ratio(of, positives, ratios, weights) for of in (before, after))
         return other - one
 
-    drawn = [change(part) for part in bootstrap_weights([sample.image for sample in pair.before])]
-    return float(change(np.ones((1, len(said))))[0]), interval(np.concatenate(drawn)) if drawn else (None, None)
+    parts = bootstrap_weights([sample.image for sample in pair.before])
+    drawn = np.concatenate([np.empty(0), *map(change, parts)])
+    return float(change(np.ones((1, len(said))))[0]), percentile_interval(drawn) or (None, None)
 
 
 def roc_tables(pairs: Sequence[Pair]) -> tuple[Table, Table, list[str]]:

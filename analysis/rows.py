@@ -54,15 +54,16 @@ class AbsentRows:
         return np.flatnonzero(self.models == model)
 
 
-def baseline_runs(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def baseline_runs(runs: Sequence[Run], *, captions: bool = False) -> tuple[list[Run], list[str]]:
     """One run of the unpatched model per model and task, and sentences about those passed over.
 
-    The default prompt goes before others, greedy decoding before sampling, more samples before fewer.
+    Of yes/no tasks, or of those whose captions are graded. The default prompt goes before others, greedy decoding
+    before sampling, more samples before fewer.
     """
     labels = model_labels(runs)
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if run.is_baseline and run.is_yes_no:
+        if run.is_baseline and (run.has_grades if captions else run.is_yes_no):
             groups.setdefault((labels[run.model], run.record.task), []).append(run)
     chosen, notes = [], []
     for (model, task), group in groups.items():

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._benchmarks import SampleRecord
+from ._benchmarks import Found, SampleRecord, hallucinated_mentions
 from .load import Run, model_labels, row_labels
-from .marking import Piece, mark_hallucinations, object_names
+from .marking import Piece, mark_hallucinations
 from .pairs import find_pairs
 from .tables import Cell, Table
 
 OUTCOMES: dict[str, str] = {
-    "fixed": "a wrong answer became right, or fewer words of a caption are marked",
-    "broken": "a right answer became wrong, or more words are marked",
+    "fixed": "a wrong answer became right; a caption has fewer hallucinated mentions and lost no object that is there",
+    "broken": "a right answer became wrong; a caption has more hallucinated mentions and won no object that is there",
+    "traded": "fewer hallucinated mentions, but an object that is there is no longer named; or more, but one is won",
     "changed": "another text, neither better nor worse by that count",
+    "ungraded": "another text, and the records hold no grade that could tell which is better",
     "unchanged": "the same",
     "alone": "no baseline to compare with, or no method",
 }
@@ -55,10 +57,10 @@ class Shown:
 
 def shown_samples(runs: Sequence[Run]) -> list[list[Shown]]:
     """All comparisons, a list per pair of runs; of a run without a partner its samples alone."""
-    names, pairs = _names(runs), find_pairs(runs).pairs
+    pairs = find_pairs(runs).pairs
     groups = [
         [
-            _compared(pair.model, pair.row, pair.method, names, before, after, after)
+            _compared(pair.model, pair.row, pair.method, before, after, after)
             for before, after in zip(pair.before, pair.after, strict=True)
         ]
         for pair in pairs
@@ -70,9 +72,7 @@ def shown_samples(runs: Sequence[Run]) -> list[list[Shown]]:
             model, row = models[run.model], rows[run.folder]
             groups.append(
                 [
-                    _compared(
-                        model, row, run, names, one if run.is_baseline else None, None if run.is_baseline else one, one
-                    )
+                    _compared(model, row, run, one if run.is_baseline else None, None if run.is_baseline else one, one)
                     for one in run.samples
                 ]
             )
@@ -119,33 +119,22 @@ def _spread(samples: list[Shown], count: int) -> list[Shown]:
     return [samples[index * len(samples) // count] for index in range(count)]
 
 
-def _names(runs: Sequence[Run]) -> dict[tuple[str, str], frozenset[str]]:
-    """(task, data set) → names of its objects."""
-    samples: dict[tuple[str, str], list[SampleRecord]] = {}
-    for run in runs:
-        if not run.is_yes_no:
-            samples.setdefault((run.record.task, run.record.data_sha256), []).extend(run.samples)
-    return {key: object_names(found) for key, found in samples.items()}
-
-
 def _compared(
     model: str,
     row: str,
     run: Run,
-    names: dict[tuple[str, str], frozenset[str]],
     before: SampleRecord | None,
     after: SampleRecord | None,
     record: SampleRecord,
 ) -> Shown:
-    known = names.get((run.record.task, run.record.data_sha256), frozenset())
-    pieces = [() if one is None else tuple(mark_hallucinations(one, known)) for one in (before, after)]
+    pieces = [() if one is None else tuple(mark_hallucinations(one)) for one in (before, after)]
     return Shown(
         model=model,
         family=run.record.family,
         task=run.record.task,
         row=row,
         data=run.record.data_sha256,
-        outcome=_outcome(before, after, *pieces),
+        outcome=_outcome(before, after),
         before=before,
         after=after,
         record=record,
@@ -154,20 +143,26 @@ def _compared(
     )
 
 
-def _outcome(
-    before: SampleRecord | None,
-    after: SampleRecord | None,
-    before_pieces: Sequence[Piece],
-    after_pieces: Sequence[Piece],
-) -> str:
+def _outcome(before: SampleRecord | None, after: SampleRecord | None) -> str:
     if before is None or after is None:
         return "alone"
     if before.outcome is not None or after.outcome is not None:
-        faults = [int(one.outcome not in ("tp", "tn")) for one in (before, after)]
-        same = before.answer == after.answer
-    else:
-        faults = [sum(piece.hallucinated for piece in pieces) for pieces in (before_pieces, after_pieces)]
-        same = before.output == after.output
-    if faults[0] != faults[1]:
-        return "fixed" if faults[1] < faults[0] else "broken"
-    return "unchanged" if same else "changed"
+        right = [one.outcome in ("tp", "tn") for one in (before, after)]
+        if right[0] != right[1]:
+            return "fixed" if right[1] else "broken"
+        return "unchanged" if before.answer == after.answer else "changed"
+    if before.output == after.output:
+        return "unchanged"
+    if before.found is None or after.found is None:
+        return "ungraded"
+    return _caption_outcome(before.found, after.found)
+
+
+def _caption_outcome(before: Found, after: Found) -> str:
+    fewer = len(hallucinated_mentions(before)) - len(hallucinated_mentions(after))
+    lost, won = set(before["grounded"]) - set(after["grounded"]), set(after["grounded"]) - set(before["grounded"])
+    if fewer == 0:
+        return "changed"
+    if fewer > 0:
+        return "traded" if lost else "fixed"
+    return "traded" if won else "broken"

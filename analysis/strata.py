@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ._benchmarks import SampleRecord
+from ._benchmarks import Bounds, SampleRecord, bootstrap_weights, percentile_interval
 from .bins import Bin, paper_bins, quantile_bins
 from .drawing import draw_intervals, floats, legend_below, panel_grid
 from .finding import Finding
 from .load import NothingToShowError, Run
 from .pairs import Pair, compare_rates, yes_no_pairs
-from .resampling import Bounds, bootstrap_weights, interval
 from .rows import DIAGNOSTICS
 from .style import GREY, Plot, look, paper_look
 from .tables import Cell, Table, by_model
@@ -123,7 +122,8 @@ def _contrast(pair: Pair, cut: str, low: NDArray[np.int64], high: NDArray[np.int
     value = float(difference(np.ones((1, len(gains))))[0])
     bounds: Bounds = (None, None)
     if min(len({images[row] for row in rows.tolist()}) for rows in (low, high)) >= FEWEST_IMAGES:
-        bounds = interval(np.concatenate([difference(part) for part in bootstrap_weights(images)]))
+        drawn = np.concatenate([difference(part) for part in bootstrap_weights(images)])
+        bounds = percentile_interval(drawn) or (None, None)
     if bounds[0] is None or bounds[1] is None:
         word = f"fewer than {FEWEST_IMAGES} images in a stratum: no interval"
     elif bounds[0] > 0:

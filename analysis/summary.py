@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._benchmarks import auc, auc_interval, ratios, yes_no_table
+from ._benchmarks import auc, auc_interval, ratio_intervals, ratios, yes_no_table
 from .escaping import for_name
 from .finding import Finding
 from .load import Run, model_labels, row_labels
 from .pairs import find_pairs
-from .resampling import ratio_intervals
 from .tables import Cell, Table
 
 Metrics = dict[str, tuple[float | None, float | None, float | None]]
@@ -28,7 +27,7 @@ def yes_no_metrics(run: Run) -> Metrics:
     """The metrics of a yes/no run's samples, by the outcomes that they hold."""
     table = yes_no_table(run.samples)
     bounds = ratio_intervals(table)
-    found: Metrics = {name: (value, *bounds[name]) for name, value in ratios(table).items()}
+    found: Metrics = {name: (value, *(bounds.get(name) or (None, None))) for name, value in ratios(table).items()}
     known = [
         (sample.margin, sample.target == "yes", sample.image) for sample in run.samples if sample.margin is not None
     ]

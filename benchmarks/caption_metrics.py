@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .stats import RESAMPLES, SEED, percentile_interval
+from .stats import RESAMPLES, SEED, percentile_interval, resampled_sums
 
 Words = Sequence[str]
 ORDERS = 4
@@ -25,7 +25,6 @@ _BETA = 1.2
 # What BLEU's official code adds above and below its fractions, so that nothing is divided by zero.
 _TINY, _SMALL = 1e-15, 1e-9
 _BLEU_COLUMNS = 2 * ORDERS + 2
-_CELLS = 2_000_000  # entries of a matrix of resampled captions held at once
 
 NGram = tuple[str, ...]
 
@@ -151,8 +150,8 @@ def rouge_l(caption: Words, references: Sequence[Words]) -> float:
 
 def resampled_bleu(
     sums: NDArray[np.float64], images: Sequence[str], *, seed: int = SEED, resamples: int = RESAMPLES
-) -> Iterator[NDArray[np.float64]]:
-    """BLEU of sets of captions drawn by image, with repetition: parts of a (resamples, 4) array.
+) -> NDArray[np.float64]:
+    """BLEU of sets of captions drawn by image, with repetition, (resamples, 4). No rows for fewer than two images.
 
     Args:
         sums: (n, 10) of `bleu_sums`, or (n, k, 10) of k runs on the same captions; the result then is (..., k, 4).
@@ -160,23 +159,14 @@ def resampled_bleu(
         seed: of the draws.
         resamples: how many sets.
     """
-    names, index = np.unique(np.asarray(images, dtype=np.str_), return_inverse=True)
-    totals = np.zeros((len(names), *sums.shape[1:]))
-    np.add.at(totals, index.reshape(-1), sums)
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CELLS // len(names))
-    for start in range(0, resamples, rows):
-        shares = np.full(len(names), 1.0 / len(names))
-        drawn = generator.multinomial(len(names), shares, size=min(rows, resamples - start))
-        yield bleu(np.tensordot(drawn.astype(np.float64), totals, axes=1))
+    totals = resampled_sums(sums.reshape(len(sums), math.prod(sums.shape[1:])), images, seed=seed, resamples=resamples)
+    return bleu(totals.reshape(len(totals), *sums.shape[1:]))
 
 
 def bleu_intervals(sums: NDArray[np.float64], images: Sequence[str]) -> list[list[float]] | None:
     """95 % intervals of BLEU-1 to BLEU-4 by a bootstrap over images; None for fewer than two images."""
-    if len(set(images)) < 2:
-        return None
-    drawn = np.concatenate(list(resampled_bleu(sums, images)))
-    return [list(interval) for column in drawn.T if (interval := percentile_interval(column)) is not None]
+    intervals = [percentile_interval(column) for column in resampled_bleu(sums, images).T]
+    return [list(interval) for interval in intervals if interval is not None] or None
 
 
 class _Vector(NamedTuple):

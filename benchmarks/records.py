@@ -10,12 +10,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from .typed import wrong_field
 
-SCHEMA: int = 1
-"""Version of the two formats; `RunRecord.from_dict` refuses every other one."""
+SCHEMA: int = 2
+"""Version of the two formats. Raised to 2 when samples got `found`."""
+
+READABLE: tuple[int, ...] = (1, SCHEMA)
+"""Versions that `RunRecord.from_dict` reads, all others it refuses. What a version lacks is None, and never guessed."""
 
 DIAGNOSTICS: dict[str, str] = {"entropy": "entropy", "credit": "credit_entropy_norms"}
 """What `--diagnostics` may name → the key of a trace that is there, perhaps null, where it was asked for."""
@@ -23,6 +26,38 @@ DIAGNOSTICS: dict[str, str] = {"entropy": "entropy", "credit": "credit_entropy_n
 
 class RecordError(ValueError):
     """A record or a file of records is not what it should be."""
+
+
+class Mention(TypedDict):
+    """A place where a caption names an object: the word as written, which is `output[start:end]`, and the object."""
+
+    word: str
+    start: int
+    end: int
+    node: str
+
+
+class Found(TypedDict):
+    """What the task's own rule finds in a caption; objects by the rule's word for them, its node.
+
+    Attributes:
+        mentions: all that the rule counts, in the order of the text, repetitions kept.
+        hallucinated: the objects among them that are not in the image, sorted, each once. A mention is hallucinated
+            where its node stands here.
+        grounded: the objects in the image that are mentioned, sorted.
+        missed: those that are not. Grounded and missed are what the image holds, as often as the annotations name it.
+    """
+
+    mentions: list[Mention]
+    hallucinated: list[str]
+    grounded: list[str]
+    missed: list[str]
+
+
+def hallucinated_mentions(found: Found) -> list[Mention]:
+    """The mentions of objects that are not in the image."""
+    absent = set(found["hallucinated"])
+    return [mention for mention in found["mentions"] if mention["node"] in absent]
 
 
 @dataclass(kw_only=True)
@@ -37,6 +72,8 @@ class SampleRecord:
         output: what the model said, raw.
         answer: the parsed answer; None is unparsed, which is counted and never guessed.
         outcome: "tp", "fp", "tn" or "fn" of a yes/no answer ("yes" is the positive class).
+        found: the objects that a caption names and misses; None where the task looks for none, where there is no
+            output, and in records of schema 1, which `benchmarks.run --rescore` completes.
         margin: logit of yes minus logit of no at the first answer token (yes/no tasks).
         new_tokens: number of generated tokens.
         prefill_ms: milliseconds of the sample's prefill.
@@ -66,6 +103,7 @@ class SampleRecord:
     output: str
     answer: str | None = None
     outcome: str | None = None
+    found: Found | None = None
     margin: float | None = None
     new_tokens: int | None = None
     prefill_ms: float | None = None
@@ -82,9 +120,12 @@ class SampleRecord:
         """The record that `to_dict` gave.
 
         Raises:
-            RecordError: for missing or unknown fields, or a value of another type.
+            RecordError: for missing or unknown fields, a value of another type, or a `found` that does not fit the
+                output.
         """
         _check_fields(cls, data)
+        if data.get("found") is not None:
+            _check_places(data["found"], data["output"])
         return cls(**data)
 
 
@@ -95,7 +136,7 @@ class RunRecord:
     The metrics are a cache: they can be computed again from the samples.
 
     Attributes:
-        schema: version of this format.
+        schema: version of the formats in which the run and all of its samples were written.
         status: "running", "finished" or "failed".
         error: why it failed.
         created: when the run was started first, ISO 8601 in UTC.
@@ -130,7 +171,7 @@ class RunRecord:
         intervals: name → [low, high], 95 %.
         reasons: name → why a metric is None.
         units: name → unit, for metrics that are not fractions.
-        timing: milliseconds and ratios, as the runner names them.
+        timing: milliseconds and ratios with their spread over batches, as `benchmarks.speed.summarize_timing` has them.
     """
 
     schema: int = SCHEMA
@@ -183,9 +224,10 @@ class RunRecord:
         """
         # The schema comes first: in another version every other complaint would be a riddle.
         schema = data.get("schema") if isinstance(data, Mapping) else None
-        if isinstance(data, Mapping) and schema != SCHEMA:
+        if isinstance(data, Mapping) and (type(schema) is not int or schema not in READABLE):
+            readable = " or ".join(map(str, READABLE))
             raise RecordError(
-                f"the run was recorded in another format: got schema {schema!r}; expected {SCHEMA}. "
+                f"the run was recorded in another format: got schema {schema!r}; expected {readable}. "
                 "Read it with the version of scr-vlm that wrote it, or run it again with --overwrite."
             )
         _check_fields(cls, data)
@@ -229,3 +271,13 @@ def _check_fields(cls: type[SampleRecord] | type[RunRecord], data: object) -> No
         raise RecordError(
             f"{name!r} of a {cls.__name__} is of another type: got {repr(found)[:80]}; expected {wanted}. Run it again."
         )
+
+
+def _check_places(found: Found, output: str) -> None:
+    for mention in found["mentions"]:
+        start, end = mention["start"], mention["end"]
+        if not 0 <= start <= end or output[start:end] != mention["word"]:
+            raise RecordError(
+                f"what was found in a caption does not fit it: got {str(mention)[:200]} in {output[:80]!r}; expected "
+                "the word at its place in the output. Run it again."
+            )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .records import RecordError, RunRecord, SampleRecord
+from .records import SCHEMA, RunRecord, SampleRecord
 from .store import RunFolder, find_runs
 from .tasks import UnknownTaskError, load_task
-from .tasks.base import Scores
+from .tasks.base import Scores, Task
 
 # Reasons with these names belong to the measurement, which scoring cannot repeat.
 _MEASURED = ("margin", "timing")
@@ -47,10 +48,31 @@ def first_images(records: Sequence[SampleRecord], limit: int | None) -> list[Sam
     return [record for record in records if record.image in wanted]
 
 
-def rescore(root: Path) -> list[Rescored]:
-    """Rebuild the metrics of every run below a folder from its samples.
+def grade_samples(folder: RunFolder, task: Task) -> None:
+    """Grade all samples of a folder again, by the task's rule, from outputs and targets; the caller holds its lock.
 
-    A run keeps its status and its limit: records beyond the limit, which an interrupted longer run leaves, stay out.
+    Nothing is written where every grade is as it was. A sample that failed with an error has no grade.
+
+    Raises:
+        RecordError: for a sample that cannot be read, or whose target is not one of the task's.
+        FolderInUseError: where another process still writes samples.
+    """
+    before = folder.samples()
+    graded = [
+        record
+        if record.error is not None
+        else dataclasses.replace(record, **task.grade(record.target, record.output)._asdict())
+        for record in before
+    ]
+    if graded != before:
+        folder.replace_samples(graded)
+
+
+def rescore(root: Path) -> list[Rescored]:
+    """Grade the samples of every run below a folder again, and rebuild its metrics from them.
+
+    Records of an earlier schema are of the present one after it. A run keeps its status and its limit: records beyond
+    the limit, which an interrupted longer run leaves, stay out.
 
     Args:
         root: an output directory.
@@ -66,10 +88,11 @@ def _rescore(folder: RunFolder) -> Rescored:
                 return Rescored(folder, problem="no run.json; the command that made the run writes it again")
             task = load_task(run.task)
             before = run.metrics
+            grade_samples(folder, task)
             apply_scores(run, task.score(first_images(folder.samples(), run.limit)))
-            run.rule = task.rule
+            run.rule, run.schema = task.rule, SCHEMA
             folder.write_run(run)
-    except (RecordError, UnknownTaskError, RuntimeError) as error:
+    except (ValueError, UnknownTaskError, RuntimeError) as error:
         return Rescored(folder, problem=str(error))
     names = dict.fromkeys([*before, *run.metrics])
     return Rescored(folder, tuple(name for name in names if before.get(name) != run.metrics.get(name)))

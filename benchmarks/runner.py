@@ -27,8 +27,8 @@ from .plan import Cell, Plan, RunConfig, build_plan
 from .prompts import YES_NO, apply_prompt
 from .provenance import timestamp
 from .ranks import FailedElsewhereError, Ranks, RanksError
-from .records import RunRecord, SampleRecord
-from .rescoring import apply_scores
+from .records import SCHEMA, RunRecord, SampleRecord
+from .rescoring import apply_scores, grade_samples
 from .shown import Outcomes
 from .speed import summarize_timing
 from .tasks.base import Sample, Scores
@@ -163,6 +163,8 @@ class _Session:
                 cell.folder.clear()
             cell.folder.merge(sample.id for sample in cell.plan.samples)
             before, there = cell.folder.read_run(), cell.folder.ids()
+            if before is not None and before.schema != SCHEMA:
+                grade_samples(cell.folder, cell.plan.task)
             batches = missing_batches(cell, there)
             if batches and there:
                 self._report(_resuming(cell, len(there), before))
@@ -298,9 +300,8 @@ class _Session:
             # A ratio of times is one of the same process, which computed both.
             shared = {name for name, rank in timed.items() if baseline.timed.get(name) == rank}
             others = (baseline.records, shared)
-        run.timing, reason = summarize_timing(wanted, timed, others)
-        if reason is not None:
-            run.reasons["timing.ratio"] = reason
+        run.timing, reasons = summarize_timing(wanted, timed, cell.plan.batch_size, others)
+        run.reasons.update(reasons)
         run.status, run.finished = "finished", timestamp()
         cell.folder.write_run(run)
         return Outcome(cell=cell, run=run, records=wanted, scores=scores, timed=timed)
@@ -349,6 +350,7 @@ class _Session:
             output=answer.text,
             answer=grade.answer,
             outcome=grade.outcome,
+            found=grade.found,
             margin=answer.margin,
             new_tokens=answer.new_tokens,
             prefill_ms=answer.prefill_ms,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from .arguments import Parser, guarded
+from .records import Found, hallucinated_mentions
 from .scorers import SCORERS, load_scorer
 from .scorers.base import Scored
 
@@ -44,7 +45,7 @@ def build_parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
 def as_json(scored: Scored) -> dict[str, object]:
     """The one object of the contract."""
     scores = scored.scores
-    return {
+    content: dict[str, object] = {
         "task": scored.task,
         "rule": scored.rule,
         "metrics": scores.metrics,
@@ -53,6 +54,7 @@ def as_json(scored: Scored) -> dict[str, object]:
         "reasons": scores.reasons,
         "units": scores.units,
     }
+    return {**content, "details": dict(scored.details)} if scored.details else content
 
 
 def as_text(scored: Scored) -> str:
@@ -72,7 +74,17 @@ def as_text(scored: Scored) -> str:
                 shown += f"  ({low:.2f}–{high:.2f})"
         lines.append(f"  {name.ljust(width)}  {shown}")
     lines += [f"  {name.ljust(width)}  {count:8d}" for name, count in scores.counts.items()]
-    return "\n".join([*lines, *scored.notes])
+    return "\n".join([*lines, *scored.notes, *(_detail(name, found) for name, found in scored.details.items())])
+
+
+def _detail(name: str, found: Found) -> str:
+    """A line per caption: the hallucinated words with their places, and the objects that are there."""
+    marked = hallucinated_mentions(found)
+    words = [
+        f"{json.dumps(one['word'], ensure_ascii=False)} {one['start']}–{one['end']} ({one['node']})" for one in marked
+    ]
+    kinds = {"hallucinated": words, "grounded": found["grounded"], "missed": found["missed"]}
+    return f"{name}: " + "; ".join(f"{kind} {', '.join(names) or 'nothing'}" for kind, names in kinds.items())
 
 
 def _run(given: Sequence[str]) -> int:

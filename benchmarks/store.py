@@ -1,6 +1,6 @@
 """Where runs lie on disk: `<root>/<task>/<model>/<method>-<digest>/{run.json, samples.jsonl}`.
 
-`samples.jsonl` is the truth and only grows; `run.json` is replaced as a whole. Where several processes share a run,
+`samples.jsonl` is the truth and only grows, but for grades that are made again; `run.json` is replaced as a whole. Where several processes share a run,
 each appends to a file of its own, `samples.rank0001.jsonl`, until the first one merges them into `samples.jsonl`; what
 a kill leaves of them is read, and merged by the next run. No third-party library is needed.
 """
@@ -8,16 +8,15 @@ a kill leaves of them is read, and merged by the next run. No third-party librar
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from scr import DataFileError
 from scr.files import decode, json_text, parse_json, read_json, write_json
 
+from .hashing import config_hash as config_hash  # a folder is named by it
 from .records import RecordError, RunRecord, SampleRecord
 
 try:
@@ -29,7 +28,6 @@ RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
 _PARTS = "samples.rank*.jsonl"
 _LOCK_FILE = ".lock"
-_DIGITS = 10
 
 
 class FolderInUseError(RuntimeError):
@@ -43,27 +41,6 @@ class _Place(NamedTuple):
     start: int
     end: int
     record: SampleRecord
-
-
-def config_hash(identity: Mapping[str, Any]) -> str:
-    """Ten hexadecimal digits that name a configuration: sha256 over canonical JSON.
-
-    The order of keys, tuple or list, and 1 or 1.0 make no difference.
-
-    Args:
-        identity: all that can change an answer, as JSON values.
-
-    Raises:
-        RecordError: for a value that JSON does not know, NaN included.
-    """
-    try:
-        text = json.dumps(_canonical(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise RecordError(
-            f"the configuration cannot be named: got {identity!r} ({error}); expected JSON values. "
-            "Give plain numbers, strings, lists and dictionaries."
-        ) from error
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 class RunFolder:
@@ -157,10 +134,7 @@ class RunFolder:
             position = {name: number for number, name in enumerate(order)}
             wanted = sorted(places, key=lambda name: position.get(name, len(position)))
             if parts or wanted != list(places):
-                self._rewrite([places[name] for name in wanted])
-                for path in parts:
-                    path.unlink()
-                self._sync_folder()
+                self._rewrite(_copied([places[name] for name in wanted]), parts)
         self._ids = None
 
     def append(self, records: Sequence[SampleRecord]) -> None:
@@ -181,19 +155,34 @@ class RunFolder:
                     "expected new ones. Skip what is recorded, or clear the folder."
                 )
             new.add(record.id)
-        lines = [f"{json_text(record.to_dict())}\n" for record in records]
+        lines = _lines(records)
         created = not path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         # Unknown until the write has succeeded: after a full disk the next call must look at the file again.
         ids, self._ids = self._ids, None
         with path.open("ab") as file:
-            file.write("".join(lines).encode("utf-8", "backslashreplace"))
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
         if created:
             self._sync_folder()
         ids.update(new)
         self._ids = ids
+
+    def replace_samples(self, records: Sequence[SampleRecord]) -> None:
+        """Put these records, graded again, in place of the same samples; a reader or a crash finds the old or the new.
+
+        Raises:
+            RecordError: for records of other samples than those that are there.
+            FolderInUseError: where another process still writes one of the parts.
+        """
+        with self._free_parts() as parts:
+            if {record.id for record in records} != self.ids():
+                raise RecordError(
+                    f"other samples than those in {self.path}: got {len(records)}; expected the same ids. Grade all."
+                )
+            self._rewrite([_lines(records)], parts)
+        self._ids = None
 
     def clear(self) -> None:
         """Forget the run: delete its record and its samples.
@@ -278,18 +267,17 @@ class RunFolder:
                     yield place
             seen |= own
 
-    def _rewrite(self, places: Sequence[tuple[Path, int, int]]) -> None:
-        """Replace the samples by these lines, as they are."""
+    def _rewrite(self, lines: Iterable[bytes], parts: Iterable[Path]) -> None:
+        """Replace the samples by these lines, and forget the parts, whose samples are among them."""
         partial = self.path / f"{SAMPLES_FILE}.partial"
-        with contextlib.ExitStack() as stack:
-            target = stack.enter_context(partial.open("wb"))
-            files = {path: stack.enter_context(path.open("rb")) for path in {place[0] for place in places}}
-            for path, start, end in places:
-                files[path].seek(start)
-                target.write(files[path].read(end - start) + b"\n")
-            target.flush()
-            os.fsync(target.fileno())
+        with partial.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, self.path / SAMPLES_FILE)
+        self._sync_folder()
+        for path in parts:
+            path.unlink()
         self._sync_folder()
 
     @contextlib.contextmanager
@@ -321,6 +309,19 @@ class RunFolder:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _copied(places: Sequence[tuple[Path, int, int]]) -> Iterator[bytes]:
+    """The lines at these places, as they are."""
+    with contextlib.ExitStack() as stack:
+        files = {path: stack.enter_context(path.open("rb")) for path in {place[0] for place in places}}
+        for path, start, end in places:
+            files[path].seek(start)
+            yield files[path].read(end - start) + b"\n"
+
+
+def _lines(records: Sequence[SampleRecord]) -> bytes:
+    return "".join(f"{json_text(record.to_dict())}\n" for record in records).encode("utf-8", "backslashreplace")
 
 
 def _read(path: Path) -> Iterator[_Place]:
@@ -382,13 +383,3 @@ def find_runs(root: Path) -> list[RunFolder]:
             if method and digest:
                 runs.append(RunFolder(Path(root), path.parts[-3], path.parts[-2].replace("--", "/"), method, digest))
     return runs
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(entry) for entry in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value

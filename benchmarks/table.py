@@ -21,6 +21,7 @@ _NAME_WIDTH, _COLUMN_WIDTH = 16, 12  # of a method's name, and of an interval su
 _COUNTS_BESIDE_TIMES = 5
 FEW = 200
 """Below so many samples of a task, the table says what a comparison could have found."""
+_MEASURED = {"margin": "margin", "timing": "times", "timing.ratio": "×"}  # reasons that a run has beside its scores
 _COUNT_LABELS = {"unparsed_strict": "unparsed\n(strict)"}
 
 
@@ -39,8 +40,8 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
         "Rates in %, below them 95 % intervals: of shares of answers Wilson's, of all else, differences above all, "
         "by a bootstrap over images. That of the difference decides: McNemar's p and Wilson's interval take questions "
         "about one image for independent. A shifted threshold can buy HR and accuracy, but not AUC, the ranking by "
-        f"the margin of yes over no. Times are shares of batches of {plan.config.batch_size}; × is the ratio to "
-        f"{BASELINE}, timed in the same process."
+        f"the margin of yes over no. Times are medians over batches of {plan.config.batch_size}, "
+        f"per sample; × is the ratio to {BASELINE}, timed in the same process."
     )
     if plan.source.is_lab:
         page.line(LAB_LINE)
@@ -178,13 +179,16 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
     notes: dict[str, None] = {}
     for outcome in outcomes:
         # A run's own reasons are about all of its samples; scores' are about those shown.
-        measured = {name: reason for name, reason in outcome.run.reasons.items() if name in ("margin", "timing.ratio")}
+        measured = {name: reason for name, reason in outcome.run.reasons.items() if name in _MEASURED}
         lacking: dict[str, list[str]] = {}
         for name, reason in {**outcome.scores.reasons, **measured}.items():
-            label = "×" if name == "timing.ratio" else LABELS.get(name, name.replace("_", " "))
+            label = _MEASURED.get(name) or LABELS.get(name, name.replace("_", " "))
             lacking.setdefault(reason, []).append(label)
         for reason, labels in lacking.items():
             notes[f"  {outcome.cell.row}, no {', '.join(labels)}: {reason}"] = None
+        spread = _spread(outcome.run.timing)
+        if spread:
+            notes[f"  {outcome.cell.row}, {spread}"] = None
     for method, comparison in compared.items():
         if comparison.unpaired:
             notes[f"  {method}: {comparison.unpaired} samples have no partner and are not compared"] = None
@@ -193,6 +197,15 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
     if len(compared) > 1:
         notes[f"  p (Holm): adjusted for the {len(compared)} methods compared on this task"] = None
     return [*notes, ""] if notes else []
+
+
+def _spread(timing: Mapping[str, Any]) -> str:
+    """How far the batches of a run that was timed beside its baseline are apart."""
+    spans = {
+        what: timing.get(f"{name}_ratio_spread") for what, name in (("prefill", "prefill"), ("token", "ms_per_token"))
+    }
+    told = [f"{what} × {low:.2f}–{high:.2f}" for what, (low, high) in ((w, s) for w, s in spans.items() if s)]
+    return f"middle half of {timing.get('batches')} batches: {', '.join(told)}" if told else ""
 
 
 def _detectable(comparison: Comparison) -> str:

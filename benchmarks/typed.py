@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 
 def wrong_field(cls: type, data: Mapping[str, Any]) -> tuple[str, Any, str] | None:
     """The first field whose value is of another type: its name, the value, and what was expected; None for none.
 
     Args:
-        cls: a dataclass.
+        cls: a dataclass, or a dictionary whose names are typed.
         data: field → JSON value; names that are no field are not looked at.
     """
     for name, hint in _hints(cls).items():
@@ -32,6 +32,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     if kind in (Union, types.UnionType):
         return any(_fits(value, one) for one in inner)
+    if is_typeddict(hint):
+        return isinstance(value, dict) and set(value) == set(_hints(hint)) and wrong_field(hint, value) is None
     if kind is dict:
         return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
     if kind is list:

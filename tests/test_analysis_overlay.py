@@ -13,6 +13,7 @@ from analysis.overlays import OPACITY, TraceError, overlay, read_layers
 from analysis.pictures import find_pictures, lab_cache
 from benchmarks.lab.data import cache_folder, data_folder
 from benchmarks.records import SampleRecord
+from benchmarks.tasks.chair import Chair
 from benchmarks.tasks.coco import CocoData
 
 TRACE = {
@@ -105,26 +106,26 @@ def test_what_can_be_drawn():
 
 
 def test_words_of_absent_objects_are_marked():
-    samples = [caption("", ["dog", "hot dog"]), caption("", ["Wine glass", "berry"]), caption("", [])]
-    names = object_names(samples)
-    assert names == {"dog", "hot dog", "wine glass", "berry"}
-
-    def marked(text, target):
-        pieces = mark_hallucinations(caption(text, target), names)
+    def marked(text, target, names=None):
+        sample = caption(text, target)
+        sample.found = Chair().grade(target, text).found
+        pieces = mark_hallucinations(sample, names)
         assert "".join(piece.text for piece in pieces) == text
         return [piece.text for piece in pieces if piece.hallucinated]
 
-    assert marked("Two dogs, a hot dog and berries. Doggy.", ["hot dog"]) == ["dogs", "berries"]
-    assert marked("A Wine Glass beside wine glasses", ["dog"]) == ["Wine Glass", "wine glasses"]
-    assert marked("a dog", ["Dog"]) == []
+    text = "Two Puppies, a hot  dog and a man\nat a stop  sign. A puppy."
+    assert marked(text, ["hot dog"]) == ["Puppies", "man", "stop  sign", "puppy"]
+    assert marked(text, ["dog", "person"]) == ["hot  dog", "stop  sign"]
+    assert marked(text, [], {"dog", "person"}) == ["Puppies", "man", "puppy"]
     assert marked("", ["dog"]) == []
 
 
-def test_nothing_is_marked_where_targets_name_no_objects():
-    references = [caption("", ["A dog runs over the green meadow."])]
-    assert object_names(references) == frozenset()
-    assert object_names([caption("", {"present": True})]) == frozenset()
+def test_without_a_grade_nothing_is_marked_and_no_object_is_known():
     assert mark_hallucinations(caption("A dog.", ["cat"])) == [Piece("A dog.", False)]
+    assert object_names([caption("A dog.", ["cat"])]) == frozenset()
+    graded = caption("A puppy.", ["cat"])
+    graded.found = Chair().grade(["cat"], "A puppy.").found
+    assert object_names([graded, caption("A bus.", ["cup"])]) == {"dog", "cat"}
 
 
 def test_a_yes_about_an_absent_object_is_marked():

@@ -22,6 +22,7 @@ from analysis.samples import OUTCOMES, choose_samples, outcome_table, shown_samp
 from analysis.summary import summary_findings
 from analysis.tables import Table, is_numeric, shown_cells
 from benchmarks.records import SampleRecord
+from benchmarks.tasks.chair import Chair
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><script>alert('<!-- & \u2028')</script>"
@@ -87,7 +88,8 @@ def nothing(runs):
 
 def caption(name, output, target, trace=None):
     return SampleRecord(
-        id=name, image=f"{name}.png", prompt=HOSTILE, target=target, output=output, trace=trace
+        id=name, image=f"{name}.png", prompt=HOSTILE, target=target, output=output, trace=trace,
+        found=Chair().grade(target, output).found,
     )  # fmt: skip
 
 
@@ -366,8 +368,8 @@ def test_the_command(folder, tmp_path, capsys):
 
 
 def test_without_jinja2_the_line_that_installs_it_is_said(folder, tmp_path):
-    code = "import sys; sys.modules['jinja2'] = None; sys.modules['torch'] = None; from analysis.report import main; "
-    code += "sys.exit(main(sys.argv[1:]))"
+    code = "import sys; sys.modules['jinja2'] = None; from analysis.report import main; "
+    code += "code = main(sys.argv[1:]); sys.exit('torch is there' if 'torch' in sys.modules else code)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder), "--out", str(tmp_path)],
         cwd=ROOT,

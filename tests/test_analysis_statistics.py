@@ -1,5 +1,7 @@
 """The statistics of `analysis` against scipy, plain definitions and examples worked by hand."""
 
+import dataclasses
+import itertools
 import math
 import random
 
@@ -7,22 +9,26 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
-from synthetic_results import questions
+from synthetic_results import questions, record, write
 
 from analysis.bins import paper_bins, quantile_bins
 from analysis.correlation import correlate, weighted_correlation
+from analysis.forest import forest_table
+from analysis.frontier import frontier_table
+from analysis.load import load_results
 from analysis.logistic import fit_logistic
-from analysis.resampling import (
+from analysis.pairs import find_pairs
+from analysis.summary import run_metrics, yes_no_metrics
+from benchmarks.stats import (
     bootstrap_weights,
-    image_index,
     image_permutations,
-    interval,
     mean_intervals,
-    ratio_intervals,
+    permutation_p,
+    resampled_ratios,
     sign_flip_p,
+    unit_index,
 )
-from benchmarks.resampling import resampled_ratios
-from benchmarks.stats import yes_no_table
+from benchmarks.tasks.pope import PopeRandom
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=60)
@@ -100,7 +106,7 @@ def test_under_the_null_p_is_uniform_although_images_share_their_errors():
 )
 def test_what_does_not_vary_has_no_correlation_but_a_sentence(x, y, word):
     found = correlate(x, y, IMAGES[: len(x)], ["m"] * len(x))
-    assert (found.r, found.interval, found.p) == (None, (None, None), None)
+    assert (found.r, found.interval, found.p, found.p_error) == (None, (None, None), None, None)
     assert word in found.reason
 
 
@@ -125,14 +131,20 @@ def test_one_image_has_r_but_neither_interval_nor_p():
 def test_permutations_keep_blocks_and_strata():
     images = ["a", "a", "b", "b", "c", "c", "c", "a", "b"]
     strata = ["m", "n", "n", "m", "m", "n", "n", "m", "m"]
-    (found,) = image_permutations(images, strata, permutations=50)
+    (found,) = image_permutations(images, strata)
+    assert len(found) == 2, "a and b can be exchanged, and that is all"
     assert (np.sort(found, axis=1) == np.arange(9)).all()
     for row in found:
         assert [strata[source] for source in row] == strata
         assert list(row[[4, 5, 6]]) == [4, 5, 6], "no other image has the questions of c"
         swapped = images[row[0]] == "b"
         assert list(row) == ([3, 2, 1, 0, 4, 5, 6, 8, 7] if swapped else list(range(9)))
-    assert 0.2 < np.mean([images[row[0]] == "b" for row in found]) < 0.8
+    assert sorted(images[row[0]] for row in found) == ["a", "b"]
+    # Of nine images there are too many ways to try.
+    (drawn,) = image_permutations([str(image) for image in range(9)], ["m"] * 9, permutations=300)
+    assert len(drawn) == 300
+    assert (np.sort(drawn, axis=1) == np.arange(9)).all()
+    assert all(0.03 < np.mean(drawn[:, 0] == image) < 0.25 for image in range(9))
     assert not list(image_permutations(["a", "b"], ["m", "n"]))
 
 
@@ -140,33 +152,89 @@ def test_images_are_drawn_whole_and_nameless_samples_alone():
     (weights,) = bootstrap_weights(["a", "a", "", ""], resamples=40)
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
-    assert image_index(["a", "", "", "a"])[0] == 3
+    assert unit_index(["a", "", "", "a"])[0] == 3
     assert not list(bootstrap_weights(["a", "a"]))
 
 
-def test_an_interval_needs_half_of_the_resamples():
-    assert interval(np.array([1.0, np.nan, np.nan])) == (None, None)
-    assert interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
-
-
-def test_means_and_rates_have_intervals_over_images():
+def test_means_have_intervals_over_images():
     samples = questions(images=12)
     wrong = np.array([[float(one.outcome == "fp")] if one.target == "no" else [math.nan] for one in samples])
     [(mean, bounds)] = mean_intervals(wrong, [one.image for one in samples])
     assert mean == pytest.approx(np.nanmean(wrong))
-    assert bounds == ratio_intervals(yes_no_table(samples))["hallucination_rate"]
-    drawn = resampled_ratios(np.nan_to_num(wrong), np.isfinite(wrong) * 1.0, [one.image for one in samples], 7, 4000)
-    assert bounds == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03), "another seed, another implementation"
+    drawn = resampled_ratios(
+        np.nan_to_num(wrong), np.isfinite(wrong) * 1.0, [one.image for one in samples], seed=7, resamples=4000
+    )
+    assert bounds == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03), "another seed"
     assert mean_intervals(np.full((3, 1), np.nan), list("abc")) == [(None, (None, None))]
+
+
+def test_the_report_has_the_numbers_of_benchmarks_where_half_of_the_images_have_no_name(tmp_path):
+    """One bootstrap, one unit and one interval of each kind of number: a table of either is a table of the other."""
+    runs = []
+    for method, samples in (("none", questions(images=20)), ("scr", questions(images=20, gain=0.6, noise=1))):
+        nameless = [
+            dataclasses.replace(one, image="") if int(one.image.partition(".")[0]) % 2 else one for one in samples
+        ]
+        scores = PopeRandom().score(nameless)
+        run = record(method, metrics=scores.metrics, intervals=scores.intervals)
+        write(tmp_path, run, nameless)
+        runs.append((run, nameless))
+    found = load_results(tmp_path).runs
+    for run, (recorded, samples) in zip(found, runs, strict=True):
+        assert run_metrics(run) == yes_no_metrics(run)
+        assert yes_no_metrics(run)["f1"][1:] == tuple(recorded.intervals["f1"])
+        assert unit_index([one.image for one in samples])[0] == 10 + 60
+    (base, ours) = (samples for _, samples in runs)
+    plain = PopeRandom().compare(base, ours)
+    rows = {row["metric"]: row for row in forest_table(find_pairs(found).pairs).records()}
+    for metric, row in rows.items():
+        difference = plain.differences[metric]
+        assert (row["difference"], row["difference_low"], row["difference_high"]) == (
+            difference.value,
+            *difference.interval,
+        )
+        assert row["images"] == plain.images == 70
+    for row, (recorded, _) in zip(frontier_table(found)[0].records(), runs, strict=True):
+        bounds = [row["hallucination_rate_low"], row["hallucination_rate_high"]]
+        assert bounds == recorded.intervals["hallucination_rate"]
 
 
 def test_sign_flips_by_hand():
     """Three images that all got better: of 8 ways to swap, 2 are as extreme."""
     before, after = np.zeros(3), np.ones(3)
-    p = sign_flip_p((before, np.ones(3)), (after, np.ones(3)), list("abc"), flips=40_000)
-    assert p == pytest.approx(2 / 8, abs=0.01)
-    assert sign_flip_p((after, np.ones(3)), (after, np.ones(3)), list("abc")) == 1.0
+    assert sign_flip_p((before, np.ones(3)), (after, np.ones(3)), list("abc")) == (2 / 8, 0.0)
+    assert sign_flip_p((after, np.ones(3)), (after, np.ones(3)), list("abc")) == (1.0, 0.0)
     assert sign_flip_p((after, np.zeros(3)), (after, np.ones(3)), list("abc")) is None
+
+
+def test_few_images_are_counted_and_not_drawn():
+    generator = np.random.default_rng(3)
+    x, y = generator.normal(size=6), generator.normal(size=6)
+    images, strata = list("abcdef"), ["m"] * 6
+    every = [np.array(order) @ y for order in itertools.permutations(x)]
+    expected = np.mean(np.abs(every - np.mean(every)) >= abs(x @ y - np.mean(every)) - 1e-12)
+    for seed in range(3):
+        assert permutation_p(x, y, images, strata, seed=seed) == (pytest.approx(expected), 0.0)
+    assert correlate(x, y, images, strata)[2:4] == (pytest.approx(expected), 0.0)
+    # Six images that differ in one direction by more and more: 2 of 64 ways to swap are as extreme.
+    grown = (np.arange(1.0, 7.0), np.ones(6))
+    assert sign_flip_p((np.zeros(6), np.ones(6)), grown, images) == (2 / 64, 0.0)
+
+
+def test_an_exchange_is_judged_from_the_exact_mean_of_all_of_them():
+    """Two models whose means differ: the centre is not 0, and of few draws it would be off."""
+    generator = np.random.default_rng(2)
+    x = np.concatenate([generator.normal(size=9), 5 + generator.normal(size=9)])
+    y = np.concatenate([generator.normal(size=9), 3 + generator.normal(size=9)])
+    images, strata = [str(row % 9) for row in range(18)], ["a"] * 9 + ["b"] * 9
+    few = [permutation_p(x, y, images, strata, seed=seed, permutations=60).p for seed in range(40)]
+    many = permutation_p(x, y, images, strata, permutations=20_000)
+    assert many.error == pytest.approx(math.sqrt(many.p * (1 - many.p) / 20_000))
+    # (1 + as extreme) / (1 + drawn) is above the value by less than 1 / 61.
+    assert many.p < np.mean(few) < many.p + 1 / 61 + 0.02
+    errors = [permutation_p(x, y, images, strata, seed=seed, permutations=60).error for seed in range(40)]
+    assert 0.1 < many.p < 0.9
+    assert np.std(few) == pytest.approx(np.mean(errors), rel=0.35)
 
 
 def test_sign_flips_are_scipys_permutation_test_of_pairs():
@@ -181,7 +249,8 @@ def test_sign_flips_are_scipys_permutation_test_of_pairs():
     exact = scipy.stats.permutation_test(
         (before, after), difference, permutation_type="samples", vectorized=True, n_resamples=9999, rng=RNG
     )
-    assert found == pytest.approx(exact.pvalue, abs=0.02)
+    assert found.p == pytest.approx(exact.pvalue, abs=0.02)
+    assert 0 < found.error < 0.005
 
 
 # Logistic regression

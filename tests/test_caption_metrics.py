@@ -147,7 +147,7 @@ def test_intervals():
     assert bleu_intervals(sums[:1], ["1"]) is None
     # Captions of one image are drawn together: then there is nothing to resample.
     assert bleu_intervals(sums, ["1"] * 4) is None
-    two = np.concatenate(list(resampled_bleu(np.stack([sums, sums], axis=1), list("1234"), resamples=7)))
+    two = resampled_bleu(np.stack([sums, sums], axis=1), list("1234"), resamples=7)
     assert two.shape == (7, 2, 4)
     assert (two[:, 0] == two[:, 1]).all()
 

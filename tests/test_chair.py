@@ -331,5 +331,6 @@ def test_comparison_of_captions():
     assert "auc" not in found.differences
 
 
-def test_grading_a_caption_says_nothing():
-    assert Chair().grade(["dog"], "a cat") == (None, None)
+def test_a_target_that_is_no_list_has_no_grade():
+    with pytest.raises(RecordError, match="target of a caption is wrong: got 'dog'; expected a list of objects"):
+        Chair().grade("dog", "a cat")

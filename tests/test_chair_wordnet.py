@@ -78,7 +78,8 @@ def test_against_the_rule_of_2018(caption, wordnet, singular):
 
 
 def test_the_tag_decides_the_lemma():
-    assert chair_wordnet.lemmas("The dogs are running. They ran!") == [
+    sentences = chair_wordnet.lemmas("The dogs are running. They ran!")
+    assert [[word for word, _ in sentence] for sentence in sentences] == [
         ["the", "dog", "be", "run", "."],
         ["they", "run", "!"],
     ]
@@ -87,7 +88,7 @@ def test_the_tag_decides_the_lemma():
 def test_a_word_of_another_tag_is_taken_for_a_noun(monkeypatch):
     tools = chair_wordnet._tools()._replace(tag=lambda words: [(word, "CD") for word in words])
     monkeypatch.setattr(chair_wordnet, "_tools", lambda: tools)
-    assert chair_wordnet.lemmas("Women ran") == [["woman", "ran"]]
+    assert chair_wordnet.lemmas("Women ran") == [[("woman", (0, 5)), ("ran", (6, 9))]]
 
 
 def test_tags_and_tokens_are_those_of_nltk():
@@ -101,7 +102,7 @@ def test_tags_and_tokens_are_those_of_nltk():
         tagged = nltk.pos_tag(nltk.word_tokenize(caption.lower()))
         parts = {"J": "a", "V": "v", "N": "n", "R": "r"}
         expected = [lemmatizer.lemmatize(word, parts.get(tag[0], "n")) for word, tag in tagged]
-        assert [word for sentence in chair_wordnet.lemmas(caption) for word in sentence] == expected
+        assert [word for sentence in chair_wordnet.lemmas(caption) for word, _ in sentence] == expected
 
 
 def test_ground_truth_and_scores_by_the_same_rule():
@@ -121,7 +122,7 @@ def test_any_text_is_a_caption(caption):
     for word, node in found(caption):
         assert word
         assert node
-    words = [word for sentence in chair_wordnet.lemmas(caption) for word in sentence]
+    words = [word for sentence in chair_wordnet.lemmas(caption) for word, _ in sentence]
     assert len(words) == len(nltk.word_tokenize(caption.lower()))
 
 

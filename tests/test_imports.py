@@ -54,6 +54,7 @@ ONLY_STANDARD_LIBRARY = {
     "benchmarks/__init__.py",
     "benchmarks/tasks/__init__.py",
     "benchmarks/records.py",
+    "benchmarks/hashing.py",
     "benchmarks/store.py",
     "benchmarks/typed.py",
     "benchmarks/suggest.py",

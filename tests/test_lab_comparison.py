@@ -50,7 +50,7 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
     assert "differences" not in found["none"]["chair"]
     assert "differences" not in found["sampled"]["chair"]
     assert found["sampled vcd"]["pope_random"]["config"]["plausibility"] == 0.1
-    assert found["scr+purified"]["pope_random"]["timing"]["prefill_ratio"] > 0
+    assert found["scr+purified"]["pope_random"]["timing"]["prefill_ratio"] is None, "of few batches there is no time"
     assert (tmp_path / "pope_random" / "lab--llava").exists()
     results = {
         "seeds": ["7", "8"],

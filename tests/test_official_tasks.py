@@ -252,7 +252,7 @@ def test_amber_says_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(amber_questions, "from_spacy", missing)
     with pytest.raises(ConfigError, match="not installed, or choose the task amber_generative_exact"):
         asked("amber_generative", folder)
-    monkeypatch.setattr(amber_questions, "nouns", missing)
+    monkeypatch.setattr(amber_questions, "placed_nouns", missing)
     with pytest.raises(ConfigError, match="not installed"):
         asked("amber_generative_exact", folder)
 

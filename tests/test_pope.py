@@ -269,10 +269,10 @@ def record(number, target, output, image=None, margin=None, error=None):
 
 def test_grades():
     task = PopeRandom()
-    assert task.grade("yes", "Yes, a dog.") == ("yes", "tp")
-    assert task.grade("no", "") == ("yes", "fp")
-    assert task.grade("yes", "There is no dog") == ("no", "fn")
-    assert task.grade("no", "no") == ("no", "tn")
+    assert task.grade("yes", "Yes, a dog.")[:2] == ("yes", "tp")
+    assert task.grade("no", "")[:2] == ("yes", "fp")
+    assert task.grade("yes", "There is no dog")[:2] == ("no", "fn")
+    assert task.grade("no", "no")[:2] == ("no", "tn")
     with pytest.raises(RecordError, match="got 'maybe'"):
         task.grade("maybe", "no")
 

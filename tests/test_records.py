@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks.records import SCHEMA, RecordError, RunRecord, SampleRecord
+from benchmarks.records import READABLE, SCHEMA, RecordError, RunRecord, SampleRecord
 
 RUN_FIELDS = (
     "schema status error created finished command model revision family dtype device attention method config "
@@ -15,8 +15,15 @@ RUN_FIELDS = (
     "world_size commit dirty packages metrics counts intervals reasons units timing"
 ).split()
 SAMPLE_FIELDS = (
-    "id image prompt target output answer outcome margin new_tokens prefill_ms decode_ms trace error"
+    "id image prompt target output answer outcome found margin new_tokens prefill_ms decode_ms trace error"
 ).split()
+
+FOUND = {
+    "mentions": [{"word": "dogs", "start": 4, "end": 8, "node": "dog"}],
+    "hallucinated": [],
+    "grounded": ["dog"],
+    "missed": ["cat"],
+}
 
 
 def run_record(**changes):
@@ -58,7 +65,13 @@ def test_a_round_trip_through_json_keeps_everything():
         limit=7,
     )
     assert RunRecord.from_dict(json.loads(json.dumps(run.to_dict()))) == run
-    sample = sample_record(target=["cat", "dog"], margin=-1.25, trace={"entropy": 0.5, "grids": [[24, 24]]})
+    sample = sample_record(
+        target=["cat", "dog"],
+        output="Two dogs.",
+        found=FOUND,
+        margin=-1.25,
+        trace={"entropy": 0.5, "grids": [[24, 24]]},
+    )
     assert SampleRecord.from_dict(json.loads(json.dumps(sample.to_dict()))) == sample
 
 
@@ -80,8 +93,37 @@ def test_numbers_that_json_does_not_know_become_null():
 @pytest.mark.parametrize("schema", [SCHEMA + 1, 0, None, "1"])
 def test_another_schema_is_refused_with_what_to_do(schema):
     data = {**run_record().to_dict(), "schema": schema, "brand_new_field": 1}
-    with pytest.raises(RecordError, match=f"got schema {schema!r}; expected {SCHEMA}.*--overwrite"):
+    with pytest.raises(RecordError, match=f"got schema {schema!r}; expected 1 or {SCHEMA}.*--overwrite"):
         RunRecord.from_dict(data)
+
+
+def test_records_of_the_schema_before_are_read_and_lack_what_it_lacked():
+    assert READABLE == (1, SCHEMA)
+    run = {**run_record().to_dict(), "schema": 1}
+    assert RunRecord.from_dict(run).schema == 1
+    sample = sample_record().to_dict()
+    del sample["found"]
+    assert SampleRecord.from_dict(sample).found is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mentions": None},
+        {"mentions": [["dogs", 4, 8, "dog"]]},
+        {"mentions": [{"word": "dogs", "start": 3, "end": 8, "node": "dog"}]},
+        {"mentions": [{"word": "dogs", "start": 4.0, "end": 8, "node": "dog"}]},
+        {"mentions": [{"word": "", "start": -1, "end": -1, "node": "dog"}]},
+        {"hallucinated": "dog"},
+        {"missed": [1]},
+        {"more": []},
+    ],
+    ids=str,
+)
+def test_a_grade_that_does_not_fit_its_caption_is_refused(change):
+    data = {**sample_record(output="Two dogs.").to_dict(), "found": {**FOUND, **change}}
+    with pytest.raises(RecordError, match=r"(does not fit it|of another type): got .*; expected .*\. Run it again"):
+        SampleRecord.from_dict(data)
 
 
 def test_missing_and_unknown_fields_are_named():

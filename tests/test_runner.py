@@ -342,6 +342,20 @@ def test_rescoring_rebuilds_metrics_from_samples(configure: Configure) -> None:
     assert again.run.metrics == good.metrics
 
 
+def test_records_of_the_schema_before_are_graded_when_a_run_goes_on(configure: Configure) -> None:
+    (outcome,) = run(configure(tasks=("chair",)))
+    folder = outcome.cell.folder
+    old = [dataclasses.replace(record, found=None) for record in outcome.records[:2]]
+    folder.clear()
+    folder.append(old)
+    folder.write_run(dataclasses.replace(outcome.run, schema=1, status="running"))
+    (again,) = run(configure(tasks=("chair",)))
+    assert again.cell.folder.path == folder.path
+    assert [record.found for record in again.records] == [record.found for record in outcome.records]
+    assert None not in [record.found for record in again.records]
+    assert again.run.schema == 2
+
+
 def test_a_folder_in_use_is_refused(configure: Configure) -> None:
     folder = build_plan(configure()).cells[0].folder
     with folder.lock(), pytest.raises(FolderInUseError, match="another process writes"):

@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import score
+from benchmarks.records import hallucinated_mentions
 from benchmarks.scorers.chair import RULES, read_captions
 from benchmarks.tasks import chair, chair_wordnet
+from benchmarks.tasks.chair import Chair
 from scr import DataFileError
 
 CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cup"}, {"id": 3, "name": "bus"}]
@@ -71,6 +73,20 @@ def test_by_hand(run, annotations, tmp_path):
     }
     assert found["units"] == {"length": "words"}
     assert found["reasons"] == {}
+
+
+def test_details_say_what_was_found_in_each_caption(run, annotations, tmp_path, capsys):
+    file = write(tmp_path / "captions.json", [{"image_id": 1, "caption": "A puppy and two Cats."}, *ROWS[1:]])
+    plain, found = run(file, annotations), run(file, annotations, "--details")
+    details = found.pop("details")
+    assert found == plain
+    assert list(details) == ["1-1", "2-1", "2-2"]
+    assert details["1-1"] == Chair().grade(["dog", "person"], "A puppy and two Cats.").found
+    assert sum(len(hallucinated_mentions(one)) for one in details.values()) == found["counts"]["hallucinated_mentions"]
+    assert score.main(["chair", "--captions", str(file), "--annotations", str(annotations), "--details"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert '1-1: hallucinated "Cats" 16–20 (cat); grounded dog; missed person' in lines
+    assert "2-2: hallucinated nothing; grounded nothing; missed bus, couch, cup, person" in lines
 
 
 def test_all_forms_say_the_same(run, annotations, tmp_path):

@@ -16,8 +16,9 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies
 
-from benchmarks import resampling, stats
+from benchmarks import stats
 from benchmarks.records import SampleRecord
+from benchmarks.stats import resampling
 
 OUTCOMES = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn", ("yes", "no"): "fn"}
 
@@ -200,11 +201,10 @@ def test_margins_that_do_not_fit_are_refused(margins, positives):
 def test_resampled_areas_are_areas_of_resampled_answers():
     records = run(random.Random(6), images=8)
     table = stats.yes_no_table(records)
-    resampled = resampling.resampled_auc(table.margins, table.positives, table.images, 0, 20)
-    (counts,) = resampling.multiplicities(8, 0, 20, len(records))
-    names = sorted(set(table.images))
-    for row, area in zip(counts, resampled, strict=True):
-        rows = [i for i, name in enumerate(table.images) for _ in range(int(row[names.index(name)]))]
+    resampled = stats.resampled_auc(table.margins, table.positives, table.images, seed=0, resamples=20)
+    (weights,) = stats.bootstrap_weights(table.images, seed=0, resamples=20)
+    for row, area in zip(weights, resampled, strict=True):
+        rows = [i for i, weight in enumerate(row) for _ in range(int(weight))]
         assert area == pytest.approx(plain_auc(table.margins[rows], table.positives[rows]), abs=1e-12)
 
 
@@ -235,12 +235,18 @@ def test_wilson_as_printed(successes, n, low, high):
     assert stats.wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_rates_without_images_have_wilsons_interval():
+def test_a_sample_without_an_image_is_a_unit_of_its_own():
     said = [("yes", "yes")] * 3 + [("no", "yes")] * 2 + [("no", "no")] * 4 + [("yes", "no")] * 1
-    records = [dataclasses.replace(answer(i, *pair), image="") for i, pair in enumerate(said)]
+    nameless = [dataclasses.replace(answer(i, *pair), image="") for i, pair in enumerate(said)]
+    found = stats.ratio_intervals(stats.yes_no_table(nameless))["f1"]
+    assert found == stats.ratio_intervals(stats.yes_no_table([answer(i, *pair) for i, pair in enumerate(said)]))["f1"]
+    assert stats.compare_yes_no(nameless, nameless).images == 10
+
+
+def test_rates_have_wilsons_interval():
+    said = [("yes", "yes")] * 3 + [("no", "yes")] * 2 + [("no", "no")] * 4 + [("yes", "no")] * 1
+    records = [answer(i, *pair) for i, pair in enumerate(said)]
     found = stats.ratio_intervals(stats.yes_no_table(records))
-    # F1 is no proportion: a sample adds 2 above the line.
-    assert set(found) == {"accuracy", "precision", "recall", "yes_ratio", "hallucination_rate"}
     assert found["accuracy"] == stats.wilson(7, 10)
     assert found["precision"] == stats.wilson(3, 5)
     assert found["hallucination_rate"] == stats.wilson(2, 6)
@@ -273,32 +279,45 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, level):
     assert {i for i, p in enumerate(stats.holm(p_values)) if p <= level} == rejected or level == 1
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.35, 0.8])
-@pytest.mark.parametrize("n", [60, 150, 500, 3000])
-def test_the_detectable_difference_solves_connors_equation(n, share):
+def plain_power(n, share, delta):
+    """The probability that `mcnemar_exact` is at most 5 %, summed over all counts of both changes."""
+    up, down = (share + delta) / 2, (share - delta) / 2
+    power = 0.0
+    for won in range(n + 1):
+        for lost in range(n + 1 - won):
+            if stats.mcnemar_exact(won, lost) <= 0.05:
+                ways = math.comb(n, won) * math.comb(n - won, lost)
+                power += ways * up**won * down**lost * (1 - share) ** (n - won - lost)
+    return power
+
+
+@pytest.mark.parametrize(("n", "share"), [(6, 0.3), (12, 0.9), (25, 0.2), (40, 0.35), (60, 0.1), (60, 0.0)])
+def test_the_detectable_difference_is_the_least_that_the_exact_test_finds_four_times_in_five(n, share):
     delta = stats.detectable_difference(n, share)
-    share = max(share, delta)
-    level, power = scipy.stats.norm.ppf([0.975, 0.8])
-    needed = (level * math.sqrt(share) + power * math.sqrt(share - delta**2)) ** 2 / delta**2
-    assert needed == pytest.approx(n, rel=1e-9)
+    assert plain_power(n, max(share, delta), delta) == pytest.approx(0.8, abs=1e-6)
+    assert plain_power(n, max(share, delta), delta) >= 0.8
+    less = 0.99 * delta
+    assert plain_power(n, share if share >= delta else less, less) < 0.8
 
 
-def test_the_detectable_difference_is_found_four_times_in_five():
+def test_the_detectable_difference_is_found_in_drawn_experiments():
     n, share = 180, 0.2
     delta = stats.detectable_difference(n, share)
     generator = np.random.default_rng(0)
-    drawn = generator.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share], size=4000)
-    # Without the continuity correction, as the formula; the exact test finds a little less.
-    chi = (drawn[:, 0] - drawn[:, 1]) ** 2 / np.maximum(1, drawn[:, 0] + drawn[:, 1])
-    assert (chi > scipy.stats.chi2.ppf(0.95, 1)).mean() == pytest.approx(0.8, abs=0.03)
+    drawn = generator.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share], size=1000)
+    found = np.mean([stats.mcnemar_exact(int(won), int(lost)) <= 0.05 for won, lost, _ in drawn])
+    assert found == pytest.approx(0.8, abs=0.03)
 
 
 def test_the_detectable_difference_at_its_ends():
     assert stats.detectable_difference(0, 0.0) is None
-    assert stats.detectable_difference(3, 0.5) is None
-    assert 0.9 < stats.detectable_difference(4, 0.0) < 1
-    # No answer turned: it would take changes in one direction alone, more of them than were seen.
-    assert stats.detectable_difference(100, 0.0) == pytest.approx(0.0767, abs=1e-4)
+    assert stats.detectable_difference(5, 1.0) is None, "of five changes, all in one direction, p is 0.06"
+    assert 0.9 < stats.detectable_difference(6, 0.0) < 1
+    # Connor's formula (1987, Biometrics 43, 207) is that of the test without correction, and close to it for large n.
+    level, power = scipy.stats.norm.ppf([0.975, 0.8])
+    delta = stats.detectable_difference(3000, 0.2)
+    needed = (level * math.sqrt(0.2) + power * math.sqrt(0.2 - delta**2)) ** 2 / delta**2
+    assert needed == pytest.approx(3000, rel=0.04)
     values = [stats.detectable_difference(n, 0.3) for n in (20, 50, 200, 1000)]
     assert values == sorted(values, reverse=True)
     for wrong in ((-1, 0.1), (10, 1.1), (10, -0.1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -243,6 +244,18 @@ def test_clear_forgets_parts_too(folder):
     folder.clear()
     assert folder.samples() == []
     assert not list(folder.path.glob("samples*"))
+
+
+def test_samples_are_replaced_by_the_same_ones_alone(folder):
+    folder.append(samples("1", "2"))
+    with folder.part(3):
+        folder.append(samples("3"))
+    graded = [dataclasses.replace(one, answer="graded") for one in folder.samples()]
+    with pytest.raises(RecordError, match="other samples than those in"):
+        folder.replace_samples(graded[:2])
+    folder.replace_samples(graded)
+    assert folder.samples() == graded
+    assert [path.name for path in folder.path.glob("samples*")] == ["samples.jsonl"]
 
 
 def test_find_runs(tmp_path):

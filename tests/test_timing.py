@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from tiny import inputs_for, tiny_llava
 
 from benchmarks.records import SampleRecord
-from benchmarks.speed import OTHER_PROCESS, summarize_timing
+from benchmarks.speed import FEWEST_BATCHES, OTHER_PROCESS, summarize_timing
 from benchmarks.timing import AnswerTokens, FirstTokenProbe, answer_margins, answer_tokens
 
 CPU = torch.device("cpu")
@@ -110,23 +111,63 @@ def record(name: str, prefill: float, decode: float, tokens: int) -> SampleRecor
     return SampleRecord(id=name, prefill_ms=prefill, decode_ms=decode, new_tokens=tokens, **fields)
 
 
-def test_times_of_a_run_and_their_ratio() -> None:
-    baseline = [record("a", 10, 4, 3), record("b", 20, 2, 2)]
-    method = [record("a", 15, 4, 3), record("b", 1000, 1000, 2)]
-    timing, reason = summarize_timing(baseline, {"a", "b"})
-    assert reason is None
-    assert timing == {"samples": 2, "prefill_ms": 15, "decode_ms": 3, "total_ms": 18, "ms_per_token": 2}
-    # Only what one process timed with both is compared: here sample a.
-    timing, reason = summarize_timing(method, {"a"}, (baseline, {"a", "b"}))
-    assert reason is None
-    assert timing["prefill_ratio"] == 1.5
+def run(prefills: list[float], decode: float = 4, tokens: int = 3) -> list[SampleRecord]:
+    """Two samples per batch, which share its time."""
+    return [record(f"{number}-{row}", one, decode, tokens) for number, one in enumerate(prefills) for row in range(2)]
+
+
+def names(records: list[SampleRecord]) -> set[str]:
+    return {one.id for one in records}
+
+
+def test_times_of_a_run_are_medians_over_batches_with_their_spread() -> None:
+    records = run([10, 10, 20, 30, 40])
+    timing, reasons = summarize_timing(records, names(records), 2)
+    assert reasons == {}
+    assert (timing["samples"], timing["batches"]) == (10, 5)
+    assert (timing["prefill_ms"], timing["prefill_ms_spread"]) == (20, [10, 30])
+    assert (timing["decode_ms"], timing["ms_per_token"], timing["total_ms"]) == (4, 2, 24)
+    assert timing["ms_per_token_spread"] == [2, 2]
+
+
+def test_one_disturbed_batch_moves_no_ratio() -> None:
+    baseline, method = run([10, 20, 30, 40, 50, 60]), run([11, 22, 33, 44, 55, 66])
+    timing, reasons = summarize_timing(method, names(method), 2, (baseline, names(baseline)))
+    assert reasons == {}
+    assert timing["prefill_ratio"] == pytest.approx(1.1)
+    disturbed = [
+        dataclasses.replace(one, decode_ms=1000.0, prefill_ms=2000.0) if one.id.startswith("2-") else one
+        for one in method
+    ]
+    timing, _ = summarize_timing(disturbed, names(method), 2, (baseline, names(baseline)))
+    assert timing["prefill_ratio"] == pytest.approx(1.1)
     assert timing["ms_per_token_ratio"] == 1
-    assert timing["total_ratio"] == pytest.approx(19 / 14)
+    assert timing["ms_per_token_ratio_spread"] == [1, 1]
+    low, high = timing["total_ratio_spread"]
+    assert low < timing["total_ratio"] < high
+
+
+def test_only_batches_that_one_process_timed_twice_are_compared() -> None:
+    baseline, method = run([10] * 7), run([15] * 7)
+    there = names(baseline) - {"0-0"}
+    timing, reasons = summarize_timing(method, names(method), 2, (baseline, there))
+    assert (timing["prefill_ratio"], reasons) == (1.5, {})
+    timing, reasons = summarize_timing(method, names(method[:8]), 2, (baseline, there))
+    assert timing["prefill_ratio"] is None
+    assert reasons["timing.ratio"] == "3 batches were timed, and of fewer than 5 the spread is not known"
+    assert timing["prefill_ms"] == 15
+
+
+def test_few_batches_have_no_time() -> None:
+    records = run([10] * (FEWEST_BATCHES - 1))
+    timing, reasons = summarize_timing(records, names(records), 2, (records, names(records)))
+    assert {timing[name] for name in ("prefill_ms", "total_ms", "prefill_ratio", "total_ratio_spread")} == {None}
+    assert reasons == {"timing": "4 batches were timed, and of fewer than 5 the spread is not known"}
 
 
 def test_no_ratio_to_a_baseline_that_another_process_timed() -> None:
-    records = [record("a", 10, 0, 1)]
-    timing, reason = summarize_timing(records, {"a"}, (records, set()))
-    assert reason == OTHER_PROCESS
+    records = run([10] * 6, decode=0, tokens=1)
+    timing, reasons = summarize_timing(records, names(records), 2, (records, set()))
+    assert reasons == {"timing.ratio": OTHER_PROCESS}
     assert timing["prefill_ratio"] is None
     assert timing["ms_per_token"] is None  # one token each: nothing was decoded after the prefill

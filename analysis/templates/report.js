@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const { index, labels, images, look, chunkSize, folder } = data;
   const total = index.outcome.length;
-  const SIGNS = { fixed: "✓", broken: "✗", changed: "~", unchanged: "=", alone: "·" };
+  const SIGNS = { fixed: "✓", broken: "✗", traded: "⇄", changed: "~", ungraded: "?", unchanged: "=", alone: "·" };
   const PAGE = 48;
   const chunks = new Map([[0, data.first]]);
   const waiting = new Map();

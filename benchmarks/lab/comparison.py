@@ -175,15 +175,12 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     deciding = next(names for names in _DECIDING if set(names) <= set(metrics))
     beside = "auc" if "auc" in metrics else "chair_i"
     others = [one for one in others if all(task in entry for entry in one.values())]
-    # Rows with an adapter are runs of their own, and not timed beside the others.
-    timed = task == "chair" and not any("adapter" in row for row in results["declared"]["rows"])
     head = [
         "",
         *(_HEADS.get(name, name) for name in metrics),
         *(f"Δ {_HEADS.get(name, name)}" for name in deciding),
         *([f"Δ {_HEADS[beside]}, seeds {', '.join(results['seeds'][1:])}"] if others else []),
         "changed: worse, better",
-        *(("prefill ×", "token ×") if timed else ()),
     ]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in results["declared"]["rows"]:
@@ -201,8 +198,6 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
                 cells.append(", ".join(_number(beside, value, "+") for value in values))
             cells.append("{}: {}, {}".format(*entry["changes"]))
         cells += [""] * (len(deciding) + bool(others) + 1 + len(metrics) + 1 - len(cells))
-        if timed:
-            cells += [_ratio(entry["timing"].get(name)) for name in ("prefill_ratio", "ms_per_token_ratio")]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -219,10 +214,6 @@ def _difference(name: str, found: Sequence[float | None] | None) -> str:
         return "–"
     value, low, high = (_number(name, one, "+") for one in found)
     return f"{value} ({low} … {high})"
-
-
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

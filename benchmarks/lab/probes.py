@@ -24,7 +24,8 @@ from ..records import RecordError, SampleRecord
 from ..stats import SampleTable
 from ..tasks.amber_questions import AmberYesNo
 from ..tasks.base import Grade, Sample, Scores, Task, score_ratios
-from ..tasks.chair import extract_objects
+from ..tasks.caption_places import found_objects
+from ..tasks.chair import extract_objects, place_objects
 from ..tasks.coco import CocoData, CocoImage
 from ..tasks.mme import TASK_UNIT
 from ..tasks.mme_questions import MmeTask
@@ -153,8 +154,12 @@ class LabAmberGenerative(Task):
         ]
 
     def grade(self, target: Any, output: str) -> Grade:
-        """Nothing: a caption is not right or wrong as a whole."""
-        return Grade(None, None)
+        """What was found in a caption, which is not right or wrong as a whole.
+
+        Raises:
+            RecordError: for a target that is not as `samples` makes it.
+        """
+        return Grade(None, None, found_objects(output, place_objects(output), _truth(target)[0]))
 
     def table(self, records: Sequence[SampleRecord]) -> SampleTable:
         """What each caption contributes to the metrics; `correct` is a caption without a hallucinated mention."""
@@ -268,15 +273,18 @@ def _mme_questions(truth: LabTruth, generator: random.Random) -> dict[str, tuple
     return questions
 
 
+def _truth(target: Any, name: str = "") -> tuple[list[str], list[str]]:
+    if not isinstance(target, dict) or not all(isinstance(target.get(one), list) for one in ("truth", "hallu")):
+        raise RecordError(
+            f"the target of caption {name!r} is wrong: got {target!r}; expected lists of objects as truth and hallu. "
+            "Run it again."
+        )
+    return target["truth"], target["hallu"]
+
+
 def _count_caption(record: SampleRecord) -> list[tuple[int, int]]:
     """Above and below the line of chair, cover, hal and cog."""
-    target = record.target
-    if not isinstance(target, dict) or not all(isinstance(target.get(name), list) for name in ("truth", "hallu")):
-        raise RecordError(
-            f"the target of caption {record.id!r} is wrong: got {target!r}; expected lists of objects as truth and "
-            "hallu. Run it again."
-        )
-    truth, hallu = set(target["truth"]), set(target["hallu"])
+    truth, hallu = map(set, _truth(record.target, record.id))
     mentioned = [node for _, node in extract_objects(record.output)]
     wrong = sum(name not in truth for name in mentioned)
     return [

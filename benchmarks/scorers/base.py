@@ -6,12 +6,14 @@ import argparse
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from scr import DataFileError
 
+from ..records import Found
 from ..tasks.base import Scores
 
 
@@ -27,12 +29,14 @@ class Scored(NamedTuple):
         rule: the rule that read the answers.
         scores: metrics, counts, intervals, reasons and units.
         notes: lines to print below the table, such as how many answers were missing.
+        details: id of a caption → what was found in it, for the captions whose details were asked for.
     """
 
     task: str
     rule: str
     scores: Scores
     notes: Sequence[str] = ()
+    details: Mapping[str, Found] = MappingProxyType({})
 
 
 class Scorer(ABC):

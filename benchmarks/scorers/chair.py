@@ -66,6 +66,13 @@ class ChairScorer(Scorer):
             help="how objects are found: as the official code, or as OPERA and lmms-eval (default: chair)",
         )
 
+        parser.add_argument(
+            "--details",
+            action="store_true",
+            help="also say of each caption what was found in it: hallucinated words with their places [start, end), "
+            "objects that are there, objects that it misses; with --json all mentions",
+        )
+
     def score(self, options: argparse.Namespace) -> Scored:
         """Read and score.
 
@@ -91,14 +98,17 @@ class ChairScorer(Scorer):
                 for image in wanted
             }
             task = ChairWordnet() if options.rule == "wordnet" else Chair()
-            scores = task.score([_record(*row, targets) for row in _numbered(captions)])
+            records = [_record(*row, targets) for row in _numbered(captions)]
+            scores = task.score(records)
+            grades = {one.id: task.grade(one.target, one.output).found for one in records if one.error is None}
         except ValueError as error:  # a category that CHAIR does not know, or nltk's data is missing
             raise AnswerFileError(str(error)) from error
         without = sum(image not in annotations.references for image in wanted)
         notes = [f"{len(wanted)} images, {without} of them without reference captions"]
         if scores.counts["failed"]:
             notes.append(f"{scores.counts['failed']} of {len(captions)} captions are missing and are not scored")
-        return Scored(task="chair", rule=options.rule, scores=scores, notes=notes)
+        details = {name: found for name, found in grades.items() if options.details and found is not None}
+        return Scored(task="chair", rule=options.rule, scores=scores, notes=notes, details=details)
 
 
 def read_captions(path: Path, allow_missing: bool) -> list[Caption]:

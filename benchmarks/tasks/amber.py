@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..records import Found
 from ..stats import SampleTable, ratio_intervals
 from .amber_words import Similarity
 from .base import Scores
+from .caption_places import Span, as_mention
 
 RULES: dict[str, str] = {
     "amber": "official: denominators start at 0.001, percents are rounded to one digit, F1 of rounded values with a "
@@ -68,6 +70,17 @@ class CaptionCount(NamedTuple):
     truth: int
     cognitive: int
     expected: int
+
+
+class Judged(NamedTuple):
+    """A known noun of a response: which of the nouns it is, the place of the object that it covers or None, and whether
+    it is hallucinated. A safe word is neither.
+    """
+
+    number: int
+    noun: str
+    covers: int | None
+    hallucinated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,28 +138,55 @@ def count_caption(found: Iterable[str], truth: Sequence[str], hallu: Sequence[st
         hallu: what people often hallucinate there.
         words: the benchmark's words, of which `related` must hold all of these.
     """
+    return judge_caption(found, truth, hallu, words)[0]
+
+
+def judge_caption(
+    found: Iterable[str], truth: Sequence[str], hallu: Sequence[str], words: Words
+) -> tuple[CaptionCount, list[Judged]]:
+    """`count_caption`, and what it made of each known noun."""
     known, there, expected = words.known, _candidates(truth, words), _candidates(hallu, words)
-    kept = [noun for noun in found if noun in known]
-    covered: set[int] = set()
+    judged: list[Judged] = []
     cognitive: set[int] = set()
-    hallucinated = 0
-    for noun in kept:
+    for number, noun in enumerate(found):
+        if noun not in known:
+            continue
         if noun in words.safe:
+            judged.append(Judged(number, noun, None, False))
             continue
         same = _first(noun, there, None)
         if same is not None:
-            covered.add(same)
+            judged.append(Judged(number, noun, same, False))
             continue
         # Both, as officially: the word itself, and the first similar one, which may stand for another object.
         cognitive.update(
             place for place in (_first(noun, expected, None), _first(noun, expected, words)) if place is not None
         )
         similar = _first(noun, there, words)
-        if similar is None:
-            hallucinated += 1
-        else:
-            covered.add(similar)
-    return CaptionCount(len(kept), hallucinated, len(covered), len(truth), len(cognitive), len(hallu))
+        judged.append(Judged(number, noun, similar, similar is None))
+    covered = {one.covers for one in judged} - {None}
+    hallucinated = sum(one.hallucinated for one in judged)
+    return CaptionCount(len(judged), hallucinated, len(covered), len(truth), len(cognitive), len(hallu)), judged
+
+
+def found_nouns(text: str, spans: Sequence[Span], judged: Sequence[Judged], truth: Sequence[str]) -> Found:
+    """What `judge_caption` found, with its places. The node of a noun is the object that it covers, else the noun.
+
+    Args:
+        text: the response.
+        spans: places of all of its nouns.
+        judged: the known nouns.
+        truth: the objects of the image, repetitions kept.
+    """
+    covered = {one.covers for one in judged}
+    return Found(
+        mentions=[
+            as_mention(text, spans[one.number], one.noun if one.covers is None else truth[one.covers]) for one in judged
+        ],
+        hallucinated=sorted({one.noun for one in judged if one.hallucinated}),
+        grounded=sorted(name for place, name in enumerate(truth) if place in covered),
+        missed=sorted(name for place, name in enumerate(truth) if place not in covered),
+    )
 
 
 def score_responses(responses: Sequence[Response], rule: str, partial: bool = False) -> Scores:

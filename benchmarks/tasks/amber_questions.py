@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ..records import RecordError, SampleRecord
+from ..records import Found, RecordError, SampleRecord
 from ..stats import SampleTable
 from .amber import (
     CAPTION_RATES,
@@ -21,14 +21,17 @@ from .amber import (
     KINDS,
     RATES,
     SUFFIXES,
+    CaptionCount,
     Response,
     Words,
-    count_caption,
+    found_nouns,
+    judge_caption,
     score_responses,
     tabulate,
 )
-from .amber_words import Similarity, WordDataError, exact, from_spacy, nouns
+from .amber_words import Similarity, WordDataError, exact, from_spacy, placed_nouns
 from .base import Grade, Sample, Scores, Task
+from .caption_places import Span
 from .official import OfficialData, digest, find_images, grouped, refuse_split, require_files
 from .yes_no import YesNoTask, count_outcomes, grade_again
 
@@ -242,8 +245,12 @@ class AmberGenerative(_Amber):
         return grouped(samples)
 
     def grade(self, target: Any, output: str) -> Grade:
-        """Nothing: a description is not right or wrong as a whole."""
-        return Grade(None, None)
+        """What was found in a description, which is not right or wrong as a whole.
+
+        Raises:
+            RecordError: for a target that is not as `samples` makes it.
+        """
+        return Grade(None, None, _judge(target, output, _similarity(self.rule))[1])
 
     def table(self, records: Sequence[SampleRecord]) -> SampleTable:
         """What each description contributes; `correct` is one without a hallucinated noun."""
@@ -277,15 +284,20 @@ class AmberGenerativeExact(AmberGenerative):
 
 
 def _count(record: SampleRecord, similarity: Similarity) -> Response:
+    return Response(record.image, GENERATIVE, _judge(record.target, record.output, similarity, record.id)[0])
+
+
+def _judge(target: Any, output: str, similarity: Similarity, name: str = "") -> tuple[CaptionCount, Found]:
     try:
-        parts = [record.target[name] for name in ("truth", "hallu", "related", "safe", "known")]
-        truth, hallu, related, safe, known = parts
+        truth, hallu, related, safe, known = (target[of] for of in ("truth", "hallu", "related", "safe", "known"))
         words = Words(related={**dict.fromkeys(known, ()), **related}, safe=frozenset(safe), similarity=similarity)
-        return Response(record.image, GENERATIVE, count_caption(_nouns(record.output), truth, hallu, words))
+        nouns = _nouns(output)
+        count, judged = judge_caption([noun for noun, _ in nouns], truth, hallu, words)
+        return count, found_nouns(output, [span for _, span in nouns], judged, truth)
     except (KeyError, TypeError) as error:
         raise RecordError(
-            f"the target of {record.id!r} is wrong: got {type(error).__name__}: {error}; expected lists of words as "
-            "truth, hallu, safe and known, and related words of each. Run it again."
+            f"the target of {repr(name) if name else 'a description'} is wrong: got {type(error).__name__}: {error}; "
+            "expected lists of words as truth, hallu, safe and known, and related words of each. Run it again."
         ) from error
 
 
@@ -300,11 +312,11 @@ def _similarity(rule: str) -> Similarity:
 
 
 @functools.lru_cache(maxsize=8_192)
-def _nouns(text: str) -> tuple[str, ...]:
+def _nouns(text: str) -> tuple[tuple[str, Span], ...]:
     from scr import ConfigError
 
     try:
-        return tuple(nouns(text))
+        return tuple(placed_nouns(text))
     except WordDataError as error:
         raise ConfigError(str(error)) from error
 

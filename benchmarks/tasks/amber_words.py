@@ -9,6 +9,8 @@ from typing import Any
 
 import nltk
 
+from .caption_places import Span, place_words
+
 Similarity = Callable[[str, str], float]
 """Two words → how similar they are, 1 for equal ones. Not symmetric by force."""
 
@@ -21,7 +23,14 @@ class WordDataError(LookupError):
 
 
 def nouns(text: str) -> list[str]:
+    """The nouns of `placed_nouns`, without their places."""
+    return [noun for noun, _ in placed_nouns(text)]
+
+
+def placed_nouns(text: str) -> list[tuple[str, Span]]:
     """The nouns of a text in the singular, in their order, repetitions and capitals kept ("Dog" is another than "dog").
+
+    Each has its place in the text, [start, end).
 
     Source: `extract_nouns` of junyangwang0410/AMBER 534babf, inference.py: the words that NLTK's tagger gives a tag
     that begins with NN, lemmatized as nouns by WordNet.
@@ -31,7 +40,8 @@ def nouns(text: str) -> list[str]:
     """
     try:
         tagged = nltk.pos_tag(nltk.word_tokenize(text))
-        return [_lemma(word) for word, tag in tagged if tag.startswith("NN")]
+        spans = place_words(text, (word for word, _ in tagged))
+        return [(_lemma(word), span) for (word, tag), span in zip(tagged, spans, strict=True) if tag.startswith("NN")]
     except LookupError as error:
         if type(error) is not LookupError:  # an IndexError is one too, and another fault
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from ..records import SampleRecord
+from ..records import Found, SampleRecord
 from ..stats import Comparison, SampleTable, compare_tables, ratio_intervals, ratios
 
 
@@ -62,10 +62,17 @@ class Sample:
 
 
 class Grade(NamedTuple):
-    """What one output means: the parsed answer (None: unparsed) and "tp", "fp", "tn" or "fn"."""
+    """What one output means: the fields of the same names in `SampleRecord`.
+
+    Attributes:
+        answer: the parsed answer; None is unparsed.
+        outcome: "tp", "fp", "tn" or "fn".
+        found: the objects that a caption names and misses.
+    """
 
     answer: str | None
     outcome: str | None
+    found: Found | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,11 +169,9 @@ def _table(records: Sequence[SampleRecord], values: CaptionScores) -> SampleTabl
 def _bleu_differences(sums: NDArray[np.float64], images: Sequence[str]) -> dict[str, Difference]:
     """Method minus baseline, of (n, 2, 10) sums of both; the same images are drawn for both."""
     before, after = bleu(sums.sum(axis=0))
-    drawn = np.concatenate([part[:, 1] - part[:, 0] for part in resampled_bleu(sums, images)])
-    several = len(set(images)) > 1
+    resampled = resampled_bleu(sums, images)
+    drawn = resampled[:, 1] - resampled[:, 0]
     return {
-        name: Difference(
-            float(after[column] - before[column]), percentile_interval(drawn[:, column]) if several else None
-        )
+        name: Difference(float(after[column] - before[column]), percentile_interval(drawn[:, column]))
         for column, name in enumerate(BLEU)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -17,6 +17,7 @@ from textblob.en.inflect import singularize
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable
 from .base import Grade, Sample, Scores, Task, score_ratios
+from .caption_places import Reader, Span, found_objects, lower_with_places, place_words, written_span
 from .chair_wordnet import lemmas
 
 if TYPE_CHECKING:
@@ -65,12 +66,13 @@ _LETTER = re.compile(r"[^\W_]")
 
 
 class _Found(NamedTuple):
-    """What a caption mentions: (word, node) of each mention, its sentence, and the numbers of words and sentences.
+    """What a caption mentions: (word, node) of each mention, place and sentence of each; counts of words and sentences.
 
     Words are counted after merging. A sentence is what nltk splits off, if it holds a letter or a digit.
     """
 
     objects: list[tuple[str, str]]
+    spans: list[Span]
     sentence_of: list[int]
     words: int
     sentences: int
@@ -123,8 +125,12 @@ class Chair(Task):
         ]
 
     def grade(self, target: Any, output: str) -> Grade:
-        """Nothing: a caption is not right or wrong as a whole."""
-        return Grade(None, None)
+        """What was found in a caption, which is not right or wrong as a whole.
+
+        Raises:
+            RecordError: for a target that is no list of objects.
+        """
+        return Grade(None, None, found_objects(output, place_objects(output, self.rule), _objects(target)))
 
     def table(self, records: Sequence[SampleRecord]) -> SampleTable:
         """What each caption contributes to the metrics; `correct` is a caption without a hallucinated mention."""
@@ -211,6 +217,16 @@ def extract_objects(caption: str, rule: str = "chair") -> list[tuple[str, str]]:
     return list(_find(caption, rule).objects)
 
 
+def place_objects(caption: str, rule: str = "chair") -> list[tuple[Span, str]]:
+    """Where each mention of `extract_objects` stands in the caption, [start, end), and its object.
+
+    Raises:
+        ConfigError: as `extract_objects`.
+    """
+    found = _find(caption, rule)
+    return [(span, node) for span, (_, node) in zip(found.spans, found.objects, strict=True)]
+
+
 def ground_truth(categories: Sequence[str], captions: Sequence[str], rule: str = "chair") -> list[str]:
     """The objects of an image, sorted: those of its instances and those that its reference captions mention.
 
@@ -267,29 +283,36 @@ def _find(caption: str, rule: str) -> _Found:
             f"unknown rule for objects in captions: got {rule!r}; expected one of {', '.join(RULES)}. Choose one."
         )
     sentences = _READERS[rule](caption)
-    words = [(word, number) for number, sentence in enumerate(sentences) for word in sentence]
-    merged: list[tuple[str, int]] = []
+    words = [(word, span, number) for number, sentence in enumerate(sentences) for word, span in sentence]
+    merged: list[tuple[str, Span, int]] = []
     position = 0
     while position < len(words):
-        double = " ".join(word for word, _ in words[position : position + 2])
-        word, number = words[position]
-        merged.append((DOUBLE_WORDS.get(double, word), number))
+        both = words[position : position + 2]
+        double = " ".join(word for word, _, _ in both)
+        if double in DOUBLE_WORDS:
+            merged.append((DOUBLE_WORDS[double], (both[0][1][0], both[1][1][1]), both[0][2]))
+        else:
+            merged.append(both[0])
         position += 2 if double in DOUBLE_WORDS else 1
     # "the seat of the toilet" is no chair. Every seat goes, and the words are counted before.
-    dropped = {"seat"} if {"toilet", "seat"} <= {word for word, _ in merged} else set()
+    dropped = {"seat"} if {"toilet", "seat"} <= {word for word, _, _ in merged} else set()
     known = synonyms()
-    mentions = [(word, number) for word, number in merged if word in known and word not in dropped]
+    mentions = [(word, span, number) for word, span, number in merged if word in known and word not in dropped]
     return _Found(
-        objects=[(word, known[word]) for word, _ in mentions],
-        sentence_of=[number for _, number in mentions],
+        objects=[(word, known[word]) for word, _, _ in mentions],
+        spans=[span for _, span, _ in mentions],
+        sentence_of=[number for _, _, number in mentions],
         words=len(merged),
-        sentences=sum(any(map(_LETTER.search, sentence)) for sentence in sentences),
+        sentences=sum(any(_LETTER.search(word) for word, _ in sentence) for sentence in sentences),
     )
 
 
-def _singulars(caption: str) -> list[list[str]]:
-    """The singular of each word, sentence by sentence."""
-    return [[singular(word) for word in sentence] for sentence in _tokens(caption.lower())]
+def _singulars(caption: str) -> list[list[tuple[str, Span]]]:
+    """The singular of each word with its place, sentence by sentence."""
+    lowered, places = lower_with_places(caption)
+    sentences = _tokens(lowered)
+    spans = iter(place_words(lowered, (word for sentence in sentences for word in sentence)))
+    return [[(singular(word), written_span(next(spans), places)) for word in sentence] for sentence in sentences]
 
 
 def _tokens(text: str) -> list[list[str]]:
@@ -305,12 +328,15 @@ def _tokenizers() -> tuple[PunktSentenceTokenizer, NLTKWordTokenizer]:
     return PunktSentenceTokenizer(parameters), NLTKWordTokenizer()
 
 
+def _objects(target: Any, name: str = "") -> Sequence[str]:
+    if not isinstance(target, list | tuple) or not all(isinstance(one, str) for one in target):
+        of = f"caption {name!r}" if name else "a caption"
+        raise RecordError(f"the target of {of} is wrong: got {target!r}; expected a list of objects. Run it again.")
+    return target
+
+
 def _count(record: SampleRecord, rule: str) -> dict[str, int]:
-    target = record.target
-    if not isinstance(target, list | tuple) or not all(isinstance(name, str) for name in target):
-        raise RecordError(
-            f"the target of caption {record.id!r} is wrong: got {target!r}; expected a list of objects. Run it again."
-        )
+    target = _objects(record.target, record.id)
     found = _find(record.output, rule)
     nodes = [node for _, node in found.objects]
     wrong = [number for node, number in zip(nodes, found.sentence_of, strict=True) if node not in target]
@@ -326,5 +352,5 @@ def _count(record: SampleRecord, rule: str) -> dict[str, int]:
     }
 
 
-# Name of a rule → the words of a caption, reduced to what the synonyms hold, sentence by sentence.
-_READERS: dict[str, Callable[[str], list[list[str]]]] = {"chair": _singulars, "wordnet": lemmas}
+# Name of a rule → the words of a caption, reduced to what the synonyms hold, with their places, sentence by sentence.
+_READERS: dict[str, Reader] = {"chair": _singulars, "wordnet": lemmas}

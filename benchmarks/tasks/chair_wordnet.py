@@ -16,6 +16,8 @@ from nltk.stem import WordNetLemmatizer
 from nltk.tag.perceptron import PerceptronTagger
 from nltk.tokenize import NLTKWordTokenizer, PunktTokenizer
 
+from .caption_places import Span, lower_with_places, place_words, written_span
+
 RESOURCES: dict[str, str] = {
     "punkt_tab": "tokenizers/punkt_tab/english",
     "averaged_perceptron_tagger_eng": "taggers/averaged_perceptron_tagger_eng",
@@ -34,8 +36,8 @@ class _Tools(NamedTuple):
     lemma: Callable[[str, str], str]
 
 
-def lemmas(caption: str) -> list[list[str]]:
-    """The lemmas of a caption's words, in lower case, sentence by sentence.
+def lemmas(caption: str) -> list[list[tuple[str, Span]]]:
+    """The lemmas of a caption's words, in lower case, with the words' places in it, sentence by sentence.
 
     Source: `caption_to_words` of OPERA 61426ef, chair.py, and of lmms-eval 0.7.3, tasks/coco_cap_chair/utils.py:
     `nltk.word_tokenize`, `nltk.pos_tag` of the whole caption, `WordNetLemmatizer` with the tag's part of speech.
@@ -44,13 +46,16 @@ def lemmas(caption: str) -> list[list[str]]:
         ConfigError: where a resource of nltk is not installed, with the command that downloads them.
     """
     tools = _tools()
-    sentences = [list(tools.words(sentence)) for sentence in tools.sentences(caption.lower())]
+    lowered, places = lower_with_places(caption)
+    sentences = [list(tools.words(sentence)) for sentence in tools.sentences(lowered)]
+    spans = iter(place_words(lowered, (word for words in sentences for word in words)))
     # The tagger sees the caption as one sentence, as there: a word's tag can depend on the words before it.
     tagged = iter(tools.tag([word for words in sentences for word in words]))
     found = []
     for words in sentences:
         pairs = [next(tagged) for _ in words]
-        found.append([tools.lemma(word, _PARTS.get(tag[:1], "n")) for word, tag in pairs])
+        lemma_of = (tools.lemma(word, _PARTS.get(tag[:1], "n")) for word, tag in pairs)
+        found.append([(lemma, written_span(next(spans), places)) for lemma in lemma_of])
     return found
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stats import RESAMPLES, SEED, percentile_interval
+from ..stats import SEED, percentile_interval, resampled_sums
 from .base import Scores
 
 PERCEPTION = (
@@ -181,10 +181,9 @@ def _resample(pairs: Sequence[Pair], stream: int) -> dict[str, NDArray[np.float6
     """
     acc = np.array([(a.correct + b.correct) / 2 for a, b in pairs])
     both = np.array([a.correct and b.correct for a, b in pairs], dtype=np.float64)
-    generator = np.random.default_rng([SEED, stream])
-    resamples = RESAMPLES if len(pairs) > 1 else 0
-    drawn = generator.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=resamples)
-    values = drawn @ np.stack([100 * acc + 100 * both, acc, both], axis=1) / len(pairs)
+    sums = np.stack([100 * acc + 100 * both, acc, both], axis=1)
+    units = [str(number) for number in range(len(pairs))]
+    values = resampled_sums(sums, units, seed=[SEED, stream]) / len(pairs)
     return {"score": values[:, 0], "acc": values[:, 1], "acc_plus": values[:, 2]}
 
 

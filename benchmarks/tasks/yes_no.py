@@ -150,8 +150,8 @@ def grade_again(records: Sequence[SampleRecord], rule: str) -> list[SampleRecord
     graded = []
     for record in records:
         failed = record.error is not None
-        answer, outcome = Grade(None, None) if failed else _grade(record.target, record.output, rule)
-        graded.append(dataclasses.replace(record, answer=answer, outcome=outcome))
+        grade = Grade(None, None) if failed else _grade(record.target, record.output, rule)
+        graded.append(dataclasses.replace(record, answer=grade.answer, outcome=grade.outcome))
     return graded
 
 
