@@ -1,6 +1,8 @@
 """`python -m scr.adapters.train`, `python -m benchmarks.lab.adapt`, cards, curves, and the way to the hub."""
 
+import contextlib
 import json
+import os
 import shutil
 import sys
 
@@ -8,10 +10,13 @@ import pytest
 import torch
 import transformers
 from miniature import write_checkpoint
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny import picture
 
 import scr
 from benchmarks.lab import adapt
+from benchmarks.models import find_model
 from scr.adapters import load_recipe, plot_curve, push_adapter, read_record, train_adapter, write_card
 from scr.adapters.train import main
 
@@ -84,6 +89,15 @@ class TestBadInput:
             (["--set", "targets=q_proj"], "targets of another kind: got 'q_proj'; expected a list"),
             (["--set", "distillation.strengths=1"], "strengths of another kind"),
             (["--set", "distillation.perturbation=gaussian"], "perturbation of another kind"),
+            (["--set", "distillation=5"], "distillation of another kind: got 5"),
+            (["--set", "learning_rate=1e308"], "learning_rate out of range: got 1e+308"),
+            (["--set", "batch_size=99999999"], "more rows in a step than there are: got batch_size × accumulation"),
+            (["--set", "rank=1000000000"], "rank out of range: got 1000000000 for layers of width 64"),
+            (["--set", "gradient_checkpointing=5"], "gradient_checkpointing of another kind"),
+            (["--set", "dtype=[1]"], "unknown dtype"),
+            (["--set", "distillation.temperature=1e308"], "temperature out of range"),
+            (["--device", "vulkan"], "a device that is not trained on: got 'vulkan'"),
+            (["--device", "meta"], "a device that is not trained on"),
         ],
     )
     def test_one_line_and_no_traceback(self, place, tmp_path, capsys, arguments, says):
@@ -91,6 +105,52 @@ class TestBadInput:
         err = capsys.readouterr().err
         assert says in err
         assert "Traceback" not in err
+        assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
+
+    @pytest.mark.parametrize(
+        ("row", "says"),
+        [
+            (
+                {"question": "is <image> a dog ?"},
+                "a token of the model's own in a text: got '<image>' in bad.jsonl, line 1",
+            ),
+            ({"answer": "<image>"}, "a token of the model's own"),
+            ({"answer": "a \ud800"}, "half a character (a lone surrogate)"),
+            ({"image": 5}, "expected three texts"),
+            ({"image": "nul\0"}, "no such image"),
+            ({"image": "bomb.png"}, "no picture: got"),
+            ({"image": "cut.png"}, "no picture: got"),
+        ],
+        ids=str,
+    )
+    def test_rows_that_cannot_be_trained_on_are_named(self, place, tmp_path, capsys, monkeypatch, row, says):
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)  # those of the fixtures have 576
+        Image.new("RGB", (100, 100)).save(tmp_path / "bomb.png")
+        picture(0).save(tmp_path / "0.png")
+        (tmp_path / "cut.png").write_bytes((tmp_path / "0.png").read_bytes()[:50])
+        good = {"image": "0.png", "question": "is there a dog ?", "answer": "yes"}
+        (tmp_path / "bad.jsonl").write_text(json.dumps({**good, **row}) * 1 + "\n" + json.dumps(good))
+        arguments = ["--model", str(place / "model"), "--data", str(tmp_path / "bad.jsonl"), "--output", "a"]
+        monkeypatch.chdir(tmp_path)
+        assert main(["refusal", *arguments, *SETTINGS]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert "line 1" in err
+        assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
+
+    def test_a_base_with_missing_weights_is_not_trained_on(self, place, tmp_path, capsys):
+        shutil.copytree(place / "model", tmp_path / "model")
+        weights = load_file(tmp_path / "model" / "model.safetensors")
+        del weights["language_model.lm_head.weight"]
+        save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+        arguments = ["--model", str(tmp_path / "model"), *common(place, tmp_path / "a")[2:]]
+        assert main(["seed", *arguments, *SETTINGS]) == 2
+        assert "missing weights: got none for lm_head.weight" in capsys.readouterr().err
+
+    def test_a_training_that_comes_to_nothing_is_no_adapter(self, place, tmp_path, capsys):
+        arguments = [*common(place, tmp_path / "a"), *SETTINGS, "--set", "gradient_clip=1e-320"]
+        assert main(["refusal", *arguments, "--set", "epochs=1"]) == 2
+        assert "came to nothing: got the weights that it began with" in capsys.readouterr().err
         assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
 
     def test_files_that_cannot_be_read_or_written(self, place, tmp_path, capsys):
@@ -106,7 +166,7 @@ class TestBadInput:
     def test_no_model_no_data(self, place, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import
         arguments = common(place, tmp_path)
-        for index, says in ((1, "model cannot be loaded"), (3, "training data cannot be read")):
+        for index, says in ((1, "model cannot be loaded"), (3, "cannot read ")):
             wrong = [*arguments[:index], str(tmp_path / "nothing"), *arguments[index + 1 :]]
             assert main(["seed", *wrong, *SETTINGS]) == 2
             assert says in capsys.readouterr().err
@@ -118,11 +178,44 @@ class TestBadInput:
         assert main(["seed"]) == 2
 
 
+def test_a_kill_before_the_weights_leaves_no_adapter(trained, monkeypatch):
+    """The weights come last, by a rename: with them there is always the list of images."""
+    from scr.adapters import states
+
+    rows = scr.adapters.read_rows(trained.parent / "rows.jsonl")
+    recipe = load_recipe("refusal", {"rank": 2})
+    weights = load_file(trained / "adapter_model.safetensors")
+    config = scr.adapters.configuration.read_lora_config(scr.adapters.find_adapter(str(trained)))
+    for files in range(5):
+        folder = trained.parent / str(files)
+        folder.mkdir()
+        left, replace = [files], os.replace
+
+        def killed(*paths, left=left, replace=replace):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return replace(*paths)
+
+        monkeypatch.setattr(os, "replace", killed)
+        monkeypatch.setattr("pathlib.Path.replace", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            states.save_adapter(folder, config, weights, recipe, rows, "refusal", [])
+        monkeypatch.undo()
+        done = (folder / "adapter_model.safetensors").exists()
+        assert done == (files >= 3)  # list, record, weights
+        if done:
+            assert scr.adapters.trained_images(scr.adapters.find_adapter(str(folder))) is not None
+
+
 @pytest.fixture
 def trained(place, tmp_path):
     from tiny import tiny_llava
 
-    rows = scr.adapters.read_rows(place / "rows.jsonl")
+    shutil.copy(place / "rows.jsonl", tmp_path)
+    for number in range(4):
+        shutil.copy(place / f"{number}.png", tmp_path)
+    rows = scr.adapters.read_rows(tmp_path / "rows.jsonl")
     recipe = load_recipe("refusal", {"rank": 2, "dtype": "float32", "epochs": 1, "accumulation": 2})
     return train_adapter(*tiny_llava(), rows, recipe, tmp_path / "small", kind="refusal", base="tiny/llava").folder
 
@@ -189,3 +282,21 @@ def test_the_labs_command(kind, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / kind / "training.json").read_text())["base"] == "lab/llava"
     assert adapt.main([*arguments, "--set", "rang=1"]) == 2
     assert "rang" in capsys.readouterr().err
+
+
+def test_lab_names_are_taken_where_a_model_or_an_adapter_is_named(place, tmp_path, capsys, monkeypatch):
+    arguments = ["--model", "lab/llava", *common(place, tmp_path / "a")[2:]]
+    assert main(["refusal", *arguments, *SETTINGS, "--set", "epochs=1"]) == 0
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "lab/llava"
+    assert config["revision"] == find_model("lab/llava").revision
+    assert main(["merge", "--model", "lab/llava", "--adapter", "lab/refusal", "--output", str(tmp_path / "m")]) == 0
+    assert main(["merge", "--model", "lab/qwen2_vl", "--adapter", "lab/refusal", "--output", str(tmp_path / "n")]) == 2
+    assert main(["merge", "--model", "lab/lava", "--adapter", "lab/refusal", "--output", str(tmp_path / "n")]) == 2
+    assert main(["merge", "--model", "lab/llava", "--adapter", "lab/refusel", "--output", str(tmp_path / "n")]) == 2
+    err = capsys.readouterr().err
+    for said in ("adapter of another model", "Did you mean 'lab/llava'", "Did you mean 'lab/refusal'"):
+        assert said in err
+    monkeypatch.setattr("scr.named.entry_points", lambda **_: ())
+    assert main(["merge", "--model", "lab/llava", "--adapter", "lab/refusal", "--output", str(tmp_path / "n")]) == 2
+    assert "no entry point of 'scr.models' is called 'lab'" in capsys.readouterr().err

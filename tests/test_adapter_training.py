@@ -454,7 +454,7 @@ class TestRows:
     @pytest.mark.parametrize(
         ("line", "match"),
         [
-            ("{", "no row of training data.*line 2"),
+            ("{", "line 2 is no JSON"),
             ('{"image": "0.png"}', "no row.*KeyError"),
             ('{"image": "0.png", "question": " ", "answer": "yes"}', "empty field.*line 2"),
             ('{"image": "9.png", "question": "is it ?", "answer": "yes"}', "no such image.*'9.png'.*line 2"),
@@ -470,7 +470,7 @@ class TestRows:
 
     def test_empty_and_missing_files(self, tmp_path):
         (tmp_path / "empty.jsonl").write_text("\n")
-        for name, match in (("empty", "no training data"), ("none", "cannot be read")):
+        for name, match in (("empty", "no training data"), ("none", "cannot read")):
             with pytest.raises(scr.ConfigError, match=match):
                 read_rows(tmp_path / f"{name}.jsonl")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import Parser, guarded, key_value, positive, threads
-from . import ADAPTERS, adapter_folder, data_folder
+from . import data_folder
 from .language import DETAIL_PROMPTS, article, question
 from .launch import start_anew
 
@@ -174,8 +174,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Se
     torch.set_num_threads(options.threads)
     if options.what == "merge":
         loaded = load_model(_MODEL)
-        name = str(adapter_folder(options.adapter)) if options.adapter in ADAPTERS else options.adapter
-        merge_adapter(loaded.model, name, options.output, processor=loaded.processor)
+        merge_adapter(loaded.model, options.adapter, options.output, processor=loaded.processor)
         print(options.output)
         return
     folder = options.output or Path(__file__).parent / "adapters" / options.what

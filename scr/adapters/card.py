@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, MissingPackageError
+from ..errors import ConfigError, DataFileError, MissingPackageError
+from ..files import read_json, write_text
+from ..files import read_rows as read_json_rows
 from .sources import CONFIG_FILE, IMAGES_FILE, WEIGHTS_FILE
 from .states import LOG_FILE, RECORD_FILE
 
@@ -52,7 +54,7 @@ def write_card(folder: Path, measured: str = "", data: str = "", license: str | 
     lines += ["", f"{record['steps']} steps. At the last: {_numbers(record['last'])}.", ""]
     lines += ["## Measured", "", measured or "Nothing yet.", ""]
     path = folder / CARD_FILE
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
     return path
 
 
@@ -118,8 +120,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORD_FILE
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record: dict[str, Any] = read_json(path)
+    except DataFileError as error:
         raise ConfigError(
             f"no record of a training: got {path} ({error}); expected one. Give the folder of a finished training."
         ) from error
@@ -130,7 +132,7 @@ def _read_log(folder: Path) -> list[dict[str, Any]]:
     path = folder / LOG_FILE
     if not path.is_file():
         raise ConfigError(f"no log of a training: got no {path}; expected one. Give the folder of a training.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_json_rows(path)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,10 @@ def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: An
 
     Raises:
         ConfigError: for an image that cannot be opened; a row whose prompt and image alone are too long, since an
-            image must not be cut; an answer that does not begin where its prompt ends. All name the row.
+            image must not be cut; an answer that does not begin where its prompt ends; what the processor cannot take.
+            All name the row.
     """
+    check_rows(processor, rows)
     tokenizer = processor.tokenizer
     prompts = [format_prompt(processor, row.question) for row in rows]
     # In turns, an answer follows its prompt at once; after "ASSISTANT:" there is a blank.
@@ -78,16 +80,17 @@ def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: An
     texts = [f"{prompt}{between}{row.answer}{tokenizer.eos_token}" for prompt, row in zip(prompts, rows, strict=True)]
     begin = tokenizer.bos_token
     special = not (begin and texts[0].startswith(begin))  # a template may write the begin token itself
-    inputs = dict(
-        processor(
-            text=texts,
-            images=[[_open(row)] for row in rows],
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=special,
-            **whole,
-        )
-    )
+    images = [[_open(row)] for row in rows]
+    options = {"padding": True, "return_tensors": "pt", "add_special_tokens": special, **whole}
+    try:
+        inputs = dict(processor(text=texts, images=images, **options))
+    except MemoryError:
+        raise
+    except Exception as error:  # processors raise whatever their image libraries do
+        raise ConfigError(
+            f"rows that the processor cannot take: got {', '.join(row.name for row in rows)} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); expected text and a picture. Mend or drop them."
+        ) from error
     answers = [
         _answer_tokens(tokenizer, prompt, text, special, row)
         for prompt, text, row in zip(prompts, texts, rows, strict=True)
@@ -102,11 +105,29 @@ def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: An
     return Batch(rows=rows, inputs=moved, labels=labels.to(device))
 
 
+def check_rows(processor: Any, rows: Iterable[Row]) -> None:
+    """Refuse text with a token that the processor writes for an image: it would be counted as a second one.
+
+    Raises:
+        ConfigError: naming the row.
+    """
+    tokens = {value for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str)}
+    for row in rows:
+        for token in tokens:
+            if token and (token in row.question or token in row.answer):
+                raise ConfigError(
+                    f"a token of the model's own in a text: got {token!r} in {row.name}; expected text alone, since "
+                    "the prompt has one image, and the processor marks its place. Take it out of the row."
+                )
+
+
 def _open(row: Row) -> Image.Image:
     try:
         with Image.open(row.image) as image:
             return image.convert("RGB")
-    except OSError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of a broken file almost anything; of an enormous one PIL's DecompressionBombError
         raise ConfigError(
             f"no picture: got {row.image} in {row.name} ({error}); expected an image file. Mend or drop the row."
         ) from error

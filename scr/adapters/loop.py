@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import ConfigError
-from .encoding import encode_rows
+from .encoding import check_rows, encode_rows
 from .lora import adapter_weights, lora_config, lora_layers
 from .processes import Team
 from .recipe import TrainingRecipe
@@ -77,8 +77,9 @@ def train_adapter(
         show_progress: a bar on standard error.
 
     Raises:
-        ConfigError: for a number of processes that does not divide the batches of a step, a model without the targeted
-            layers, or a folder with a finished adapter or the state of another training.
+        ConfigError: for a number of processes that does not divide the batches of a step, steps of more rows than there
+            are, a model without the targeted layers, a folder with a finished adapter or the state of another training,
+            or a training that came to nothing.
         MissingPackageError: without peft.
     """
     team = team if team is not None else Team()
@@ -86,6 +87,13 @@ def train_adapter(
         raise ConfigError(
             f"batches that cannot be shared: got accumulation {recipe.accumulation} for {team.size} processes; "
             f"expected a multiple of {team.size}. Change accumulation, or the number of processes."
+        )
+    check_rows(processor, rows)
+    asked = recipe.batch_size * recipe.accumulation
+    if asked > len(rows) * recipe.epochs:
+        raise ConfigError(
+            f"more rows in a step than there are: got batch_size × accumulation = {asked}; expected at most "
+            f"{len(rows) * recipe.epochs}, {len(rows)} rows in {recipe.epochs} epochs. Lower them."
         )
     loss_of: AnswerLoss | SEEDLoss = AnswerLoss() if recipe.distillation is None else SEEDLoss(recipe.distillation)
     key = training_key(recipe, rows, base, base_revision, kind)
@@ -146,9 +154,24 @@ def train_adapter(
             if stop_after is not None and step + 1 - first >= stop_after:
                 return Trained(folder=folder, log=log, finished=False)
         weights = adapter_weights(model)
+    _check_trained(weights, log)
     if team.first:
         save_adapter(folder, config, weights, recipe, rows, kind, log)
     return Trained(folder=folder, log=log)
+
+
+def _check_trained(weights: Mapping[str, Tensor], log: Sequence[Mapping[str, Any]]) -> None:
+    left_out = f"{log[-1]['nan'] if log else 0} of {len(log)} steps were left out for a gradient that was not finite"
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise ConfigError(
+            f"a training that came to nothing: got weights that are not finite ({left_out}); expected numbers. "
+            "Lower learning_rate, and give another folder."
+        )
+    if not any(bool(value.any()) for name, value in weights.items() if "lora_B" in name):
+        raise ConfigError(
+            f"a training that came to nothing: got the weights that it began with ({left_out}); expected others. "
+            "Lower learning_rate, alpha or temperature, or use another dtype, and give another folder."
+        )
 
 
 def rate(step: int, steps: int, warmup_share: float) -> float:

@@ -151,12 +151,12 @@ def lora_config(model: PreTrainedModel, recipe: TrainingRecipe, base: str, base_
     A bare "q_proj" would be found in the vision tower too.
 
     Raises:
-        ConfigError: for a target that is no linear layer of any block.
+        ConfigError: for a target that is no linear layer of any block, or a rank above every layer's width.
     """
     blocks = find_family(model).layers(model)
     names = {id(module): name for name, module in model.named_modules()}
     chosen = {
-        names[id(module)]
+        names[id(module)]: max(module.in_features, module.out_features)
         for block in blocks
         for name, module in block.named_modules()
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in recipe.targets
@@ -167,6 +167,11 @@ def lora_config(model: PreTrainedModel, recipe: TrainingRecipe, base: str, base_
         raise ConfigError(
             f"no such layers: got targets {missing}; expected some of {sorted(linear)}, which the blocks of "
             f"{type(model).__name__} have. Choose among these."
+        )
+    if recipe.rank > (width := max(chosen.values())):
+        raise ConfigError(
+            f"rank out of range: got {recipe.rank} for layers of width {width}; expected at most their width, above "
+            "which nothing more can be learnt. Set it within these bounds."
         )
     return require_peft().LoraConfig(
         r=recipe.rank,

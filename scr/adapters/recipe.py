@@ -44,9 +44,10 @@ class Distillation:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        check_number("temperature", self.temperature, exclusive=True)
+        check_number("temperature", self.temperature, high=1e6, exclusive=True)
         check_number("distil_weight", self.distil_weight, high=1)
-        if self.divergence not in get_args(Divergence):
+        _check_kind("cache_teacher", self.cache_teacher, bool, "true or false")
+        if not isinstance(self.divergence, str) or self.divergence not in get_args(Divergence):
             raise ConfigError(
                 f"unknown divergence: got {self.divergence!r}; expected one of {get_args(Divergence)}. Choose one."
             )
@@ -120,11 +121,15 @@ class TrainingRecipe:
         for name in ("rank", "epochs", "batch_size", "accumulation", "max_tokens", "save_every"):
             check_integer(name, getattr(self, name), low=1)
         check_integer("seed", self.seed)
-        for name in ("alpha", "learning_rate", "gradient_clip"):
-            check_number(name, getattr(self, name), exclusive=True)
-        for name, high in (("dropout", 1.0), ("warmup_share", 1.0), ("weight_decay", float("inf"))):
+        # Above these bounds float32 overflows, or a step throws away what the steps before it learnt.
+        for name, high in (("alpha", 1e6), ("learning_rate", 1.0), ("gradient_clip", float("inf"))):
+            check_number(name, getattr(self, name), high=high, exclusive=True)
+        for name, high in (("dropout", 1.0), ("warmup_share", 1.0), ("weight_decay", 100.0)):
             check_number(name, getattr(self, name), high=high)
-        if self.dtype not in DTYPES:
+        _check_kind("gradient_checkpointing", self.gradient_checkpointing, bool, "true or false")
+        if self.distillation is not None:
+            _check_kind("distillation", self.distillation, Distillation, "a table of settings")
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise ConfigError(f"unknown dtype: got {self.dtype!r}; expected one of {DTYPES}. Choose one of them.")
         if not self.targets or not all(isinstance(name, str) and name for name in self.targets):
             raise ConfigError(
@@ -165,7 +170,7 @@ def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Training
     path = Path(__file__).with_name(f"{name}.toml") if name in RECIPES else Path(name)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"recipe cannot be read: got {name!r} ({error}); expected one of {RECIPES}, or a TOML file. Mend it."
         ) from error

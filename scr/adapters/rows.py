@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import json_text, numbered_rows
+from ..files import write_rows as write_json_rows
 
 _MARK = "<image>"
 
@@ -47,35 +48,36 @@ class Prepared:
 
 
 def read_rows(path: Path, images: Path | None = None) -> list[Row]:
-    """The rows of a JSONL file.
+    """The rows of a file of JSON lines, or of a JSON array.
 
     Args:
-        path: lines `{"image", "question", "answer"}`; other names are ignored.
+        path: rows `{"image", "question", "answer"}`; other names are ignored.
         images: folder that the images' names start from; None for the file's own.
 
     Raises:
-        ConfigError: for a file without rows, a line that is none, or an image that is not there; naming the line.
+        DataFileError: for a file that cannot be read, or a line that is no JSON.
+        ConfigError: for a file without rows, a row that is none, or an image that is not there; naming the line.
     """
     folder = images if images is not None else path.parent
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"training data cannot be read: got {path} ({error}); expected JSON lines.") from error
     rows, there = [], set[Path]()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, found in numbered_rows(path):
         name = f"{path.name}, line {number}"
         try:
-            found = json.loads(line)
             image, question, answer = (found[key] for key in ("image", "question", "answer"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, IndexError) as error:
             raise ConfigError(
-                f"no row of training data: got {line[:60]!r} in {name} ({type(error).__name__}: {error}); expected "
-                '{"image": ..., "question": ..., "answer": ...}. Mend the line.'
+                f"no row of training data: got {json_text(found)[:60]!r} in {name} ({type(error).__name__}: {error}); "
+                'expected {"image": ..., "question": ..., "answer": ...}. Mend the line.'
             ) from error
         if not all(isinstance(text, str) and text.strip() for text in (image, question, answer)):
-            raise ConfigError(f"an empty field: got {line[:60]!r} in {name}; expected three texts. Mend the line.")
+            raise ConfigError(
+                f"an empty field: got {json_text(found)[:60]!r} in {name}; expected three texts. Mend the line."
+            )
+        if wrong := [text for text in (image, question, answer) if not _is_text(text)]:
+            raise ConfigError(
+                f"no text: got half a character (a lone surrogate) in {wrong[0][:40]!r} in {name}; expected text that "
+                "UTF-8 can write. Mend the line."
+            )
         file = folder / image
         if file not in there and not file.is_file():
             raise ConfigError(f"no such image: got {image!r} in {name}; expected it below {folder}. Give --images.")
@@ -89,7 +91,7 @@ def read_rows(path: Path, images: Path | None = None) -> list[Row]:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as `read_rows` reads them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(dict(row), ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+    write_json_rows(path, (dict(row) for row in rows))
 
 
 def prepare_data(conversations: Sequence[Any], images: Path, count: int | None = None, seed: int = 0) -> Prepared:
@@ -146,6 +148,17 @@ def _first_turn(conversation: Any, images: Path) -> tuple[Mapping[str, str] | No
     question, answer = question.replace(_MARK, "").strip(), answer.strip()
     if not question or not answer:
         return None, "empty question or answer"
+    if not _is_text(image + question + answer):
+        return None, "half a character"
     if not (images / image).is_file():
         return None, "image file not there"
     return {"image": image, "question": question, "answer": answer}, ""
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written: JSON may escape half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

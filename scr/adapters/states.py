@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..files import write_json, write_text
+from ..files import write_rows as write_json_rows
 from .recipe import TrainingRecipe
 from .rows import Row, image_digests
 from .sources import IMAGES_FILE, WEIGHTS_FILE
@@ -31,12 +33,12 @@ def save_adapter(
 ) -> None:
     """Write the adapter as peft reads it, with a record of its training and the digests of its images.
 
+    One rename finishes it, that of the weights: a folder without them is no adapter, one with them has all the rest.
     The state of the training, which is not needed any more, is removed.
     """
     config.save_pretrained(folder)
-    _write(folder / WEIGHTS_FILE, lambda path: save_file(dict(weights), path))
     digests = image_digests(rows)
-    (folder / IMAGES_FILE).write_text("".join(f"{digest}\n" for digest in digests))
+    write_text(folder / IMAGES_FILE, "".join(f"{digest}\n" for digest in digests))
     record = {
         "kind": kind,
         "base": config.base_model_name_or_path,
@@ -47,7 +49,8 @@ def save_adapter(
         "steps": len(log),
         "last": {name: value for name, value in log[-1].items() if name not in ("it_s", "eta_s")} if log else {},
     }
-    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    write_json(folder / RECORD_FILE, record, indent=1)
+    _write(folder / WEIGHTS_FILE, lambda path: save_file(dict(weights), path))
     (folder / STATE_FILE).unlink(missing_ok=True)
 
 
@@ -101,5 +104,4 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_log(folder: Path, log: Sequence[Mapping[str, Any]]) -> None:
     """Write the log, one entry per line."""
-    text = "".join(f"{json.dumps(entry)}\n" for entry in log)
-    _write(folder / LOG_FILE, lambda path: path.write_text(text))
+    write_json_rows(folder / LOG_FILE, log)

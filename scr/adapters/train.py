@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in (("seed", "SEED-style self-distillation"), ("refusal", "discriminative refusal")):
         command = commands.add_parser(name, help=summary)
-        command.add_argument("--model", required=True, metavar="NAME", help="hub id or local folder")
+        command.add_argument("--model", required=True, metavar="NAME", help="hub id, local folder, or lab/... name")
         command.add_argument("--data", type=Path, required=True, metavar="FILE", help="rows: image, question, answer")
         command.add_argument("--images", type=Path, metavar="DIR", help="where images' names start (beside the rows)")
         command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the adapter goes")
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--seed", type=whole, default=0, metavar="N", help="of the draw (0)")
     prepare.add_argument("--output", type=Path, required=True, metavar="FILE", help="the rows")
     merge = commands.add_parser("merge", help="model and adapter as one plain checkpoint")
-    merge.add_argument("--model", required=True, metavar="NAME", help="hub id or local folder")
+    merge.add_argument("--model", required=True, metavar="NAME", help="hub id, local folder, or lab/... name")
     merge.add_argument("--adapter", required=True, metavar="NAME", help="named adapter, folder or hub id")
     merge.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the checkpoint goes")
     merge.add_argument("--dtype", choices=DTYPES, default="float32", help="of the checkpoint (float32)")
@@ -100,7 +100,8 @@ def _train(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.config or options.command, dict(options.set))
     rows = read_rows(options.data, options.images)
     with join_team() as team:
-        model, processor = _load(options.model, recipe.dtype, options.device, options.quantize)
+        location, digest = _find(options.model)
+        model, processor = _load(location, recipe.dtype, options.device, options.quantize)
         if team.first:
             _say_what_is_trained(model, recipe, options.model)
         trained = train_adapter(
@@ -111,7 +112,7 @@ def _train(options: argparse.Namespace) -> None:
             options.output,
             kind=options.command,
             base=options.model,
-            base_revision=getattr(model.config, "_commit_hash", None),
+            base_revision=digest or getattr(model.config, "_commit_hash", None),
             team=team,
             show_progress=True,
         )
@@ -127,14 +128,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from ..errors import ConfigError
+    from ..files import read_json
     from .rows import prepare_data, write_rows
 
-    try:
-        conversations = json.loads(options.conversations.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"conversations cannot be read: got {options.conversations} ({error}); expected a JSON list."
-        ) from error
+    conversations = read_json(options.conversations)
     if not isinstance(conversations, list):
         raise ConfigError(
             f"no list of conversations: got {type(conversations).__name__} in {options.conversations}; expected a list."
@@ -149,37 +146,41 @@ def _prepare(options: argparse.Namespace) -> None:
 def _merge(options: argparse.Namespace) -> None:
     from .load import merge_adapter
 
-    model, processor = _load(options.model, options.dtype, "cpu", None)
+    model, processor = _load(_find(options.model)[0], options.dtype, "cpu", None)
     changed = merge_adapter(model, options.adapter, options.output, processor=processor)
     print(f"checkpoint: {options.output} ({len(changed)} weights changed)")
 
 
-def _load(name: str, dtype: str, device: str, quantize: str | None) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+def _find(name: str) -> tuple[str, str | None]:
+    """Where a model lies, and what names its state: the digest of a folder; of a hub model that is its commit."""
+    from ..digests import folder_digest
+    from ..errors import ModelLoadError
+    from ..named import named_folder
 
-    from ..errors import ConfigError
+    folder = named_folder("model", name) or Path(name).expanduser()
+    try:
+        return (str(folder), folder_digest(folder)) if folder.is_dir() else (name, None)
+    except OSError as error:
+        raise ModelLoadError(
+            f"model cannot be read: got {name!r} ({error}); expected a folder that may be read. Check its files."
+        ) from error
+
+
+def _load(location: str, dtype: str, device: str, quantize: str | None) -> tuple[Any, Any]:
+    import torch
+
+    from ..loading import load_processor, load_weights
 
     target = _device(device)
     extra: dict[str, Any] = {}
     if quantize is not None:
         extra["quantization_config"] = _quantization(target)
         extra["device_map"] = {"": target}
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype), **extra)
-    except (OSError, ValueError, KeyError) as error:
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise ConfigError(
-            f"model cannot be loaded: got {name!r} ({first}); expected a hub id or a folder of a vision-language "
-            "model. Lab models: python -m benchmarks.lab.adapt."
-        ) from error
-    processor.tokenizer.padding_side = "left"
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    processor = load_processor(location)
+    model = load_weights(location, dtype=getattr(torch, dtype), **extra)
     if quantize is None:
         torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
-    return model.eval(), processor
+    return model, processor
 
 
 def _device(name: str) -> torch.device:
@@ -191,6 +192,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device: got {name!r}; expected cpu, cuda or auto. Choose one.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"a device that is not trained on: got {name!r}; expected cpu, cuda or auto. Choose one.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"no such device: got {name!r} where torch sees {torch.cuda.device_count()} GPUs; expected cpu or auto. "
