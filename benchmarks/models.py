@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from scr import ConfigError, SCRError
+from scr.digests import SETTINGS_FILE, folder_digest
 
 from .lab import CHECKPOINTS, checkpoint_folder
 from .suggest import suggestion
@@ -24,9 +24,6 @@ from .suggest import suggestion
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential", "cpu")
 LAB_PREFIX = "lab/"
-SETTINGS_FILE = "scr.json"
-# What can change an answer: weights, configurations, tokenizer, template. A model card or a curve cannot.
-_MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 
 
 class ModelLoadError(SCRError, OSError):
@@ -242,16 +239,6 @@ def resolve_dtype(dtype: str, device: torch.device, source: ModelSource) -> str:
     with _loading(source):
         saved = AutoConfig.from_pretrained(source.location, **options).dtype
     return str(saved).removeprefix("torch.") if saved is not None else "float32"
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest of the files of a checkpoint that can change an answer: `sha256:` and 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in _MODEL_FILES and path.name != SETTINGS_FILE:
-            with path.open("rb") as file:
-                digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _prepare_tokenizer(processor: Any, source: ModelSource) -> None:

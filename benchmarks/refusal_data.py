@@ -123,10 +123,13 @@ def write_refusals(path: Path, rows: Sequence[RefusalRow]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from scr import ConfigError
     from scr.adapters import refusal_rows, split_images
 
     from .tasks.coco import CocoData
 
+    if options.output.is_dir():
+        raise ConfigError(f"no file: got --output {options.output}, a folder; expected a file. Give its name, too.")
     data = CocoData.open(options.data_dir, options.split)
     images = known_images(data, place_of)
     trained, held_out = split_images(images, options.held_out, options.seed)

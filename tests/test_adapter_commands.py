@@ -299,4 +299,4 @@ def test_lab_names_are_taken_where_a_model_or_an_adapter_is_named(place, tmp_pat
         assert said in err
     monkeypatch.setattr("scr.named.entry_points", lambda **_: ())
     assert main(["merge", "--model", "lab/llava", "--adapter", "lab/refusal", "--output", str(tmp_path / "n")]) == 2
-    assert "no entry point of 'scr.models' is called 'lab'" in capsys.readouterr().err
+    assert "is called 'lab'; expected the one of scr-vlm" in capsys.readouterr().err

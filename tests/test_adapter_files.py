@@ -77,6 +77,7 @@ class TestOtherNames:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning")
 class TestHeadsAndEmbeddings:
     @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]], ids=str)
     @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])

@@ -41,6 +41,7 @@ PUBLIC_MODULES = {
     "scr.contrast",
     "scr.perturb",
     "scr.adapters",
+    "scr.digests",
     "scr.loading",
     *MAY_IMPORT["analysis"],
 }

@@ -85,6 +85,30 @@ def test_images_that_were_trained_on_are_refused_unless_allowed(folder, tmp_path
     assert main([*arguments, "--dry-run", "--allow-overlap"]) == 0
 
 
+@pytest.mark.parametrize("listed", [None, ""], ids=["none", "empty"])
+def test_an_adapter_that_does_not_say_what_it_was_trained_on(folder, tmp_path, listed):
+    silent = tmp_path / "silent"
+    shutil.copytree(folder, silent)
+    (silent / IMAGES_FILE).unlink()
+    if listed is not None:
+        (silent / IMAGES_FILE).write_text(listed)
+    source = resolve_adapter(str(silent), SOURCE)
+    image = next((data_folder("test", 500) / "test").iterdir())
+    assert overlapping_images(source, [image]) is None
+    with pytest.raises(scr.ConfigError, match=r"may have been trained on: got no training_images\.txt.*allow-overlap"):
+        check_overlap(source, [image], allowed=False)
+    assert check_overlap(source, [image], allowed=True) is None
+    plan = build_plan(config(silent, tmp_path, allow_overlap=True))
+    assert [cell.overlap for cell in plan.cells] == [0, None, None]
+
+
+def test_a_list_of_images_that_is_none(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "a")
+    (tmp_path / "a" / IMAGES_FILE).write_text("0123456789abcdef\n0123")
+    with pytest.raises(scr.AdapterLoadError, match="'0123', which is no digest"):
+        check_overlap(resolve_adapter(str(tmp_path / "a"), SOURCE), [], allowed=True)
+
+
 class TestRefused:
     def test_an_adapter_of_another_model(self, folder):
         with pytest.raises(scr.ConfigError, match=r"trained on 'lab/llava', for 'lab/qwen2_vl'.*Load 'lab/llava'"):

@@ -198,17 +198,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from scr import ConfigError
+    from scr.loading import load_processor, load_weights
 
     from . import checkpoint_folder
 
     folder = options.folder or checkpoint_folder("lab/llava")
     if not folder.is_dir():
         raise ConfigError(f"no checkpoint: got {str(folder)!r}; expected a folder. Check the path.")
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    print(json.dumps(evaluate(model, AutoProcessor.from_pretrained(folder), options.images), indent=2))
+    model = load_weights(str(folder), dtype=torch.float32)
+    print(json.dumps(evaluate(model, load_processor(str(folder)), options.images), indent=2))
     return 0
 
 

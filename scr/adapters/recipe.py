@@ -18,6 +18,7 @@ from ..variants import check_integer, check_number
 Divergence = Literal["reverse", "forward"]
 DTYPES = ("float32", "bfloat16", "float16")
 RECIPES = ("seed", "refusal")
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Distillation:
             raise ConfigError(
                 f"unknown divergence: got {self.divergence!r}; expected one of {get_args(Divergence)}. Choose one."
             )
+        check_integer("history", self.history, low=1, high=_MOST)
         RollingStrength(strengths=self.strengths, history=self.history)
 
     @classmethod
@@ -119,7 +121,7 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
         for name in ("rank", "epochs", "batch_size", "accumulation", "max_tokens", "save_every"):
-            check_integer(name, getattr(self, name), low=1)
+            check_integer(name, getattr(self, name), low=1, high=_MOST)
         check_integer("seed", self.seed)
         # Above these bounds float32 overflows, or a step throws away what the steps before it learnt.
         for name, high in (("alpha", 1e6), ("learning_rate", 1.0), ("gradient_clip", float("inf"))):
