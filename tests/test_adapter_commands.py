@@ -92,7 +92,7 @@ class TestBadInput:
             (["--set", "distillation=5"], "distillation of another kind: got 5"),
             (["--set", "learning_rate=1e308"], "learning_rate out of range: got 1e+308"),
             (["--set", "batch_size=99999999"], "more rows in a step than there are: got batch_size × accumulation"),
-            (["--set", "rank=1000000000"], "rank out of range: got 1000000000 for layers of width 64"),
+            (["--set", "rank=1000000000"], "rank out of range: got 1000000000 for layers of width 32"),
             (["--set", "gradient_checkpointing=5"], "gradient_checkpointing of another kind"),
             (["--set", "dtype=[1]"], "unknown dtype"),
             (["--set", "distillation.temperature=1e308"], "temperature out of range"),
