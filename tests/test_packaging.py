@@ -70,7 +70,7 @@ def test_the_wheel_runs_the_default_command_from_an_empty_folder(wheel, tmp_path
     assert all(run["status"] == "finished" for run in runs)
     assert all(run["commit"] is None for run in runs), "an installed wheel belongs to no commit"
     where = subprocess.run(
-        [sys.executable, "-c", "import scr; print(scr.__file__)"],
+        [sys.executable, "-c", "import scr.named; print(scr.named.named_folder('adapter', 'lab/refusal'))"],
         cwd=empty,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
