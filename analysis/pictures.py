@@ -111,4 +111,4 @@ def _files_named(names: set[str], folders: Sequence[Path]) -> dict[str, list[Pat
 
 def _is_below(path: Path, folder: Path) -> bool:
     """A record is no authority over which file is read: ".." in a name leads nowhere."""
-    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    return os.path.isfile(path) and path.resolve().is_relative_to(folder.resolve())

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,7 +225,7 @@ def _image_folder(folder: Path, split: str, rows: Sequence[tuple[int, str]]) -> 
     places = [folder / split, folder / "images"]
     for place in places:
         # The first image tells: looking for all 40,000 of val2014 would take longer than it is worth.
-        if place.is_dir() and (not rows or (place / rows[0][1]).is_file()):
+        if place.is_dir() and (not rows or isfile(place / rows[0][1])):
             return place
     first = rows[0][1] if rows else "any image"
     raise ConfigError(

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -84,8 +85,9 @@ def find_images(names: Iterable[str], places: Sequence[Path], files: str) -> dic
         ConfigError: naming the first image that is not there.
     """
     wanted = list(dict.fromkeys(names))
-    place = next((one for one in places if wanted and (one / wanted[0]).is_file()), places[0])
-    missing = [name for name in wanted if not (place / name).is_file()]
+    place = next((one for one in places if wanted and isfile(one / wanted[0])), places[0])
+    # os.path's, which takes any name: Path's raises for one that is too long.
+    missing = [name for name in wanted if not isfile(place / name)]
     if missing:
         from scr import ConfigError
 
