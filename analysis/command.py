@@ -112,6 +112,12 @@ def _run(program: str, description: str, analyses: Mapping[str, Analysis], argv:
     return with_results(options.results, show)
 
 
+def say(text: str) -> None:
+    """Print a line; what the output's encoding lacks is printed as its escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: Sequence[str], said: set[str]) -> bool:
     """Print and write one analysis; a note that another has said already is not repeated."""
     try:
@@ -120,14 +126,14 @@ def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: S
         print(f"left out: {name}: {error}", file=sys.stderr)
         return False
     for finding in findings:
-        print(f"## {finding.title}\n")
-        print("\n".join(as_markdown(table) for table in finding.tables))
+        say(f"## {finding.title}\n")
+        say("\n".join(as_markdown(table) for table in finding.tables))
         for note in dict.fromkeys(finding.notes):
             if note not in said:
-                print("-", note)
+                say(f"- {note}")
         said.update(finding.notes)
         files, missing = write_finding(finding, out, formats)
-        print("\nwritten:", ", ".join(map(str, files)), "\n")
+        say(f"\nwritten: {', '.join(map(str, files))} \n")
         if missing:
             print(f"left out: figures of {name}: {missing}", file=sys.stderr)
     return True

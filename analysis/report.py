@@ -15,7 +15,7 @@ from scr.files import write_text
 from scr.guard import guarded
 
 from .browser import INLINE, Browser, script_json, write_browser
-from .command import with_results
+from .command import say, with_results
 from .figures import ANALYSES
 from .finding import Analysis, Finding
 from .load import NothingToShowError, Results, model_labels
@@ -169,7 +169,7 @@ def _run(argv: Sequence[str] | None) -> int:
             parser.error(f"no folder of images: got {str(folder)!r}; expected a folder")
 
     def build(results: Results) -> int:
-        print("written:", build_report(results, options.out, images=options.images, limit=options.samples))
+        say(f"written: {build_report(results, options.out, images=options.images, limit=options.samples)}")
         return 0
 
     return with_results(options.results, build)
