@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from scr import ConfigError, SCRError
 from scr.digests import SETTINGS_FILE, folder_digest
+from scr.files import read_json
 
 from .lab import CHECKPOINTS, checkpoint_folder
 from .suggest import suggestion
@@ -303,10 +303,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"settings that are no JSON: got {path} ({error}); expected an object. Mend it.") from error
+    content = read_json(path)
     settings = content.get("settings") if isinstance(content, dict) else None
     if not isinstance(settings, dict):
         raise ConfigError(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from scr.files import write_json
 
 from .arguments import Parser, guarded, positive, threads
 from .overhead_table import BASELINE, COMPARED, NOTES, as_markdown, as_text, rows
@@ -228,7 +229,7 @@ def _measure(options: argparse.Namespace) -> int:
         print("", *NOTES, sep="\n")
     if options.json:
         found = {"machine": where, "shapes": measured, "skipped": skipped}
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, found)
     return 0 if measured else 1
 
 

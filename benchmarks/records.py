@@ -7,10 +7,11 @@ a change of meaning raises `SCHEMA`. Only the standard library is needed to read
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
+
+from scr.files import json_value
 
 from .typed import wrong_field
 
@@ -235,18 +236,7 @@ class RunRecord:
 
 
 def _to_dict(record: SampleRecord | RunRecord) -> dict[str, Any]:
-    return {entry.name: _json_value(getattr(record, entry.name)) for entry in dataclasses.fields(record)}
-
-
-def _json_value(value: Any) -> Any:
-    # JSON knows no NaN: what Python writes instead is refused by other readers, and null already means "not known".
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _json_value(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(entry) for entry in value]
-    return value
+    return {entry.name: json_value(getattr(record, entry.name)) for entry in dataclasses.fields(record)}
 
 
 def _check_fields(cls: type[SampleRecord] | type[RunRecord], data: object) -> None:

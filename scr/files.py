@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,21 +199,37 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def json_value(value: Any) -> Any:
+    """A value without what JSON does not know: NaN and infinities are null, tuples lists, names of fields texts."""
+    # What Python writes for NaN is refused by other readers, and null already means "not known".
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(entry) for entry in value]
+    return value
+
+
 def json_text(value: Any, indent: int | None = None) -> str:
     """A value as JSON that any tool reads: one line unless indented, without what some tools end a line at.
 
+    Args:
+        value: as `json_value` takes it; NaN and infinities become null.
+        indent: blanks per level.
+
     Raises:
-        ValueError: for NaN and infinities, which JSON does not know.
         TypeError: for what is no JSON value.
     """
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).translate(_SEPARATORS)
+    text = json.dumps(json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.translate(_SEPARATORS)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Replace a file by a JSON value.
 
     Raises:
-        ValueError: as `json_text`; nothing is written.
+        TypeError: as `json_text`; nothing is written.
         OSError: as `write_text`.
     """
     write_text(path, f"{json_text(value, indent)}\n")
@@ -223,7 +239,7 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """Replace a file by JSON lines.
 
     Raises:
-        ValueError: as `json_text`; nothing is written.
+        TypeError: as `json_text`; nothing is written.
         OSError: as `write_text`.
     """
     write_text(path, "".join(f"{json_text(row)}\n" for row in rows))

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scr.files import read_json, write_json
+
 from ..arguments import Parser, guarded, names
 
 # torch is imported below, in the functions that need it, so that --help and --markdown answer at once.
@@ -62,7 +64,7 @@ def compare_methods(
     from ..runner import Outcome, run
     from . import checkpoint_folder, data_folder
 
-    settings = json.loads((checkpoint_folder("lab/llava") / "scr.json").read_text(encoding="utf-8"))["settings"]
+    settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
     of_scr = [row["method"] for row in declared["rows"] if row["method"] in ("scr", "uniform_smooth", "noise_control")]
     scr_args = {f"{method}.{name}": value for method in of_scr for name, value in settings.items()}
 
@@ -242,7 +244,7 @@ def build_parser() -> Parser:
 def _run(parser: Parser, options: argparse.Namespace) -> int:
     written = RESULTS.with_name(f"{options.declared}_results.json")
     if options.markdown:
-        results = json.loads(written.read_text(encoding="utf-8"))
+        results = read_json(written)
         for task in results["tasks"]:
             print(f"{task}\n\n{as_markdown(results, task)}\n")
         return 0
@@ -251,7 +253,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> int:
         parser.error(f"a seed for each model: got {len(models)} models and {len(seeds)} seeds; expected equal numbers")
     from ..provenance import checkout_state, timestamp
 
-    declared = json.loads(DECLARED.with_name(f"{options.declared}.json").read_text(encoding="utf-8"))
+    declared = read_json(DECLARED.with_name(f"{options.declared}.json"))
     for_others = declared
     if "other_seeds" in declared:
         fewer = declared["other_seeds"]
@@ -274,7 +276,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> int:
         "declared": declared,
         "models": found,
     }
-    written.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(written, results, indent=1)
     print(f"wrote {written}")
     return 0
 

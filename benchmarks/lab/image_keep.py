@@ -6,11 +6,12 @@ Reads `adapters_results.json`, as `python -m benchmarks.lab.comparison --declare
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scr.files import read_json
 
 from ..arguments import Parser, guarded
 from .comparison import RESULTS
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     from matplotlib.figure import Figure
 
     written = RESULTS.with_name("adapters_results.json")
-    grid = read_grid(json.loads(written.read_text(encoding="utf-8")))
+    grid = read_grid(read_json(written))
     figure = Figure(figsize=(7, 2.1), layout="constrained")
     for axes, (title, points) in zip(figure.subplots(1, len(grid)), grid.items(), strict=True):
         keeps, values, lows, highs = zip(*points, strict=True)

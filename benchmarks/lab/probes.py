@@ -8,7 +8,6 @@ existence; to the others they can only answer from what they learnt there.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from scr import ConfigError
+from scr.files import read_json
 
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable
@@ -57,7 +57,7 @@ def lab_truth(data: CocoData) -> list[LabTruth]:
         ConfigError: for a data set that is none of the lab's, or whose captions do not name one scene per image.
     """
     path = data.folder / "annotations" / f"instances_{data.split}.json"
-    instances = json.loads(path.read_text(encoding="utf-8"))
+    instances = read_json(path)
     info = instances.get("info")
     found = info.get("description") if isinstance(info, dict) else None
     if found != _LAB:

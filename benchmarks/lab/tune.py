@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scr.files import read_json, write_json
+
 from ..arguments import Parser, guarded
 from . import checkpoint_folder
 
@@ -99,9 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    found = tune(options.model, options.output_dir, json.loads(GRID.read_text(encoding="utf-8")))
+    found = tune(options.model, options.output_dir, read_json(GRID))
     path = checkpoint_folder(options.model) / "scr.json"
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(path, found)
     print(f"{found['better_than_without']} of {found['configurations']} configurations beat none; wrote {path}")
     return 0
 
