@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +136,16 @@ def test_writing_through_links_and_to_what_is_no_file(tmp_path):
     assert (tmp_path / "link").is_symlink()
     assert files.read_text(tmp_path / "there") == "new"
     files.write_text("/dev/null", "gone")
+
+
+def test_nobody_else_parses_json():
+    """Beside the reader: texts of the command line, and what the processes of one run tell each other."""
+    elsewhere = {"benchmarks/arguments.py", "benchmarks/run.py", "benchmarks/ranks.py", "scr/argument_types.py"}
+    elsewhere |= {f"scr/adapters/{name}.py" for name in ("card", "rows", "train")}
+    root = Path(__file__).parent.parent
+    paths = [path for folder in ("scr", "hooks", "benchmarks", "analysis") for path in (root / folder).rglob("*.py")]
+    found = {str(path.relative_to(root)) for path in paths if re.search(r"\bjson\.loads?\(", path.read_text("utf-8"))}
+    assert found - elsewhere == {"scr/files.py"}
 
 
 def test_random_bytes_end_in_a_value_or_a_sentence(tmp_path):
