@@ -105,7 +105,7 @@ def test_flags_named_in_the_readme_exist():
     pattern = r"python -m ((?:benchmarks|analysis|scr)(?:\.\w+)+)( [a-z][a-z-]*)?"
     for command, sub in sorted(set(re.findall(pattern, README))):
         # A word after it that is no flag is a sub-command where the command has some, else the next word of a sentence.
-        has_some = command in ("benchmarks.score", "benchmarks.calibrate", "scr.adapters.train")
+        has_some = command in ("benchmarks.score", "benchmarks.calibrate", "benchmarks.results", "scr.adapters.train")
         words = [command, sub.strip()] if sub and has_some else [command]
         done = subprocess.run(
             [sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
