@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scr import SCRError
 from scr.adapters import format_prompt
 
+from .finite import FiniteLogits
 from .models import LoadedModel
+from .sampling import sampling
+from .stopping import StopTexts
 from .timing import AnswerTokens, FirstTokenProbe, answer_tokens, synchronize
 
 
@@ -56,6 +59,23 @@ class Answer:
     first_token: int | None = None
 
 
+class RefusedError(SCRError, ValueError):
+    """Questions cannot be asked: their pictures cannot be read, or the model's processor refuses them.
+
+    Attributes:
+        problems: id of each of them → why.
+
+    Args:
+        problems: likewise.
+    """
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        first, reason = next(iter(problems.items()))
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        super().__init__(f"sample {first!r}{others}: {reason}")
+        self.problems = dict(problems)
+
+
 class Answerer:
     """Generates answers with one model; whatever method is patched onto the model meanwhile takes part."""
 
@@ -74,8 +94,12 @@ class Answerer:
         Args:
             questions: the batch, at most one image each.
             generation: keyword arguments of `generate`.
-            seed: of sampling, if `do_sample` is set: an answer is a function of the seed and of its batch.
+            seed: of sampling, if `do_sample` is set: how an answer falls is a function of the seed and of its id.
             margins: whether to measure the margin between yes and no.
+
+        Raises:
+            RefusedError: if questions cannot be asked; the others can be, without them.
+            NotFiniteError: if the model's logits are no finite numbers.
         """
         shown = [question.image is not None for question in questions]
         if len(set(shown)) > 1:
@@ -83,19 +107,26 @@ class Answerer:
             with_image, without = (iter(self.answer(part, generation, seed=seed, margins=margins)) for part in parts)
             return [next(with_image if has else without) for has in shown]
         inputs = self.encode(questions)
-        device = self._model.device
+        device, start = self._model.device, inputs["input_ids"].shape[1]
+        names = [question.id for question in questions]
         probe = FirstTokenProbe(len(questions), self.answer_tokens if margins else None, device)
-        with torch.inference_mode(), _sampling(generation, seed, questions, device):
+        options = {"pad_token_id": self._tokenizer.pad_token_id, **generation}
+        stop_texts = options.pop("stop_strings", None)
+        stop = None if stop_texts is None else StopTexts(self._tokenizer, start, stop_texts)
+        drawn = sampling(seed, names, device) if generation.get("do_sample") else contextlib.nullcontext()
+        with torch.inference_mode(), drawn:
             synchronize(device)
             started = time.perf_counter()
             sequences = self._model.generate(
-                **inputs, **{"pad_token_id": self._tokenizer.pad_token_id, **generation, "logits_processor": [probe]}
+                **inputs,
+                **options,
+                logits_processor=[probe, FiniteLogits(names)],
+                stopping_criteria=[] if stop is None else [stop],
             )
             synchronize(device)
             timing = probe.timing(started, time.perf_counter())
-        new = sequences[:, inputs["input_ids"].shape[1] :].cpu()
-        texts = self._tokenizer.batch_decode(new, skip_special_tokens=True)
-        lengths = _lengths(new, self._end_tokens(generation))
+        new = _cut(sequences[:, start:].cpu(), self._end_tokens(generation))
+        cut = [(self._decode(row), len(row)) if stop is None else stop.cut(row) for row in new]
         return [
             Answer(
                 text=text.strip(),
@@ -105,13 +136,41 @@ class Answerer:
                 decode_ms=timing.decode_ms,
                 first_token=next(iter(row), None),
             )
-            for text, length, margin, row in zip(
-                texts, lengths, probe.margins or [None] * len(questions), new.tolist(), strict=True
-            )
+            for (text, length), margin, row in zip(cut, probe.margins or [None] * len(questions), new, strict=True)
         ]
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """What `generate` gets for a batch, on the model's device; all of its questions have an image, or none."""
+        """What `generate` gets for a batch, on the model's device; all of its questions have an image, or none.
+
+        Raises:
+            RefusedError: if questions cannot be asked.
+        """
+        try:
+            return self._encode(questions)
+        except Exception as error:
+            problems = self._problems(questions)
+            if not problems:
+                raise  # a fault of the batch as a whole
+            raise RefusedError(problems) from error
+
+    def _problems(self, questions: Sequence[Question]) -> dict[str, str]:
+        """Id → why a question cannot be asked by itself."""
+        problems = {}
+        for question in questions:
+            try:
+                self._encode([question])
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # Pillow and processors raise whatever a broken picture leads them to
+                what = "a question" if question.image is None else f"picture {str(question.image)!r}"
+                problem = " ".join(str(error).split())
+                problems[question.id] = (
+                    f"{what} cannot be used: got {type(error).__name__}: {problem}; expected one that Pillow reads "
+                    "and the model's processor takes. Mend it, or go on without it by --on-error record."
+                )
+        return problems
+
+    def _encode(self, questions: Sequence[Question]) -> dict[str, Any]:
         # Questions about one image lie beside each other, so that each file is read once per batch.
         images = {path: _read(path) for path in (question.image for question in questions) if path is not None}
         texts = [
@@ -134,6 +193,9 @@ class Answerer:
             for name, value in batch.items()
         }
 
+    def _decode(self, row: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(row, skip_special_tokens=True))
+
     def _end_tokens(self, generation: Mapping[str, Any]) -> set[int]:
         end = generation.get("eos_token_id", self._model.generation_config.eos_token_id)
         return set() if end is None else {end} if isinstance(end, int) else set(end)
@@ -144,23 +206,7 @@ def _read(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _lengths(tokens: Tensor, ends: set[int]) -> list[int]:
-    """Tokens of each row (rows × new tokens) up to its end token, which counts; what follows it is padding."""
+def _cut(tokens: Tensor, ends: set[int]) -> list[list[int]]:
+    """Each row (rows × new tokens) up to its end token, which counts; what follows it is padding."""
     rows = tokens.tolist()
-    return [next((index + 1 for index, token in enumerate(row) if token in ends), len(row)) for row in rows]
-
-
-@contextlib.contextmanager
-def _sampling(
-    generation: Mapping[str, Any], seed: int, questions: Sequence[Question], device: torch.device
-) -> Iterator[None]:
-    """Give a sampled batch a random state of its own, and put the process's back afterwards."""
-    if not generation.get("do_sample"):
-        yield
-        return
-    key = hashlib.sha256(
-        "\n".join([str(seed), *(question.id for question in questions)]).encode("utf-8", "surrogatepass")
-    ).digest()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int.from_bytes(key[:8], "big") >> 1)
-        yield
+    return [row[: next((index + 1 for index, token in enumerate(row) if token in ends), len(row))] for row in rows]

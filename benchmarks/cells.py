@@ -2,22 +2,76 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from scr import ConfigError
 
 from .adapters import recorded_adapter
+from .answering import Question
 from .plan import Cell, Plan
+from .prompts import apply_prompt
 from .provenance import checkout_state, package_versions, timestamp
 from .records import DIAGNOSTICS, RunRecord, SampleRecord
+from .tasks.base import Sample
 
 
 def title(cell: Cell) -> str:
     """Task and method, for messages."""
     return f"{cell.plan.task.name} · {cell.row}"
+
+
+def question(plan: Plan, cell: Cell, sample: Sample) -> Question:
+    """What the model is asked about a sample, prompt variant included."""
+    prompt = apply_prompt(plan.config.prompt, cell.plan.task.kind, sample.prompt)
+    return Question(id=sample.id, image=sample.image, prompt=prompt)
+
+
+class Standing(NamedTuple):
+    """Where a cell's samples stand, by name.
+
+    Attributes:
+        answered: recorded, and asked as the plan asks; those that the plan does not want included.
+        changed: recorded with another prompt, target or image than the plan's.
+        failed: recorded as failures.
+    """
+
+    answered: set[str]
+    changed: set[str]
+    failed: set[str]
+
+    @property
+    def again(self) -> set[str]:
+        """Those that are to be asked again."""
+        return self.changed | self.failed
+
+
+def standing(plan: Plan, cell: Cell) -> Standing:
+    """Compare what is recorded with what the plan asks."""
+    wanted = {sample.id: sample for sample in cell.plan.wanted_samples}
+    found = Standing(set(), set(), set())
+    for record in cell.folder.each():
+        sample = wanted.get(record.id)
+        if sample is None:
+            found.answered.add(record.id)
+            continue
+        asked = (question(plan, cell, sample).prompt, sample.unit_name, _plain(sample.target))
+        if asked != (record.prompt, record.image, _plain(record.target)):
+            found.changed.add(record.id)
+        elif record.error is not None:
+            found.failed.add(record.id)
+        else:
+            found.answered.add(record.id)
+    return found
+
+
+def recorded_samples(plan: Plan, cell: Cell) -> int:
+    """How many of the wanted samples need not be asked."""
+    answered = standing(plan, cell).answered
+    return sum(sample.id in answered for sample in cell.plan.wanted_samples)
 
 
 def missing_batches(cell: Cell, there: Collection[str]) -> list[int]:
@@ -44,6 +98,18 @@ def turns(cell: Cell, batches: Sequence[int], there: Collection[str], size: int)
     turn = {batch: place % size for place, batch in enumerate(batches)}
     numbered = enumerate(cell.plan.wanted_samples)
     return {sample.id: turn[number // cell.plan.batch_size] for number, sample in numbered if sample.id not in there}
+
+
+def resuming(cell: Cell, found: Standing, before: RunRecord | None) -> str:
+    """A line that says from where a run goes on."""
+    line = f"{title(cell)}: goes on after {len(found.answered)} answers in {cell.folder.path}"
+    if found.changed:
+        line += f", and asks {len(found.changed)} again that were asked otherwise"
+    if found.failed:
+        line += f", and asks {len(found.failed)} again that failed"
+    if before is not None and before.batch_size != cell.plan.batch_size:
+        line += f", with batches of {cell.plan.batch_size} where {before.batch_size} were used (a near-tie can flip)"
+    return line
 
 
 def wanted_records(cell: Cell, records: Mapping[str, SampleRecord]) -> list[SampleRecord] | None:
@@ -122,6 +188,11 @@ def mapped_in_words(model: Any) -> str:
     """The devices over which a device map has spread a model."""
     places = dict.fromkeys(str(place) for place in getattr(model, "hf_device_map", {"": model.device}).values())
     return f"device map over {', '.join(f'cuda:{place}' if place.isdecimal() else place for place in places)}"
+
+
+def _plain(target: Any) -> str:
+    """A target as JSON text, in which tuples and lists are one."""
+    return json.dumps(target, sort_keys=True)
 
 
 def _in_words(device: torch.device) -> str:

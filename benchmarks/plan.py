@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 import scr
 from scr import ConfigError
 from scr.adapters import AdapterSource
 
+from . import sampling
 from .adapters import check_overlap, recorded_adapter, resolve_adapter
+from .generation import SAMPLING, check_generation
 from .lab import data_folder
 from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
 from .models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
@@ -32,17 +34,9 @@ LAB_IMAGES = 500
 
 GREEDY_ROW = "none, greedy"
 """What stands beside the baseline wherever answers are sampled: the model as it is, decoded greedily."""
-_SAMPLING = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
-# These change what `generate` returns or who sees the logits, which the runner depends on.
-_RESERVED = (
-    "num_return_sequences",
-    "return_dict_in_generate",
-    "output_scores",
-    "output_logits",
-    "output_attentions",
-    "output_hidden_states",
-)
+STOP, RECORD = ON_ERROR = ("stop", "record")
+"""What a run does when a question cannot be asked: it ends there, or records a failure and goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +67,8 @@ class RunConfig:
         overwrite: discard what is recorded for these runs, instead of going on from there.
         diagnostics: names of `benchmarks.records.DIAGNOSTICS`, measured beside the answers; no part of a
             run's identity.
+        on_error: of `ON_ERROR`, for a picture that cannot be read or that the model's processor refuses; no part of a
+            run's identity either.
         command: the command line, for the record.
     """
 
@@ -96,6 +92,7 @@ class RunConfig:
     output_dir: Path = Path("results")
     overwrite: bool = False
     diagnostics: tuple[str, ...] = ()
+    on_error: str = STOP
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -117,6 +114,10 @@ class RunConfig:
                     f"unknown diagnostics: got {name!r}; expected one of {', '.join(DIAGNOSTICS)}. "
                     f"{suggestion(name, list(DIAGNOSTICS))}"
                 )
+        if self.on_error not in ON_ERROR:
+            raise ConfigError(
+                f"unknown way with errors: got {self.on_error!r}; expected one of {', '.join(ON_ERROR)}. Choose one."
+            )
         check_generation(self.generation)
 
 
@@ -184,11 +185,6 @@ class Cell:
     adapter: AdapterSource | None = None
     overlap: int | None = 0
 
-    def recorded(self) -> int:
-        """How many of the wanted samples have a record."""
-        there = {record.id for record in self.folder.samples()}
-        return sum(sample.id in there for sample in self.plan.wanted_samples)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
@@ -238,6 +234,7 @@ def build_plan(config: RunConfig) -> Plan:
     given = given_configs(methods, source, config.method_args)
     effective = effective_configs(bare, given)
     adapter = None if config.adapter is None else resolve_adapter(config.adapter, source)
+    given_generation = check_generation(config.generation)
     opened: dict[Any, TaskData] = {}
     cells = []
     for task in tasks:
@@ -245,7 +242,7 @@ def build_plan(config: RunConfig) -> Plan:
         if opener not in opened:
             opened[opener] = open_data(config, source, task)
         plan = _plan_task(task, opened[opener], config)
-        generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **config.generation}
+        generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **given_generation}
         rows: list[tuple[str, str, dict[str, Any], AdapterSource | None]]
         rows = [(name, name, generation, None) for name in (methods if adapter is None else methods[:1])]
         overlap: int | None = 0
@@ -258,7 +255,7 @@ def build_plan(config: RunConfig) -> Plan:
                 rows.append((row, name, generation, adapter))
         if generation["do_sample"]:
             # A method that looks good under sampling may only have found the way back to greedy decoding.
-            greedy = {name: value for name, value in generation.items() if name not in _SAMPLING}
+            greedy = {name: value for name, value in generation.items() if name not in SAMPLING}
             rows.insert(1, (GREEDY_ROW, BASELINE, {**greedy, "do_sample": False}, None))
         for row, name, decoding, adapted in rows:
             identity = {
@@ -274,6 +271,7 @@ def build_plan(config: RunConfig) -> Plan:
                 "task_options": dict(getattr(task, "options", {})),
                 "generation": decoding,
                 "seed": config.seed,
+                **({"sampling": sampling.VERSION} if decoding["do_sample"] else {}),
             }
             folder = RunFolder(config.output_dir, task.name, source.name, name, config_hash(identity))
             cells.append(
@@ -321,26 +319,6 @@ def open_data(config: RunConfig, source: ModelSource, task: Task) -> TaskData:
     if split not in ("train", "val", "test"):
         raise ConfigError(f"unknown split of the lab: got {split!r}; expected train, val or test. Choose one.")
     return CocoData.open(data_folder(split, LAB_IMAGES), split)
-
-
-def check_generation(generation: Mapping[str, Any]) -> None:
-    """Refuse arguments that `generate` does not know, or that the runner needs for itself.
-
-    Raises:
-        ConfigError: naming the first one.
-    """
-    known = sorted(name for name in vars(GenerationConfig()) if not name.startswith("_"))
-    for name in generation:
-        if name in _RESERVED:
-            raise ConfigError(
-                f"generation argument that the runner sets itself: got {name!r}; expected one that leaves one answer "
-                "per question. Leave it out."
-            )
-        if name not in known:
-            hint = suggestion(name, known, "See transformers.GenerationConfig.")
-            raise ConfigError(
-                f"unknown generation argument: got {name!r}; expected a field of GenerationConfig. {hint}"
-            )
 
 
 def _plan_task(task: Task, data: TaskData, config: RunConfig) -> TaskPlan:

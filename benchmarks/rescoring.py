@@ -41,6 +41,13 @@ def apply_scores(run: RunRecord, scores: Scores) -> None:
     run.reasons = {**measured, **scores.reasons}
 
 
+def scored(task: Task, records: Sequence[SampleRecord]) -> Scores:
+    """What a task scores, and the count `errors`: how many samples failed."""
+    scores = task.score(records)
+    errors = sum(record.error is not None for record in records)
+    return dataclasses.replace(scores, counts={**scores.counts, "errors": errors})
+
+
 def first_images(records: Sequence[SampleRecord], limit: int | None) -> list[SampleRecord]:
     """The records of the first `limit` images, in the order in which the images were recorded; None means all."""
     images = dict.fromkeys(record.image for record in records)
@@ -89,7 +96,7 @@ def _rescore(folder: RunFolder) -> Rescored:
             task = load_task(run.task)
             before = run.metrics
             grade_samples(folder, task)
-            apply_scores(run, task.score(first_images(folder.samples(), run.limit)))
+            apply_scores(run, scored(task, first_images(folder.samples(), run.limit)))
             run.rule, run.schema = task.rule, SCHEMA
             folder.write_run(run)
     except (ValueError, UnknownTaskError, RuntimeError) as error:

@@ -134,6 +134,12 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--gen-kwarg", type=key_value, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
     )
+    how.add_argument(
+        "--on-error",
+        choices=("stop", "record"),
+        default="stop",
+        help="a picture that cannot be read, or that the model's processor refuses: stop, or record a failure (stop)",
+    )
     instead = parser.add_argument_group("instead of running").add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="print what would run")
     instead.add_argument(
@@ -184,6 +190,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
         output_dir=options.output_dir,
         overwrite=options.overwrite,
         diagnostics=options.diagnostics,
+        on_error=options.on_error,
         command=_command(arguments, world),
     )
     if options.dry_run:

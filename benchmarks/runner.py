@@ -7,8 +7,10 @@ Several processes take whole batches in turn, each into a file of its own. The f
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +20,28 @@ from tqdm import tqdm
 import scr
 from scr import SCRError
 
-from .answering import Answer, Answerer, Question
-from .cells import check_diagnosed, mapped_in_words, missing_batches, new_run, title, turns, wanted_records
+from .answering import Answer, Answerer, Question, RefusedError
+from .cells import (
+    check_diagnosed,
+    mapped_in_words,
+    missing_batches,
+    new_run,
+    question,
+    resuming,
+    standing,
+    title,
+    turns,
+    wanted_records,
+)
 from .diagnostics import Diagnoser
 from .methods import BASELINE, by_part, patched
 from .models import LoadedModel, load_model
-from .plan import Cell, Plan, RunConfig, build_plan
-from .prompts import YES_NO, apply_prompt
+from .plan import STOP, Cell, Plan, RunConfig, build_plan
+from .prompts import YES_NO
 from .provenance import timestamp
 from .ranks import FailedElsewhereError, Ranks, RanksError
 from .records import SCHEMA, RunRecord, SampleRecord
-from .rescoring import apply_scores, grade_samples
+from .rescoring import apply_scores, grade_samples, scored
 from .shown import Outcomes
 from .speed import summarize_timing
 from .tasks.base import Sample, Scores
@@ -162,12 +175,16 @@ class _Session:
             if self._config.overwrite:
                 cell.folder.clear()
             cell.folder.merge(sample.id for sample in cell.plan.samples)
-            before, there = cell.folder.read_run(), cell.folder.ids()
+            before = cell.folder.read_run()
             if before is not None and before.schema != SCHEMA:
                 grade_samples(cell.folder, cell.plan.task)
+            found = standing(self._plan, cell)
+            if found.again:
+                cell.folder.drop(found.again)
+            there = found.answered
             batches = missing_batches(cell, there)
-            if batches and there:
-                self._report(_resuming(cell, len(there), before))
+            if batches and (there or found.again):
+                self._report(resuming(cell, found, before))
             run = new_run(self._plan, cell, before, self._world.size)
             self._ranks.share(batches)
             if batches:
@@ -194,9 +211,9 @@ class _Session:
         if run.limit is not None and (limit is None or limit > run.limit):
             return None
         records = wanted_records(cell, {record.id: record for record in cell.folder.samples()})
-        if records is None:
+        if records is None or standing(self._plan, cell).again:
             return None
-        return Outcome(cell=cell, run=run, records=records, scores=cell.plan.task.score(records))
+        return Outcome(cell=cell, run=run, records=records, scores=scored(cell.plan.task, records))
 
     def _answer(self, cell: Cell, batches: Sequence[int], there: set[str], run: RunRecord | None) -> None:
         """Answer this process's share of the missing batches; end when all processes have.
@@ -274,26 +291,45 @@ class _Session:
                 try:
                     if number == 0:
                         self._warm_up(cell, batch)
-                    with diagnoser.watching():
-                        answers = self._ask(cell, batch)
-                    traces = diagnoser.traces(batch, self._questions(cell, batch), answers)
-                    records = [
-                        self._record(cell, sample, answer, trace)
-                        for sample, answer, trace in zip(batch, answers, traces, strict=True)
-                        if sample.id in wanted
-                    ]
+                    records = [one for one in self._records(cell, batch, diagnoser, wanted) if one.id in wanted]
                     cell.folder.append(records)
                 except Exception as error:
                     where = f"batch {batch[0].id} … {batch[-1].id}" + ("" if alone else f", {self._world}")
                     raise _BatchError(f"{type(error).__name__}: {error} ({where})") from error
                 bar.update(len(records))
 
+    def _records(
+        self, cell: Cell, batch: Sequence[Sample], diagnoser: Diagnoser, wanted: AbstractSet[str]
+    ) -> Iterator[SampleRecord]:
+        """Records of a batch, in its order: answers, and failures of what cannot be asked.
+
+        Raises:
+            RefusedError: if a wanted sample cannot be asked, and that is to stop the run.
+        """
+        problems: dict[str, str] = {}
+        asked, answers = list(batch), None
+        while asked and answers is None:
+            try:
+                with diagnoser.watching():
+                    answers = self._ask(cell, asked)
+            except RefusedError as error:
+                if self._config.on_error == STOP and wanted & error.problems.keys():
+                    raise
+                problems |= error.problems
+                asked = [sample for sample in asked if sample.id not in problems]
+        answers = answers or []
+        traces = diagnoser.traces(asked, self._questions(cell, asked), answers)
+        found = {sample.id: pair for sample, pair in zip(asked, zip(answers, traces, strict=True), strict=True)}
+        for sample in batch:
+            answer, trace = found.get(sample.id, (None, None))
+            yield self._record(cell, sample, answer, trace, problems.get(sample.id))
+
     def _finish(self, cell: Cell, run: RunRecord, timed: Mapping[str, int], baseline: Outcome | None) -> Outcome:
         wanted = wanted_records(cell, {record.id: record for record in cell.folder.samples()})
         if wanted is None:  # every batch was answered
             advice = "Report this." if self._world.size == 1 else "Give an --output-dir that all processes share."
             raise RunFailedError(f"{title(cell)}: got answers missing after the last batch; expected all. {advice}")
-        scores = cell.plan.task.score(wanted)
+        scores = scored(cell.plan.task, wanted)
         apply_scores(run, scores)
         others = None
         if baseline is not None:
@@ -322,15 +358,12 @@ class _Session:
         if kind in self._warm:
             return
         short = {name: value for name, value in cell.generation.items() if name != "min_new_tokens"}
-        self._ask(cell, batch, {**short, "max_new_tokens": 2})
+        with contextlib.suppress(RefusedError):  # said where the batch is answered
+            self._ask(cell, batch, {**short, "max_new_tokens": 2})
         self._warm.add(kind)
 
     def _questions(self, cell: Cell, batch: Sequence[Sample]) -> list[Question]:
-        kind = cell.plan.task.kind
-        return [
-            Question(id=one.id, image=one.image, prompt=apply_prompt(self._config.prompt, kind, one.prompt))
-            for one in batch
-        ]
+        return [question(self._plan, cell, one) for one in batch]
 
     def _ask(self, cell: Cell, batch: Sequence[Sample], generation: dict[str, Any] | None = None) -> list[Answer]:
         return self._answerer.answer(
@@ -340,13 +373,22 @@ class _Session:
             margins=cell.plan.task.kind == YES_NO,
         )
 
-    def _record(self, cell: Cell, sample: Sample, answer: Answer, trace: dict[str, Any] | None) -> SampleRecord:
-        grade = cell.plan.task.grade(sample.target, answer.text)
-        return SampleRecord(
+    def _record(
+        self, cell: Cell, sample: Sample, answer: Answer | None, trace: dict[str, Any] | None, problem: str | None
+    ) -> SampleRecord:
+        record = SampleRecord(
             id=sample.id,
             image=sample.unit_name,
-            prompt=apply_prompt(self._config.prompt, cell.plan.task.kind, sample.prompt),
+            prompt=question(self._plan, cell, sample).prompt,
             target=sample.target,
+            output="",
+            error=problem,
+        )
+        if answer is None:
+            return record
+        grade = cell.plan.task.grade(sample.target, answer.text)
+        return dataclasses.replace(
+            record,
             output=answer.text,
             answer=grade.answer,
             outcome=grade.outcome,
@@ -357,10 +399,3 @@ class _Session:
             decode_ms=answer.decode_ms,
             trace=trace,
         )
-
-
-def _resuming(cell: Cell, there: int, before: RunRecord | None) -> str:
-    line = f"{title(cell)}: goes on after {there} answers in {cell.folder.path}"
-    if before is not None and before.batch_size != cell.plan.batch_size:
-        line += f", with batches of {cell.plan.batch_size} where {before.batch_size} were used (a near-tie can flip)"
-    return line

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -109,13 +109,17 @@ class RunFolder:
         """
         return [place.record for place in self._places()]
 
+    def each(self) -> Iterator[SampleRecord]:
+        """As `samples`, one after the other: they are not held."""
+        return (place.record for place in self._places())
+
     def ids(self) -> set[str]:
         """Names of all samples; the samples themselves are not held.
 
         Raises:
             RecordError: as `samples`.
         """
-        return {place.record.id for place in self._places()}
+        return {record.id for record in self.each()}
 
     def merge(self, order: Iterable[str]) -> None:
         """Bring all samples into one file, in this order; nothing is written where that is so already.
@@ -135,6 +139,18 @@ class RunFolder:
             wanted = sorted(places, key=lambda name: position.get(name, len(position)))
             if parts or wanted != list(places):
                 self._rewrite(_copied([places[name] for name in wanted]), parts)
+        self._ids = None
+
+    def drop(self, names: Collection[str]) -> None:
+        """Forget samples, so that they can be recorded again; all lie in one file afterwards.
+
+        Raises:
+            RecordError: as `samples`.
+            FolderInUseError: where another process still writes one of the parts.
+        """
+        with self._free_parts() as parts:
+            places = [(one.path, one.start, one.end) for one in self._places() if one.record.id not in names]
+            self._rewrite(_copied(places), parts)
         self._ids = None
 
     def append(self, records: Sequence[SampleRecord]) -> None:

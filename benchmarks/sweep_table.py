@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from .cells import recorded_samples
 from .methods import BASELINE, by_part
 from .page import LABELS, Page, interval_text, value_text
 from .plan import Plan
@@ -115,7 +116,8 @@ def print_dry(sweep: Sweep, file: TextIO | None = None) -> None:
     table.columns[1].justify = "left"
     for cell in sweep.plan.cells:
         name = f"{cell.row} ({_BASE})" if _is_base(sweep, cell.plan.task.name, cell.folder.digest) else cell.row
-        table.add_row(cell.plan.task.name, name, *map(str, (cell.plan.images, cell.plan.wanted, cell.recorded())))
+        numbers = (cell.plan.images, cell.plan.wanted, recorded_samples(sweep.plan, cell))
+        table.add_row(cell.plan.task.name, name, *map(str, numbers))
     page.add(table)
     page.line("dry run: nothing was computed or written")
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from scr import fields_by_part
 
+from .cells import recorded_samples
 from .methods import BASELINE, by_part, settings_used
 from .models import SETTINGS_FILE
 from .page import LABELS, WIDTH, Page, interval_text, value_text
@@ -70,7 +71,7 @@ def print_plan(plan: Plan, file: TextIO | None = None) -> None:
     _print_head(page, plan)
     table = page.table("task", "method", "images", "samples", "batches", "recorded", "state")
     for cell in plan.cells:
-        recorded = 0 if plan.config.overwrite else cell.recorded()
+        recorded = 0 if plan.config.overwrite else recorded_samples(plan, cell)
         batches = sum(1 for _ in cell.plan.batches())
         numbers = (cell.plan.images, cell.plan.wanted, batches, recorded)
         table.add_row(cell.plan.task.name, cell.row, *map(str, numbers), _state(plan, cell, recorded))
@@ -178,6 +179,12 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
     """Why something is missing from the tables."""
     notes: dict[str, None] = {}
     for outcome in outcomes:
+        failed = [record for record in outcome.records if record.error is not None]
+        if failed:
+            notes[
+                f"  {outcome.cell.row}: {len(failed)} of {len(outcome.records)} samples failed, and the same command "
+                f"asks them again; {failed[0].id}: {failed[0].error}"
+            ] = None
         # A run's own reasons are about all of its samples; scores' are about those shown.
         measured = {name: reason for name, reason in outcome.run.reasons.items() if name in _MEASURED}
         lacking: dict[str, list[str]] = {}
@@ -222,9 +229,11 @@ def _detectable(comparison: Comparison) -> str:
 
 
 def _is_silent(name: str, outcomes: Sequence[Outcome]) -> bool:
-    """Whether a count says nothing: the title has the number of samples, and what never happened need not be shown."""
+    """Whether a count says nothing: the title has the number of samples, `errors` that of failures, and what never
+    happened need not be shown.
+    """
     never = not any(outcome.scores.counts[name] for outcome in outcomes)
-    return name in ("n", "captions") or (name in ("unparsed", "failed") and never)
+    return name in ("n", "captions", "failed") or (name in ("unparsed", "errors") and never)
 
 
 def _state(plan: Plan, cell: Cell, recorded: int) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from miniature import write_coco
 
+import scr
+from benchmarks.answering import Answerer, Question
+from benchmarks.methods import method_parts, nested
+from benchmarks.models import load_model
 from benchmarks.plan import GREEDY_ROW, RunConfig, build_plan
 from benchmarks.runner import run
+from benchmarks.sampling import sampling
 from benchmarks.table import print_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,3 +53,57 @@ def test_greedy_stands_beside_every_sampled_run(
     print_report(plan, [sampled, greedy, method])
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(GREEDY_ROW) for line in lines) == 2, "its metrics and its counts"
+
+
+@pytest.fixture(scope="module")
+def answerer(checkpoint: Path) -> Answerer:
+    return Answerer(load_model(str(checkpoint)))
+
+
+@pytest.mark.parametrize("method", ["none", "scr", "purified", "vcd", "dola", "plausibility_only", "scr+purified"])
+def test_a_sampled_answer_is_a_function_of_its_sample(method: str, answerer: Answerer, tmp_path: Path) -> None:
+    """Not of the batch: else another batch size, or a batch of which a picture was left out, answers otherwise."""
+    data = write_coco(tmp_path / "coco") / "images"
+    questions = [Question(id=f"{n}", image=data / f"{n:06d}.png", prompt="dog ?") for n in range(1, 6)]
+    sampled = {"do_sample": True, "max_new_tokens": 6, "temperature": 1.5}
+    patches = [scr.patch(answerer._model, part) for part in method_parts(method)]
+
+    def answers(batch_size: int, seed: int = 0) -> list[str]:
+        batches = [questions[start : start + batch_size] for start in range(0, 5, batch_size)]
+        found = [answerer.answer(batch, sampled, seed=seed, margins=False) for batch in batches]
+        return [answer.text for batch in found for answer in batch]
+
+    with nested(patches):
+        found = answers(5)
+        assert answers(1) == answers(2) == found
+        assert len(set(found)) == 5
+        assert all(one != other for one, other in zip(answers(5, seed=1), found, strict=True))
+
+
+def test_beams_draw_with_their_prompts_generator() -> None:
+    weights = torch.rand(6, 50, generator=torch.Generator().manual_seed(0))
+    with sampling(0, ["a", "b"], torch.device("cpu")):
+        together = torch.multinomial(weights, num_samples=2)
+    for number, name in enumerate("ab"):
+        with sampling(0, [name], torch.device("cpu")):
+            alone = torch.multinomial(weights[3 * number : 3 * number + 3], num_samples=2)
+        assert torch.equal(alone, together[3 * number : 3 * number + 3])
+
+
+def test_sampled_runs_of_another_drawing_are_other_runs(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def folders() -> list[Path]:
+        config = RunConfig(
+            model=str(checkpoint),
+            data_dir=data,
+            methods=("none",),
+            tasks=("chair",),
+            generation={"do_sample": True},
+            output_dir=tmp_path,
+        )
+        return [cell.folder.path for cell in build_plan(config).cells]
+
+    data = write_coco(tmp_path / "coco")
+    sampled, greedy = folders()
+    monkeypatch.setattr("benchmarks.sampling.VERSION", 3)
+    assert folders()[0] != sampled
+    assert folders()[1] == greedy

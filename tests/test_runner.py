@@ -23,7 +23,7 @@ from benchmarks import runner
 from benchmarks.answering import Answerer
 from benchmarks.plan import RunConfig, build_plan
 from benchmarks.records import SampleRecord
-from benchmarks.rescoring import rescore
+from benchmarks.rescoring import rescore, scored
 from benchmarks.runner import Outcome, RunFailedError, run
 from benchmarks.speed import OTHER_PROCESS
 from benchmarks.store import FolderInUseError, RunFolder, find_runs
@@ -107,7 +107,7 @@ def test_a_finished_run_is_taken_from_the_store(configure: Configure, monkeypatc
     # A part of it too; the longer run's own record stays what it is.
     part = run(dataclasses.replace(config, limit=2))
     assert [len(one.records) for one in part] == [12, 12]
-    assert part[0].scores == load_task("pope_random").score(first[0].records[:12])
+    assert part[0].scores == scored(load_task("pope_random"), first[0].records[:12])
     assert part[0].cell.folder.read_run() == first[0].run
 
 
