@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from scr import ConfigError, SCRError
+from scr import ConfigError, ModelLoadError, loading
 from scr.digests import SETTINGS_FILE, folder_digest
 from scr.files import read_json
 
@@ -24,10 +24,6 @@ from .suggest import suggestion
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential", "cpu")
 LAB_PREFIX = "lab/"
-
-
-class ModelLoadError(SCRError, OSError):
-    """A model was not found, or could not be loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +45,13 @@ class ModelSource:
     revision: str | None
     settings: dict[str, Any] = field(default_factory=dict)
     is_lab: bool = False
+
+    @property
+    def from_pretrained(self) -> dict[str, Any]:
+        """What of it `from_pretrained` is told: a hub model is loaded at the commit that was found, so that a push in
+        between cannot mix two states.
+        """
+        return {} if self.folder is not None else {"revision": self.revision}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,30 +132,28 @@ def load_model(
     """
     source = name if isinstance(name, ModelSource) else find_model(name, revision)
     target = resolve_device(device)
-    # A hub model is loaded at the commit that was found, so that a push in between cannot mix two states.
-    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
     extra: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if device_map is not None:
         check_device_map(device_map)
         extra["device_map"] = device_map
-    with _loading(source), _quiet_progress():
-        processor = AutoProcessor.from_pretrained(source.location, **options)
-        model = AutoModelForImageTextToText.from_pretrained(
-            source.location, dtype=getattr(torch, resolve_dtype(dtype, target, source)), **extra, **options
+    number_format = getattr(torch, resolve_dtype(dtype, target, source))
+    processor = load_processor(source)
+    with _quiet_progress():
+        model = loading.load_weights(
+            source.location, name=source.name, dtype=number_format, **extra, **source.from_pretrained
         )
-        if device_map is None:
-            torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
+    if device_map is None:
+        torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
     if model.device.type == "meta":
         # Inputs are put where the first weights are.
         raise ConfigError(
             f"a device map that leaves the first weights on no device: got {device_map!r}; expected them on a GPU or "
             "the CPU. Give more memory, or a map that offloads later layers."
         )
-    _prepare_tokenizer(processor, source)
     return LoadedModel(
         name=source.name,
         revision=source.revision,
-        model=model.eval(),
+        model=model,
         processor=processor,
         folder=source.folder,
         settings=source.settings,
@@ -165,23 +166,26 @@ def load_processor(source: ModelSource) -> Any:
     Raises:
         ModelLoadError: if it cannot be loaded, or has no tokenizer.
     """
-    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
-    with _loading(source), _quiet_progress():
-        processor = AutoProcessor.from_pretrained(source.location, **options)
-    _prepare_tokenizer(processor, source)
-    return processor
+    with _quiet_progress():
+        return loading.load_processor(source.location, name=source.name, **source.from_pretrained)
 
 
 def skeleton(source: ModelSource) -> PreTrainedModel:
     """The model without weights, on torch's meta device: enough to ask what a method would do to it.
 
     Raises:
-        ModelLoadError: if its configuration cannot be read.
+        ModelLoadError: if its configuration cannot be read, or is of no model that can be loaded.
     """
-    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
-    with _loading(source), torch.device("meta"):
-        config = AutoConfig.from_pretrained(source.location, **options)
-        return AutoModelForImageTextToText.from_config(config)
+    config = loading.load_config(source.location, name=source.name, **source.from_pretrained)
+    try:
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a configuration may hold anything
+        raise ModelLoadError(
+            f"no model of this configuration: got {source.name!r} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}); expected a checkpoint that AutoModelForImageTextToText can load. "
+            "Check the folder or the hub id."
+        ) from error
 
 
 def resolve_device(device: str) -> torch.device:
@@ -194,7 +198,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, OverflowError) as error:
         raise ConfigError(f"unknown device: got {device!r}; expected auto, cpu, cuda or cuda:N. Choose one.") from error
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"no GPU: got device {device!r}; expected cpu, as torch sees no GPU here. Use --device cpu.")
@@ -202,7 +206,23 @@ def resolve_device(device: str) -> torch.device:
         raise ConfigError(
             f"no such GPU: got device {device!r}; expected cuda:0 to cuda:{torch.cuda.device_count() - 1}. Choose one."
         )
+    if not _computes(target):
+        raise ConfigError(
+            f"no such device here: got {device!r}; expected auto, cpu or what this build of torch computes on. "
+            "Choose another, or install torch for it."
+        )
     return target
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether torch can make a tensor there that holds numbers."""
+    if device.type == "meta":
+        return False
+    try:
+        torch.zeros(1, device=device)
+    except Exception:  # not built in, not plugged in, without a driver: an error of its own for each
+        return False
+    return True
 
 
 def check_device_map(device_map: str | dict[str, Any], device: str = "auto") -> None:
@@ -211,7 +231,10 @@ def check_device_map(device_map: str | dict[str, Any], device: str = "auto") -> 
     Raises:
         ConfigError: for either.
     """
-    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+    if isinstance(device_map, dict):
+        for module, place in device_map.items():
+            _check_place(module, place)
+    elif device_map not in DEVICE_MAPS:
         raise ConfigError(
             f"unknown device map: got {device_map!r}; expected one of {', '.join(DEVICE_MAPS)}, or a JSON object "
             f"module → device. {suggestion(device_map, DEVICE_MAPS, 'For one device give --device.')}"
@@ -221,6 +244,23 @@ def check_device_map(device_map: str | dict[str, Any], device: str = "auto") -> 
             f"two places for one model: got device {device!r} and device map {device_map!r}; expected one. "
             "Leave --device out."
         )
+
+
+def _check_place(module: str, place: Any) -> None:
+    """Refuse a device that is not there: a number is that of a GPU."""
+    if place == "disk":
+        return
+    if type(place) is int:
+        place = f"cuda:{place}"
+    if not isinstance(place, str) or place == "auto":
+        raise ConfigError(
+            f"unknown place in a device map: got {place!r} for {module!r}; expected cpu, disk, or a GPU by number or "
+            "as cuda:N. Give another."
+        )
+    try:
+        resolve_device(place)
+    except ConfigError as error:
+        raise ConfigError(f"in the device map, for {module!r}: {error}") from error
 
 
 def resolve_dtype(dtype: str, device: torch.device, source: ModelSource) -> str:
@@ -235,23 +275,8 @@ def resolve_dtype(dtype: str, device: torch.device, source: ModelSource) -> str:
         raise ConfigError(f"unknown dtype: got {dtype!r}; expected auto or one of {', '.join(DTYPES)}. Choose one.")
     if device.type == "cpu":
         return "float32"
-    options: dict[str, Any] = {} if source.folder is not None else {"revision": source.revision}
-    with _loading(source):
-        saved = AutoConfig.from_pretrained(source.location, **options).dtype
+    saved = loading.load_config(source.location, name=source.name, **source.from_pretrained).dtype
     return str(saved).removeprefix("torch.") if saved is not None else "float32"
-
-
-def _prepare_tokenizer(processor: Any, source: ModelSource) -> None:
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None:
-        raise ModelLoadError(
-            f"no processor for text and images: got {type(processor).__name__} for {source.name!r}; expected one with "
-            "a tokenizer. Give a checkpoint of a vision-language model."
-        )
-    # Generation continues at the right end of every row.
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _lab_folder(name: str) -> Path:
@@ -310,21 +335,6 @@ def _settings(folder: Path) -> dict[str, Any]:
             f'settings of another form: got {path}; expected {{"settings": {{...}}, ...}}. Mend or remove the file.'
         )
     return content
-
-
-@contextlib.contextmanager
-def _loading(source: ModelSource) -> Iterator[None]:
-    """Turn what transformers raises on a checkpoint it cannot load into one error of ours."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if isinstance(error, SCRError):
-            raise
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise ModelLoadError(
-            f"model cannot be loaded: got {source.name!r} ({type(error).__name__}: {first}); expected "
-            "a checkpoint that AutoProcessor and AutoModelForImageTextToText can load. Check the folder or the hub id."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import scr
 from benchmarks.suggest import suggestion as benchmarks_suggestion
 from hooks import suggestion
 from scr import ConfigError, MethodConfig, MethodEntry, SCRConfig
+from scr.redistribution import _neighborhoods
 
 
 def test_defaults_are_the_published_ones():
@@ -138,3 +139,19 @@ def test_suggestions():
         assert one("pop", ["chair", "pope"]) == "Did you mean 'pope'?"
         assert one("xyz", ["chair", "pope"]) == "Choose one of them."
         assert one("xyz", ["chair"], "See the manual.") == "See the manual."
+
+
+@pytest.mark.parametrize("value", [10**30, -(10**30), 2**63])
+def test_numbers_that_no_tensor_holds_are_refused(value):
+    classes = {scr.get_method(name).config_class for name in scr.list_methods()}
+    for config_class in classes:
+        for field in dataclasses.fields(config_class):
+            with pytest.raises(ConfigError, match=f"{field.name} out of range: got a number of"):
+                config_class(**{field.name: value})
+
+
+def test_a_radius_beyond_the_grid_is_that_of_the_grid():
+    grids = ((3, 4),)
+    for connectivity in (4, 8):
+        far = _neighborhoods(grids, connectivity, 2**62, True)
+        assert far == _neighborhoods(grids, connectivity, 7, True)

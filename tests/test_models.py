@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from miniature import write_coco
+from safetensors.torch import load_file, save_file
 from tiny import picture
 
 import scr
+from benchmarks import run as command
 from benchmarks.answering import Answerer, Question
 from benchmarks.models import (
     ModelLoadError,
@@ -91,8 +97,10 @@ def test_folders_that_hold_no_model(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"without a config.json"):
         find_model(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelLoadError, match="model cannot be loaded"):
+    with pytest.raises(ModelLoadError, match="no processor for text and images: got BertTokenizer"):
         load_model(str(tmp_path))
+    with pytest.raises(ModelLoadError, match="no model of this configuration: got"):
+        skeleton(find_model(str(tmp_path)))
     with pytest.raises(scr.ConfigError, match="a revision of a local model"):
         find_model(str(checkpoint), revision="main")
 
@@ -126,6 +134,98 @@ def test_device_and_dtype(checkpoint: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(scr.ConfigError, match="no GPU"):
             resolve_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "vulkan", "xla", "ipu", "hpu", "fpga", "lazy", "meta", "privateuseone"])
+def test_devices_that_torch_knows_and_this_build_lacks(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this build has it")
+    with pytest.raises(scr.ConfigError, match=f"no such device here: got '{name}'; expected auto, cpu or"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (7, "no (such )?GPU: got device 'cuda:7'"),
+        ("cuda:7", "no (such )?GPU: got device 'cuda:7'"),
+        ("xpu", "no such device here: got 'xpu'"),
+        ("meta", "no such device here: got 'meta'"),
+        ("gpu", "unknown device: got 'gpu'"),
+        (-1, "unknown device: got 'cuda:-1'"),
+        (10**30, "unknown device: got 'cuda:1000"),
+        (1.5, "unknown place in a device map: got 1.5"),
+        (True, "unknown place in a device map: got True"),
+        (None, "unknown place in a device map: got None"),
+        ("auto", "unknown place in a device map: got 'auto'"),
+    ],
+)
+def test_device_maps_with_a_device_that_is_not_there(place: object, words: str) -> None:
+    check_device_map({"model": "cpu", "lm_head": "disk"})
+    with pytest.raises(scr.ConfigError, match=words):
+        check_device_map({"model": "cpu", "lm_head": place})
+
+
+def lose_a_weight(folder: Path) -> str:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if name.endswith("q_proj.weight")))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return "a checkpoint with missing weights: got none for"
+
+
+def spoil_a_weight(folder: Path) -> str:
+    weights = load_file(folder / "model.safetensors")
+    next(weight for name, weight in weights.items() if name.endswith("lm_head.weight"))[0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return "weights that are not finite: got NaN or infinity in"
+
+
+def cut_weights(folder: Path) -> str:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    return "model cannot be loaded: got"
+
+
+def as_pickle(folder: Path) -> str:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return "model cannot be loaded: got"
+
+
+def with_code(folder: Path) -> str:
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    names = ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor")
+    config |= {"model_type": "evil", "auto_map": {name: "evil.Evil" for name in names}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return "model cannot be loaded: got"
+
+
+def misshape(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_attention_heads"] = 0
+    (folder / "config.json").write_text(json.dumps(config))
+    return "no model of this configuration: got|model cannot be loaded: got"
+
+
+@pytest.mark.parametrize("ruin", [lose_a_weight, spoil_a_weight, cut_weights, as_pickle, with_code, misshape])
+def test_a_run_refuses_a_broken_checkpoint_in_one_line(
+    ruin: Callable[[Path], str],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    words = ruin(folder)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 99))  # transformers asks it whether code may run
+    write_coco(tmp_path / "coco")
+    arguments = ["--model", str(folder), "--data-dir", str(tmp_path / "coco"), "--tasks", "chair", "--method", "none"]
+    assert command.main([*arguments, "--limit", "1", "--output-dir", str(tmp_path / "results")]) == 2
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert re.search(words, line)
+    assert not (folder / "ran").exists()
+    assert not list(tmp_path.glob("results/**/*.json*"))
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,20 @@ class MethodConfig:
         }
         return one_line(type(self).__name__, **changed)
 
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Refuse numbers that no tensor holds, before a field's own check meets them.
+
+        Raises:
+            ConfigError: for a whole number beyond 64 bits.
+        """
+        for name, value in values.items():
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ConfigError(
+                    f"{name} out of range: got a number of {value.bit_length()} bits; expected one of 64 at most. "
+                    "Give a smaller one."
+                )
+        return super().__new__(cls)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; a range becomes `[start, stop]`, a variant its name and settings."""
         return {field.name: _as_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
