@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +20,11 @@ from typing import Any
 
 from scr import ConfigError, SCRError
 
-SILENCE = 1_800.0
-"""Seconds without a batch, a loaded model or a message after which a process is given up."""
+SILENCE = 45.0
+"""Seconds without a heartbeat after which a process is given up: it was killed, or its machine is gone."""
+STANDSTILL = 1_800.0
+"""Seconds without a batch, a loaded model or a message after which one that still beats is given up: it hangs."""
+_BEAT = 5.0  # seconds between two heartbeats
 _JOINING = 300.0  # seconds to find the others
 _FAREWELL = 120.0  # seconds that a process waits for others to end before it does
 _SHORTEST, _LONGEST = 0.01, 0.25  # seconds between two looks into the store
@@ -135,11 +140,24 @@ class Ranks:
         world: this process's place; more than one process must be `join`ed.
         store: the key-value store that they share.
         silence: see `SILENCE`.
+        standstill: see `STANDSTILL`.
     """
 
-    def __init__(self, world: World | None = None, store: Any = None, silence: float = SILENCE) -> None:
+    def __init__(
+        self,
+        world: World | None = None,
+        store: Any = None,
+        silence: float = SILENCE,
+        standstill: float = STANDSTILL,
+    ) -> None:
         self.world = world if world is not None else World()
-        self._store, self._silence = store, silence
+        self._store, self._silence, self._standstill = store, silence, standstill
+        self._lost: RanksError | None = None
+        self._hearts: dict[int, _Sign] = {}
+        self._left = threading.Event()
+        if store is not None:
+            # A daemon: a process that ends without a word stops beating.
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         self._problem: str | None = None
         self._meetings = self._shared = 0
 
@@ -162,7 +180,7 @@ class Ranks:
             store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timedelta(seconds=limit)))
         except Exception as error:  # refused, unknown host, a port in use: the launcher's, whatever its type
             raise RanksError(
-                f"{world} finds no other: got {' '.join(str(error).split())}; expected the store of the launcher. "
+                f"{world} finds no other: got {_first_sentence(error)}; expected the store of the launcher. "
                 "Check MASTER_ADDR and MASTER_PORT."
             ) from error
         return cls(world, store)
@@ -203,7 +221,7 @@ class Ranks:
         if self._store is None:
             return
         with self._talking():
-            self._store.add(f"alive/{self.world.rank}", 1)
+            self._store.add(f"step/{self.world.rank}", 1)
         self._stop_if_failed()
 
     def meet(self) -> None:
@@ -255,6 +273,15 @@ class Ranks:
         with self._talking():
             return json.loads(self._store.get(name))
 
+    def _beat(self) -> None:
+        """Say again and again that this process lives, whatever its work is doing meanwhile."""
+        while not self._left.wait(min(_BEAT, self._silence / 4)):
+            try:
+                with self._talking():
+                    self._store.add(f"alive/{self.world.rank}", 1)
+            except RanksError:
+                return  # the work will meet it too, and say so
+
     def leave(self) -> None:
         """Say that nothing more will come, and wait a while for the others, of whom one may hold the store.
 
@@ -273,6 +300,7 @@ class Ranks:
             with self._talking():
                 self._store.set(f"left/{self.world.rank}", "")
             self._wait(gone, others, _FAREWELL)
+        self._left.set()
 
     def _stop_if_failed(self) -> None:
         problem = self.problem
@@ -290,9 +318,15 @@ class Ranks:
             limit: seconds to wait at most; None waits as long as they give signs of life.
         """
         pause, started = _SHORTEST, time.monotonic()
-        last: dict[int, int] = {}
-        heard = dict.fromkeys(waiting, started)
-        looked = started
+        # Steps before this wait are counted as heard when it began, since who waits makes none; hearts always beat.
+        signs = {
+            rank: (
+                self._hearts.setdefault(rank, _Sign("alive", self._silence, started)),
+                _Sign("step", self._standstill, started),
+            )
+            for rank in waiting
+        }
+        looked = -math.inf
         while True:
             with self._talking():
                 if done():
@@ -301,15 +335,16 @@ class Ranks:
                 if now - looked >= min(1.0, self._silence / 4):
                     looked = now
                     for rank in waiting:
-                        beat = self._store.add(f"alive/{rank}", 0)
-                        if beat != last.get(rank, 0):
-                            last[rank], heard[rank] = beat, now
-            # What came before this wait is counted as heard when it began.
-            silent = sorted(rank for rank in waiting if now - heard[rank] > self._silence)
+                        for sign in signs[rank]:
+                            sign.look(self._store.add(f"{sign.name}/{rank}", 0), now)
+            silent = {
+                rank: sign for rank in sorted(waiting) for sign in signs[rank] if now - sign.heard > sign.patience
+            }
             if silent or (limit is not None and now - started > limit):
+                patience = limit or max(sign.patience for sign in silent.values())
                 raise RanksError(
                     f"no sign of life from process {', '.join(map(str, silent or sorted(waiting)))} of "
-                    f"{self.world.size}: got none for {limit or self._silence:.0f} s; expected batch after batch. "
+                    f"{self.world.size}: got none for {patience:.0f} s; expected batch after batch. "
                     "Look for its error; the same command goes on from here."
                 )
             time.sleep(pause)
@@ -317,15 +352,37 @@ class Ranks:
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
+        if self._lost is not None:
+            raise self._lost  # torch would print its own stack once more
         try:
             yield
         except SCRError:
             raise
         except RuntimeError as error:  # torch.distributed's errors are of this type
-            raise RanksError(
-                f"{self.world} lost the others: got {' '.join(str(error).split())[:200]}; expected the store of the "
-                "launcher. Look for the error of the process that ended; the same command goes on from here."
-            ) from error
+            self._lost = RanksError(
+                f"{self.world} lost the others: got {_first_sentence(error)}; expected the store of the launcher. Look "
+                "for the error of the process that ended; the same command goes on from here."
+            )
+            raise self._lost from error
+
+
+@dataclass
+class _Sign:
+    """A counter of another process, which grows as long as it gives this sign of life."""
+
+    name: str
+    patience: float
+    heard: float
+    last: int = 0
+
+    def look(self, count: int, now: float) -> None:
+        if count != self.last:
+            self.last, self.heard = count, now
+
+
+def _first_sentence(error: Exception) -> str:
+    """What an error of torch's says, without the C++ stack below it."""
+    return " ".join(str(error).partition("Exception raised from")[0].split())[:200].rstrip(".") or type(error).__name__
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int) -> int:

@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all went well, 1 if a run failed, 2 for an argument or input that cannot be used, 130 if interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        # A process that is gone is said in a line; torch would print a C++ stack before it. Read when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with contextlib.ExitStack() as stack:  # closed after the guard has said what went wrong
         return guarded(
             lambda: _run(build_parser().parse_args(arguments), arguments, stack),

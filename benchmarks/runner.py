@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import scr
 from scr import SCRError
@@ -37,6 +36,7 @@ from .diagnostics import Diagnoser
 from .methods import BASELINE, by_part, patched
 from .models import LoadedModel, load_model
 from .plan import STOP, Cell, Plan, RunConfig, build_plan
+from .progress import Progress
 from .prompts import YES_NO
 from .provenance import timestamp
 from .ranks import FailedElsewhereError, Ranks, RanksError
@@ -279,12 +279,12 @@ class _Session:
         diagnoser = Diagnoser(self._config.diagnostics, self._loaded, self._answerer, patch.parts)
         wanted = {sample.id for sample in cell.plan.wanted_samples} - there
         share = sum(sample.id in wanted for batch in missing for sample in batch)
-        alone, quiet = self._world.size == 1, None if self._world.first else True
+        alone = self._world.size == 1
         with (
             contextlib.nullcontext() if alone else cell.folder.part(self._world.rank),
             adapter,
             patch,
-            tqdm(total=share, desc=title(cell), unit="answers", disable=quiet) as bar,
+            Progress(title(cell), share, self._report if self._world.first else None) as progress,
         ):
             for number, batch in enumerate(missing):
                 self._ranks.step()
@@ -296,7 +296,7 @@ class _Session:
                 except Exception as error:
                     where = f"batch {batch[0].id} … {batch[-1].id}" + ("" if alone else f", {self._world}")
                     raise _BatchError(f"{type(error).__name__}: {error} ({where})") from error
-                bar.update(len(records))
+                progress.update(len(records))
 
     def _records(
         self, cell: Cell, batch: Sequence[Sample], diagnoser: Diagnoser, wanted: AbstractSet[str]

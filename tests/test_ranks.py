@@ -266,6 +266,41 @@ def test_one_that_is_slow_is_waited_for(fake: type[FakeAnswerer], plan: Plan, tm
     assert other == []
 
 
+def test_one_that_works_on_one_batch_for_long_still_beats(
+    fake: type[FakeAnswerer], plan: Plan, tmp_path: Path, monkeypatch: Any
+) -> None:
+    slow = plan.cells[0].plan.samples[5].id
+    monkeypatch.setattr(fake, "hurdle", staticmethod(lambda name: time.sleep(1.2 if name == slow else 0)))
+    (outcome,), other = run_together(plan, tmp_path, 2, silence=0.4)
+    assert len(outcome.records) == 48
+    assert other == []
+
+
+def test_one_that_beats_and_stands_still_is_given_up() -> None:
+    store = HashStore()
+    alive = Ranks(World(1, 2, 1, 2), store, silence=0.2)
+    waiting = Ranks(World(0, 2, 0, 2), store, silence=0.2, standstill=1.0)
+    with pytest.raises(RanksError, match="no sign of life from process 1 of 2: got none for 1 s"):
+        waiting.meet()
+    alive._left.set()
+    with pytest.raises(RanksError, match="got none for 0 s"):  # it beats no more, as after a kill
+        Ranks(World(0, 2, 0, 2), store, silence=0.2, standstill=60.0).meet()
+
+
+def test_a_lost_store_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*rest: Any) -> Any:
+        calls.append(rest)
+        raise RuntimeError("Failed to recv, got 0 bytes.\nException raised from recvBytes at Utils.hpp\nframe #0: c10")
+
+    calls: list[Any] = []
+    ranks = Ranks(World(1, 2, 1, 2), SimpleNamespace(add=broken, set=broken, check=broken), silence=60)
+    for _ in range(3):
+        with pytest.raises(RanksError, match="got Failed to recv, got 0 bytes; expected the store of the launcher"):
+            ranks.step()
+    ranks.leave()
+    assert len(calls) == 1
+
+
 def test_a_folder_in_use_is_refused_by_all(fake: type, plan: Plan, tmp_path: Path) -> None:
     folder = placed(plan, tmp_path).cells[0].folder
     with folder.lock():
