@@ -28,11 +28,13 @@ from .suggest import suggestion
 _EPILOG = """examples:
   python -m benchmarks.overhead
   python -m benchmarks.overhead --shape llava,qwen2_vl,internvl --json overhead.json
+  python -m benchmarks.overhead --rounds 9 --new-tokens 1,20,100
   python -m benchmarks.overhead --method purified,purified_processor --new-tokens 1,20
   python -m benchmarks.overhead --num-beams 3 --new-tokens 1,20 --threads 1
 
 The small scale, for a CPU, has the blocks and the image tokens of the model it stands for, an eighth of its width and a
-smaller vision tower. The full one, for a GPU, has its widths, in bfloat16.
+smaller vision tower. The full one, for a GPU, has its widths, in bfloat16. The defaults take minutes on two cores; more
+rounds and longer answers give narrower ratios. Interrupted, it prints the rounds that are complete.
 """
 
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if something was measured, 1 if nothing was, 2 for an argument that cannot be used, 130 if interrupted.
     """
-    return guarded(lambda: _run(build_parser().parse_args(argv)))
+    return guarded(lambda: _run(build_parser().parse_args(argv)), "interrupted before a round was complete")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--method", default=",".join(COMPARED), metavar="NAME[,NAME]", help="what to measure (%(default)s)")
     add("--scale", default="auto", metavar="NAME", help="tiny, small, full or auto: full on a GPU, else small")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
-    add("--new-tokens", type=_counts, default=(1, 20, 100), metavar="N[,N]", help="generation lengths (1,20,100)")
-    add("--rounds", type=positive, default=9, metavar="N", help="how often each method is measured (%(default)s)")
+    add("--new-tokens", type=_counts, default=(1, 20), metavar="N[,N]", help="generation lengths (1,20)")
+    add("--rounds", type=positive, default=3, metavar="N", help="how often each method is measured (%(default)s)")
     add("--batch-size", type=positive, default=1, metavar="N", help="prompts per generation (%(default)s)")
     add("--num-beams", type=positive, default=1, metavar="N", help="beams per prompt (%(default)s)")
     add("--threads", type=threads, metavar="N", help="torch's threads (as torch chooses)")
@@ -97,7 +99,11 @@ def measure_shape(
         report: is told what is going on.
 
     Returns:
-        JSON values: what was measured, `rounds` with each method's times, peak memory, and the arithmetic of a prefill.
+        JSON values: what was measured, `rounds` with each method's times, peak memory, the arithmetic of a prefill, and
+        whether an interrupt ended the rounds.
+
+    Raises:
+        KeyboardInterrupt: in the first round; later the rounds that are complete are returned.
     """
     import scr
 
@@ -108,28 +114,34 @@ def measure_shape(
     report(f"{name}: building the {scale} model")
     workload = build_workload(shape, scale, device, batch)
     methods = [METHODS[method](workload) for method in dict.fromkeys((BASELINE, *compared))]
-    found = []
-    for number, measured in enumerate(measure_rounds(methods, rounds, new_tokens[-1], beams), start=1):
-        report(f"{name}: round {number} of {rounds}")
-        found.append(
-            {
-                method: {
-                    "prefill_ms": one.token_ms[0],
-                    "until_ms": [one.token_ms[tokens - 1] for tokens in new_tokens],
-                    "per_token_ms": one.per_token,
-                    "pass_ms": one.pass_ms,
-                }
-                for method, one in measured.items()
-            }
-        )
+    # First what is counted, so that rounds that are interrupted have all that a table needs.
     peaks, arithmetic = {}, {}
     for method in methods:
+        report(f"{name}: counting memory and arithmetic: {method.name}")
         with method.applied():
             first = functools.partial(method.generate, max_new_tokens=1, num_beams=beams, do_sample=False)
             arithmetic[method.name] = operations(first)
             # The first tokens hold all that the methods differ in; later ones only lengthen the cache of each.
             few = functools.partial(method.generate, max_new_tokens=2, num_beams=beams, do_sample=False)
             peaks[method.name] = peak_bytes(few, device)
+    found: list[dict[str, Any]] = []
+    try:
+        for measured in measure_rounds(methods, rounds, new_tokens[-1], beams, lambda line: report(f"{name}: {line}")):
+            found.append(
+                {
+                    method: {
+                        "prefill_ms": one.token_ms[0],
+                        "until_ms": [one.token_ms[tokens - 1] for tokens in new_tokens],
+                        "per_token_ms": one.per_token,
+                        "pass_ms": one.pass_ms,
+                    }
+                    for method, one in measured.items()
+                }
+            )
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        report(f"{name}: interrupted after {len(found)} of {rounds} rounds")
     text = workload.size.text
     return {
         "shape": name,
@@ -148,6 +160,7 @@ def measure_shape(
         "weight_bytes": workload.weight_bytes,
         "peak_bytes": peaks,
         "prefill_operations": arithmetic,
+        "interrupted": len(found) < rounds,
         "rounds": found,
     }
 
@@ -225,11 +238,15 @@ def _measure(options: argparse.Namespace) -> int:
         )
         measured.append({**record, "ratios": {row.name: row.ratios for row in rows(record)}})
         print(f"\n{as_markdown(record) if options.markdown else as_text(record)}", flush=True)
+        if record["interrupted"]:
+            break
     if measured:
         print("", *NOTES, sep="\n")
     if options.json:
         found = {"machine": where, "shapes": measured, "skipped": skipped}
         write_json(options.json, found)
+    if measured and measured[-1]["interrupted"]:
+        return 130
     return 0 if measured else 1
 
 

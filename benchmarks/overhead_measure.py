@@ -252,11 +252,15 @@ def measure(method: Method, tokens: int, beams: int = 1) -> Measurement:
 
 
 def measure_rounds(
-    methods: Sequence[Method], rounds: int, tokens: int, beams: int = 1
+    methods: Sequence[Method],
+    rounds: int,
+    tokens: int,
+    beams: int = 1,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Iterator[dict[str, Measurement]]:
     """Measure all methods in turn, round after round, so that what slows the machine down slows all of them.
 
-    A first round, of few tokens, warms up and is not counted.
+    A first round, of few tokens, warms up and is not counted. `report` is told what is measured next.
 
     Yields:
         One round: name → measurement.
@@ -265,6 +269,7 @@ def measure_rounds(
         found = {}
         gc.collect()
         for method in methods:
+            report(f"{f'round {number} of {rounds}' if number else 'warming up'}: {method.name}")
             with method.applied():
                 found[method.name] = measure(method, tokens if number else min(tokens, 3), beams)
         if number:
