@@ -144,7 +144,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="a picture that cannot be read, or that the model's processor refuses: stop, or record a failure (stop)",
     )
     instead = parser.add_argument_group("instead of running").add_mutually_exclusive_group()
-    instead.add_argument("--dry-run", action="store_true", help="print what would run")
+    instead.add_argument(
+        "--dry-run",
+        nargs="?",
+        const="plan",
+        choices=("plan", "timed"),
+        help="print what would run, and the memory it takes; 'timed' asks a few questions and estimates the time",
+    )
     instead.add_argument(
         "--rescore", action="store_true", help="rebuild all metrics below --output-dir from the samples"
     )
@@ -197,7 +203,11 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
         command=_command(arguments, world),
     )
     if options.dry_run:
-        print_plan(build_plan(config))
+        from .estimate import memory_in_words, seconds_left
+
+        plan = build_plan(config)
+        seconds = seconds_left(plan, options.device_map) if options.dry_run == "timed" else None
+        print_plan(plan, memory=memory_in_words(plan), seconds=seconds)
         return 0
     ranks = Ranks.join(world)
     stack.callback(ranks.leave)

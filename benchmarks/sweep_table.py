@@ -13,7 +13,7 @@ from .plan import Plan
 from .runner import Outcome
 from .stats import Comparison, holm
 from .sweep import Setting, Sweep, label
-from .table import LAB_LINE
+from .table import lab_warning
 
 LEVEL = 0.05
 _BASE = "base"
@@ -186,8 +186,8 @@ def _print_notes(page: Page, sweep: Sweep, rows: Mapping[tuple[str, str], SweepR
         "The 95 % intervals of differences, by a bootstrap over images, do not, and are not corrected. Rates in %. "
         "Metrics that are not shown are in the records."
     )
-    if sweep.plan.source.is_lab:
-        page.line(LAB_LINE)
+    if warning := lab_warning(sweep.plan):
+        page.line(warning)
     page.line()
     page.path(f"records: {sweep.plan.config.output_dir}/")
 

@@ -14,10 +14,15 @@ from .methods import BASELINE, by_part, settings_used
 from .models import SETTINGS_FILE
 from .page import LABELS, WIDTH, Page, interval_text, value_text
 from .plan import Cell, Plan
+from .progress import duration
 from .runner import Outcome
 from .stats import POWER, Comparison, detectable_difference, holm
 
 LAB_LINE = "lab numbers: a synthetic world; not comparable with a paper's"
+LAB_MODEL_LINE = (
+    "a lab model on other pictures than the lab's: it has seen drawings alone, so what it says of photos is nonsense, and "
+    "these numbers mean nothing"
+)
 _NAME_WIDTH, _COLUMN_WIDTH = 16, 12  # of a method's name, and of an interval such as "-20.0…+56.7" with its gap
 _COUNTS_BESIDE_TIMES = 5
 FEW = 200
@@ -44,8 +49,8 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
         f"the margin of yes over no. Times are medians over batches of {plan.config.batch_size}, "
         f"per sample; × is the ratio to {BASELINE}, timed in the same process."
     )
-    if plan.source.is_lab:
-        page.line(LAB_LINE)
+    if warning := lab_warning(plan):
+        page.line(warning)
     page.line()
     page.path(f"records: {plan.config.output_dir}/")
     for outcome in outcomes:
@@ -60,26 +65,43 @@ def print_outcomes(outcomes: Sequence[Outcome], file: TextIO | None = None) -> N
         _print_task(page, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
 
 
-def print_plan(plan: Plan, file: TextIO | None = None) -> None:
+def lab_warning(plan: Plan) -> str | None:
+    """What the lab's pictures, or a lab model on others, make of the numbers; None without either."""
+    if plan.config.data_dir is None:
+        return LAB_LINE  # no other pictures come by themselves
+    return LAB_MODEL_LINE if plan.source.is_lab else None
+
+
+def print_plan(
+    plan: Plan, file: TextIO | None = None, *, memory: str | None = None, seconds: Mapping[str, float] | None = None
+) -> None:
     """Print what would run, and what of it is recorded already.
 
     Args:
         plan: what would run.
         file: where to; None for standard output.
+        memory: what it takes, in words; None leaves it out.
+        seconds: each cell's folder → the time that it takes; None leaves it out.
     """
     page = Page(file)
     _print_head(page, plan)
-    table = page.table("task", "method", "images", "samples", "batches", "recorded", "state")
+    times = () if seconds is None else ("time",)
+    table = page.table("task", "method", "images", "samples", "batches", "recorded", "state", *times)
     for cell in plan.cells:
         recorded = 0 if plan.config.overwrite else recorded_samples(plan, cell)
         batches = sum(1 for _ in cell.plan.batches())
         numbers = (cell.plan.images, cell.plan.wanted, batches, recorded)
-        table.add_row(cell.plan.task.name, cell.row, *map(str, numbers), _state(plan, cell, recorded))
+        time = () if seconds is None else (duration(seconds[str(cell.folder.path)]),)
+        table.add_row(cell.plan.task.name, cell.row, *map(str, numbers), _state(plan, cell, recorded), *time)
     page.add(table)
+    if seconds is not None:
+        page.line(f"time: about {duration(sum(seconds.values()))} in one process, by a few questions of each")
+    if memory is not None:
+        page.line(f"memory: {memory}")
     page.line("folders:")
     for cell in plan.cells:
         page.path(f"  {cell.folder.path}")
-    page.line("dry run: nothing was computed or written")
+    page.line(f"dry run: nothing was {'computed or written' if seconds is None else 'recorded'}")
 
 
 def _print_head(page: Page, plan: Plan) -> None:

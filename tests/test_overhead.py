@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -191,5 +193,29 @@ def test_a_shape_without_a_family_is_skipped_with_a_reason(
 
 def test_defaults() -> None:
     options = build_parser().parse_args([])
-    assert (options.shape, options.new_tokens, options.rounds) == ("llava", (1, 20, 100), 9)
+    assert (options.shape, options.new_tokens, options.rounds) == ("llava", (1, 20), 3)
     assert options.method.split(",") == [name for name in METHODS if name != "vanilla"]
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_an_interrupt_prints_the_rounds_that_are_complete(
+    rounds: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> Iterator[Any]:
+        for number, measured in enumerate(measure_rounds(*args, **options)):
+            if number == rounds:
+                raise KeyboardInterrupt
+            yield measured
+
+    monkeypatch.setattr("benchmarks.overhead_measure.measure_rounds", interrupted)
+    file = tmp_path / "found.json"
+    assert main([*TINY, "--method", "scr", "--json", str(file)]) == 130
+    said = capsys.readouterr()
+    assert "llava: round 1 of 2: scr" in said.err
+    if rounds:
+        assert "llava: interrupted after 1 of 2 rounds" in said.err
+        assert "prefill" in said.out
+        (shape,) = json.loads(file.read_text())["shapes"]
+        assert (len(shape["rounds"]), shape["interrupted"]) == (1, True)
+    else:
+        assert said.err.splitlines()[-1] == "interrupted before a round was complete"

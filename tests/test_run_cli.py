@@ -9,12 +9,14 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from miniature import without_times, write_coco
 
 import scr
 from benchmarks import table
+from benchmarks.answering import Answerer
 from benchmarks.lab import CHECKPOINTS
 from benchmarks.parsing import RULES
 from benchmarks.plan import RunConfig, build_plan
@@ -385,12 +387,43 @@ def test_the_table_in_ascii(finished: RunConfig) -> None:
     assert "?" not in text
 
 
-def test_lab_models_say_that_theirs_are_lab_numbers(finished: RunConfig) -> None:
-    plan = build_plan(finished)
-    object.__setattr__(plan.source, "is_lab", True)
-    file = io.StringIO()
-    table.print_report(plan, run(finished), file)
-    assert table.LAB_LINE in file.getvalue()
+def test_lab_pictures_and_lab_models_on_others_are_told_apart(finished: RunConfig) -> None:
+    plan, outcomes = build_plan(finished), run(finished)
+
+    def warned(is_lab: bool, data_dir: Path | None) -> tuple[bool, bool]:
+        file = io.StringIO()
+        source = dataclasses.replace(plan.source, is_lab=is_lab)
+        config = dataclasses.replace(plan.config, data_dir=data_dir)
+        table.print_report(dataclasses.replace(plan, source=source, config=config), outcomes, file)
+        text = " ".join(file.getvalue().split())
+        return table.LAB_LINE in text, table.LAB_MODEL_LINE in text
+
+    assert warned(True, None) == (True, False)
+    assert warned(True, finished.data_dir) == (False, True)
+    assert warned(False, finished.data_dir) == (False, False)
+
+
+def test_a_timed_dry_run_asks_a_few_questions_and_records_nothing(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    answer = Answerer.answer
+
+    def counting(self: Answerer, questions: Any, *rest: Any, **options: Any) -> Any:
+        asked.append(len(questions))
+        return answer(self, questions, *rest, **options)
+
+    monkeypatch.setattr(Answerer, "answer", counting)
+    command = [*arguments, "--tasks", "pope_random", "--output-dir", str(tmp_path / "results")]
+    assert main([*command, "--dry-run=timed"]) == 0
+    out = capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+    assert asked == [8, 8, 8, 8]  # a warm-up and a timed batch, without and with the method
+    rows = [line.split() for line in out.splitlines() if line.startswith("pope_random")]
+    assert [row[-1] for row in rows] == ["s", "s"]
+    assert re.search(r"time: about \d+ s in one process", out)
+    assert re.search(r"memory: weights 0.00 GiB in float32; the cache of a batch of 12 takes", out)
+    assert main([*command, "--dry-run=soon"]) == 2
 
 
 def test_the_default_finds_the_lab_and_its_data(

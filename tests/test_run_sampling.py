@@ -11,7 +11,6 @@ from miniature import write_coco
 
 import scr
 from benchmarks.answering import Answerer, Question
-from benchmarks.methods import method_parts, nested
 from benchmarks.models import load_model
 from benchmarks.plan import GREEDY_ROW, RunConfig, build_plan
 from benchmarks.runner import run
@@ -66,14 +65,13 @@ def test_a_sampled_answer_is_a_function_of_its_sample(method: str, answerer: Ans
     data = write_coco(tmp_path / "coco") / "images"
     questions = [Question(id=f"{n}", image=data / f"{n:06d}.png", prompt="dog ?") for n in range(1, 6)]
     sampled = {"do_sample": True, "max_new_tokens": 6, "temperature": 1.5}
-    patches = [scr.patch(answerer._model, part) for part in method_parts(method)]
 
     def answers(batch_size: int, seed: int = 0) -> list[str]:
         batches = [questions[start : start + batch_size] for start in range(0, 5, batch_size)]
         found = [answerer.answer(batch, sampled, seed=seed, margins=False) for batch in batches]
         return [answer.text for batch in found for answer in batch]
 
-    with nested(patches):
+    with scr.patch(answerer._model, method):
         found = answers(5)
         assert answers(1) == answers(2) == found
         assert len(set(found)) == 5
