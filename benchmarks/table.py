@@ -20,8 +20,8 @@ from .stats import POWER, Comparison, detectable_difference, holm
 
 LAB_LINE = "lab numbers: a synthetic world; not comparable with a paper's"
 LAB_MODEL_LINE = (
-    "a lab model on other pictures than the lab's: it has seen drawings alone, so what it says of photos is nonsense, and "
-    "these numbers mean nothing"
+    "a lab model on other pictures than the lab's: it has seen drawings alone, so what it says of photos is nonsense "
+    "and these numbers mean nothing"
 )
 _NAME_WIDTH, _COLUMN_WIDTH = 16, 12  # of a method's name, and of an interval such as "-20.0…+56.7" with its gap
 _COUNTS_BESIDE_TIMES = 5
