@@ -1,8 +1,8 @@
 """Where runs lie on disk: `<root>/<task>/<model>/<method>-<digest>/{run.json, samples.jsonl}`.
 
-`samples.jsonl` is the truth and only grows, but for grades that are made again; `run.json` is replaced as a whole. Where several processes share a run,
-each appends to a file of its own, `samples.rank0001.jsonl`, until the first one merges them into `samples.jsonl`; what
-a kill leaves of them is read, and merged by the next run. No third-party library is needed.
+`samples.jsonl` is the truth and only grows, but for grades that are made again; `run.json` is replaced as a whole.
+Several processes that share a run append each to a file of its own, `samples.rank0001.jsonl`, until the first merges
+them into `samples.jsonl`; what a kill leaves of them is read, and merged by the next run. No third-party library.
 """
 
 from __future__ import annotations
