@@ -71,6 +71,9 @@ def guarded(
         return exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else UNUSABLE
     except KeyboardInterrupt as error:
         say(error, interrupted)
+        # An interrupt that has passed through an exec(), of a dataclass being made perhaps, is noted by Python for its
+        # end, where it would kill itself by the signal in place of the status; the next exec() takes the note away.
+        exec("")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader, `head` perhaps, has seen enough; Python would complain once more when it flushes at the end.

@@ -135,6 +135,13 @@ def test_every_command_is_guarded(module, error, status, tmp_path, monkeypatch, 
     assert err.startswith("interrupted" if status == 130 else "error: ")
 
 
+def test_an_interrupt_inside_an_exec_ends_with_the_status_too():
+    """As one while a dataclass is made, on import."""
+    code = "import sys; from scr.guard import guarded; sys.exit(guarded(lambda: exec('raise KeyboardInterrupt')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("command", ["lab train llava --work {0}/w --output {0}/o", "lab adapt seed --output {0}/o"])
 def test_a_real_interrupt_of_a_training_is_one_line(command, tmp_path):
     process = subprocess.Popen(
