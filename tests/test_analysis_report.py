@@ -359,7 +359,7 @@ def test_the_command(folder, tmp_path, capsys):
     for arguments, word in (
         ([str(tmp_path / "missing")], "no folder of results"),
         ([str(folder), "--images", str(tmp_path / "file")], "no folder of images: got"),
-        ([str(folder), "--samples", "-1"], "--samples out of range: got -1; expected 0 or more"),
+        ([str(folder), "--samples", "-1"], "argument --samples: got '-1'; expected a whole number, 0 to"),
         ([str(folder), "--out", str(tmp_path / "file")], "cannot write"),
     ):
         assert main(arguments) == 2
