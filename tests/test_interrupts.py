@@ -19,7 +19,12 @@ import scr
 from hooks import HookStack, uninterrupted
 from hooks.running import _RUNNING
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # An interrupt may come before a patch is entered, or while a patch that was of use is dropped.
+    pytest.mark.filterwarnings("ignore::scr.UnusedPatchWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 OURS = tuple(f"{Path(scr.__file__).parent.parent / folder}/" for folder in ("scr", "hooks"))
 FIELDS = {"yes_shift": {"shift": 1.0, "no_tokens": [20]}, "scr": {"num_sources": 4}}
 METHODS = scr.list_methods()

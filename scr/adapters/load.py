@@ -15,7 +15,7 @@ from typing import Any, Self
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .._hooks import unwrap
+from .._hooks import uninterrupted, unwrap
 from ..errors import ConfigError
 from ..files import read_json, write_json
 from ..offloading import is_offloaded
@@ -48,16 +48,27 @@ class Adapter:
             AlreadyPatchedError: if an adapter is on the model already.
             AdapterLoadError: if the configuration does not put on what the file has weights for.
         """
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(lora_layers(self._model, self._config, self._weights))
-            self._installed = stack.pop_all()
+        stack = contextlib.ExitStack()
+        try:
+            uninterrupted(self._put_on, stack)
+        except BaseException:
+            uninterrupted(self._take_off, stack)
+            raise
         return self
+
+    def _put_on(self, stack: contextlib.ExitStack) -> None:
+        stack.enter_context(lora_layers(self._model, self._config, self._weights))
+        self._installed = stack
+
+    def _take_off(self, stack: contextlib.ExitStack) -> None:
+        stack.close()
+        if self._installed is stack:
+            self._installed = None
 
     def remove(self) -> None:
         """Take the adapter off; the model is as it was, to the bit. Doing it twice does nothing."""
         if self._installed is not None:
-            self._installed.close()
-            self._installed = None
+            uninterrupted(self._take_off, self._installed)
 
     def __enter__(self) -> Self:
         """Install."""
@@ -67,7 +78,11 @@ class Adapter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Remove, whatever happened."""
-        self.remove()
+        try:
+            self.remove()
+        except BaseException:  # an interrupt, before it had begun
+            self.remove()
+            raise
 
     def __repr__(self) -> str:
         """Name and whether it is on."""
