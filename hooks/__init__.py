@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     )
     from .interrupts import uninterrupted
     from .placed import Placed
-    from .prefill import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, dispatcher
+    from .prefill import PrefillDispatcher, dispatcher
     from .queries import rows_with_images, visual_input
     from .residual import edit_tokens, hidden_of, with_hidden
     from .running import when_idle
+    from .sessions import Diagnosis, PrefillMethod, PrefillSession
     from .stack import HookStack
 
 __getattr__ = on_demand(
@@ -69,10 +70,11 @@ __getattr__ = on_demand(
         ),
         ".interrupts": ("uninterrupted",),
         ".placed": ("Placed",),
-        ".prefill": ("Diagnosis", "PrefillDispatcher", "PrefillMethod", "PrefillSession", "dispatcher"),
+        ".prefill": ("PrefillDispatcher", "dispatcher"),
         ".queries": ("rows_with_images", "visual_input"),
         ".residual": ("edit_tokens", "hidden_of", "with_hidden"),
         ".running": ("when_idle",),
+        ".sessions": ("Diagnosis", "PrefillMethod", "PrefillSession"),
         ".stack": ("HookStack",),
     },
 )

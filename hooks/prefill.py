@@ -18,12 +18,12 @@ import inspect
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -32,7 +32,7 @@ from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
 from .compiled import eager_prefills
 from .digests import prefill_digests
-from .errors import NotFiniteError, SCRError, UnsupportedGenerationError
+from .errors import SCRError, UnsupportedGenerationError
 from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
 from .forks import INSTALLING, tell_of_forks
@@ -42,73 +42,8 @@ from .per_model import PerModel
 from .queries import any_visual, real_tokens, text_queries, visual_input
 from .residual import hidden_of
 from .running import base_of, when_idle
+from .sessions import Diagnosis, PrefillMethod, PrefillSession
 from .stack import HookStack
-
-
-@dataclass
-class Diagnosis:
-    """What the diagnostic pass read.
-
-    Attributes:
-        maps: layer → attention of the text to every token, per row and image, averaged over heads and text tokens;
-            on the CPU.
-        milliseconds: wall time of the pass, for the whole batch.
-    """
-
-    maps: dict[int, Float[Tensor, "batch images seq"]]
-    milliseconds: float
-
-    def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, "patches"]]:
-        """Mean over `layers` of each image's own map, in the order of `images`.
-
-        Raises:
-            NotFiniteError: naming the first image whose map holds no numbers.
-        """
-        mean = torch.stack([self.maps[layer] for layer in layers]).mean(dim=0)
-        own = [mean[image.row, image.index, image.positions] for image in images]
-        for image, attention in zip(images, own, strict=True):
-            if not attention.isfinite().all():
-                raise NotFiniteError(
-                    f"attention to image {image.index} of row {image.row} is not finite: got NaN; expected numbers. "
-                    "Look for NaN in its pixels and in the model's weights, or load the model in a wider number format."
-                )
-        return own
-
-
-class PrefillSession(Protocol):
-    """A method's part in one prefill."""
-
-    def observe(self, layer: int, hidden: Float[Tensor, "batch seq dim"]) -> None:
-        """See the unedited output of a block, during the diagnostic pass."""
-
-    def plan(self, diagnosis: Diagnosis) -> None:
-        """Decide what to edit, after the diagnostic pass."""
-
-    def edit(self, layer: int, output: Any) -> Any:
-        """Return the block's output, edited or as it is, during the real pass."""
-
-    def close(self) -> None:
-        """The prefill is complete."""
-
-
-class PrefillMethod(Protocol):
-    """A method that edits image prefills."""
-
-    attention_layers: range
-
-    def open(
-        self,
-        images: Sequence[ImagePatches],
-        embeds: Float[Tensor, "batch seq dim"],
-        copies: int,
-        digests: Callable[[Sequence[ImagePatches]], list[str]],
-    ) -> PrefillSession:
-        """Start one prefill, given its images, the decoder's merged input embeddings, and a way to key noise by image.
-
-        Beam search and `num_return_sequences` repeat every row of a prompt: the diagnostic runs on the prompt's own
-        rows, which `images` and `embeds` count, and row r of them is rows r · copies to (r + 1) · copies − 1 of what
-        `edit` gets.
-        """
 
 
 @dataclass
