@@ -180,12 +180,12 @@ class TestBadInput:
 
 def test_a_kill_before_the_weights_leaves_no_adapter(trained, monkeypatch):
     """The weights come last, by a rename: with them there is always the list of images."""
-    from scr.adapters import states
+    from scr.adapters import configuration, states
 
     rows = scr.adapters.read_rows(trained.parent / "rows.jsonl")
     recipe = load_recipe("refusal", {"rank": 2})
     weights = load_file(trained / "adapter_model.safetensors")
-    config = scr.adapters.configuration.read_lora_config(scr.adapters.find_adapter(str(trained)))
+    config = configuration.read_lora_config(scr.adapters.find_adapter(str(trained)))
     for files in range(5):
         folder = trained.parent / str(files)
         folder.mkdir()
