@@ -17,6 +17,9 @@ from .encoding import PIXELS
 from .families import ImagePatches, find_family
 from .queries import visual_tokens
 
+Digests = dict[tuple[int, int], str]
+"""(row, image) of a prefill → what its noise is keyed by."""
+
 
 def image_digest(image: Float[Tensor, "tiles 3 height width"]) -> str:
     """Of the exact pixels, as float32, and their shape. Pixels rounded to bfloat16 are other pixels."""
@@ -49,7 +52,7 @@ def prefill_digests(
     real: Bool[Tensor, "rows seq"],
     given: Mapping[str, Any],
     copies: int = 1,
-) -> list[str]:
+) -> Digests:
     """A digest of each image of a prefill, the same alone and in any batch, by `generate` and by `forward`.
 
     Where the pixels are not to be had, or tiles of one image not told from those of the next, the row's ids make it:
@@ -63,7 +66,7 @@ def prefill_digests(
         given: where the pixels are: `inputs`, or what `generate` was given.
         copies: how many of these rows there are for each row of `given`, one below the other.
     """
-    family, found = find_family(model), dict[tuple[int, int], str]()
+    family, found = find_family(model), Digests()
     for modality, mask in visual_tokens(family, model, inputs).items():
         mask = mask[:: len(mask) // len(real)]
         own = [one for one in images if one.row % copies == 0 and mask[one.row, one.positions[0]]]
@@ -75,11 +78,10 @@ def prefill_digests(
                 (one.row, one.index): ",".join(islice(parts, count)) for one, count in zip(own, counts, strict=True)
             }
     ids = inputs.get("input_ids")
-    digests = []
     for image in images:
         row = image.row - image.row % copies
         if (row, image.index) not in found:
             words = None if ids is None else ids[:: len(ids) // len(real)][row].cpu()[real[row]].tolist()
             found[row, image.index] = repr((words, image.index, image.grids))
-        digests.append(found[row, image.index])
-    return digests
+        found[image.row, image.index] = found[row, image.index]
+    return found

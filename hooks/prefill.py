@@ -31,7 +31,7 @@ from . import compat
 from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
 from .compiled import eager_prefills
-from .digests import prefill_digests
+from .digests import Digests, prefill_digests
 from .errors import SCRError, UnsupportedGenerationError
 from .expansion import prompt_copies, without_copies
 from .families import ImagePatches, find_family
@@ -286,18 +286,10 @@ class PrefillDispatcher:
                 session.plan(diagnosis)
         return sessions
 
-    def _digests(
-        self,
-        frame: _Frame,
-        all_images: Sequence[ImagePatches],
-        real: Bool[Tensor, "rows seq"],
-        images: Sequence[ImagePatches],
-    ) -> list[str]:
-        """What keys the noise of `images`, which are some of the prefill's."""
+    def _digests(self, frame: _Frame, images: Sequence[ImagePatches], real: Bool[Tensor, "rows seq"]) -> Digests:
         given, rows = (frame.inputs, None) if frame.call is None else (frame.call.given, frame.call.prompt_rows)
         copies = len(real) // rows if rows else 1
-        digests = prefill_digests(self._model, all_images, frame.inputs, real, given, max(1, copies))
-        return [digest for image, digest in zip(all_images, digests, strict=True) if image in images]
+        return prefill_digests(self._model, images, frame.inputs, real, given, max(1, copies))
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         frame = None if torch.compiler.is_compiling() else self._frame()

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .digests import Digests
 from .errors import NotFiniteError
 from .families import ImagePatches
 
@@ -70,7 +71,7 @@ class PrefillMethod(Protocol):
         images: Sequence[ImagePatches],
         embeds: Float[Tensor, "batch seq dim"],
         copies: int,
-        digests: Callable[[Sequence[ImagePatches]], list[str]],
+        digests: Callable[[], Digests],
     ) -> PrefillSession:
         """Start one prefill, given its images, the decoder's merged input embeddings, and a way to key noise by image.
 

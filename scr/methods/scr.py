@@ -148,11 +148,12 @@ class SCR(Method):
         images: Sequence[ImagePatches],
         embeds: Float[Tensor, "batch seq dim"],
         copies: int,
-        digests: Callable[[Sequence[ImagePatches]], list[str]],
+        digests: Callable[[], Mapping[tuple[int, int], str]],
     ) -> SCRSession:
         """Start one prefill. See `hooks.PrefillMethod`."""
         drawn = self.config.source == "random" or self.config.edit == "noise"
-        generators = [noise_generator(self.config.seed, digest) for digest in digests(images)] if drawn else []
+        keys = digests() if drawn else {}
+        generators = [noise_generator(self.config.seed, keys[one.row, one.index]) for one in images if drawn]
         return SCRSession(self, images, generators, copies)
 
 
