@@ -75,6 +75,12 @@ def grade_samples(folder: RunFolder, task: Task) -> None:
         folder.replace_samples(graded)
 
 
+def grade_old_samples(folder: RunFolder, task: Task, run: RunRecord | None) -> None:
+    """`grade_samples` where the run that lies there was recorded in an earlier schema."""
+    if run is not None and run.schema != SCHEMA:
+        grade_samples(folder, task)
+
+
 def rescore(root: Path) -> list[Rescored]:
     """Grade the samples of every run below a folder again, and rebuild its metrics from them.
 

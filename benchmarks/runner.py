@@ -40,8 +40,8 @@ from .progress import Progress
 from .prompts import YES_NO
 from .provenance import timestamp
 from .ranks import FailedElsewhereError, Ranks, RanksError
-from .records import SCHEMA, RunRecord, SampleRecord
-from .rescoring import apply_scores, grade_samples, scored
+from .records import RunRecord, SampleRecord
+from .rescoring import apply_scores, grade_old_samples, scored
 from .shown import Outcomes
 from .speed import summarize_timing
 from .tasks.base import Sample, Scores
@@ -176,8 +176,7 @@ class _Session:
                 cell.folder.clear()
             cell.folder.merge(sample.id for sample in cell.plan.samples)
             before = cell.folder.read_run()
-            if before is not None and before.schema != SCHEMA:
-                grade_samples(cell.folder, cell.plan.task)
+            grade_old_samples(cell.folder, cell.plan.task, before)
             found = standing(self._plan, cell)
             if found.again:
                 cell.folder.drop(found.again)

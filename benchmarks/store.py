@@ -294,7 +294,6 @@ class RunFolder:
         self._sync_folder()
         for path in parts:
             path.unlink()
-        self._sync_folder()
 
     @contextlib.contextmanager
     def _free_parts(self) -> Iterator[list[Path]]:
