@@ -174,12 +174,9 @@ class _Session:
         with cell.folder.lock():
             if self._config.overwrite:
                 cell.folder.clear()
-            cell.folder.merge(sample.id for sample in cell.plan.samples)
-            before = cell.folder.read_run()
+            before, found = cell.folder.read_run(), standing(self._plan, cell)
+            cell.folder.merge((sample.id for sample in cell.plan.samples), without=found.again)
             grade_old_samples(cell.folder, cell.plan.task, before)
-            found = standing(self._plan, cell)
-            if found.again:
-                cell.folder.drop(found.again)
             there = found.answered
             batches = missing_batches(cell, there)
             if batches and (there or found.again):

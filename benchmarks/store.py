@@ -121,13 +121,14 @@ class RunFolder:
         """
         return {record.id for record in self.each()}
 
-    def merge(self, order: Iterable[str]) -> None:
+    def merge(self, order: Iterable[str], without: Collection[str] = ()) -> None:
         """Bring all samples into one file, in this order; nothing is written where that is so already.
 
         A kill at any point leaves every sample in at least one file, and the next call goes on from there.
 
         Args:
             order: names of samples; those that it does not name come last.
+            without: names of samples that are forgotten, so that they can be recorded again.
 
         Raises:
             RecordError: as `samples`.
@@ -136,21 +137,10 @@ class RunFolder:
         with self._free_parts() as parts:
             places = {place.record.id: (place.path, place.start, place.end) for place in self._places()}
             position = {name: number for number, name in enumerate(order)}
-            wanted = sorted(places, key=lambda name: position.get(name, len(position)))
+            kept = (name for name in places if name not in without)
+            wanted = sorted(kept, key=lambda name: position.get(name, len(position)))
             if parts or wanted != list(places):
                 self._rewrite(_copied([places[name] for name in wanted]), parts)
-        self._ids = None
-
-    def drop(self, names: Collection[str]) -> None:
-        """Forget samples, so that they can be recorded again; all lie in one file afterwards.
-
-        Raises:
-            RecordError: as `samples`.
-            FolderInUseError: where another process still writes one of the parts.
-        """
-        with self._free_parts() as parts:
-            places = [(one.path, one.start, one.end) for one in self._places() if one.record.id not in names]
-            self._rewrite(_copied(places), parts)
         self._ids = None
 
     def append(self, records: Sequence[SampleRecord]) -> None:

@@ -195,7 +195,8 @@ def test_a_failed_run_is_exit_code_1(
     command = [*arguments, "--data-dir", str(data), "--limit", "all", "--tasks", "chair", "--batch-size", "1"]
     assert main([*command, "--method", "none", "--output-dir", str(tmp_path / "results")]) == 1
     assert re.search(
-        r"error: chair · none failed: got FileNotFoundError: .*000003.png.* kept in", capsys.readouterr().err
+        r"error: chair · none failed: got RefusedError: .*000003.png.*got FileNotFoundError: .* kept in",
+        capsys.readouterr().err,
     )
     (folder,) = find_runs(tmp_path / "results")
     stopped = folder.read_run()
