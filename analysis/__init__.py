@@ -1,5 +1,5 @@
 """Show what was found: reads records that `benchmarks` left behind, never a model."""
 
-from .overlays import overlay
+from .drawing.overlays import overlay
 
 __all__ = ["overlay"]

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from scr.argument_types import names
-from scr.command_line import Parser
-from scr.guard import guarded
+from scr.command.guard import guarded
+from scr.command.parser import Parser
+from scr.command.types import names
 
-from .finding import Analysis, Finding
-from .load import NothingToShowError, Results, ResultsError, load_results
-from .style import FORMATS, MissingDependencyError, write_plot, write_table
-from .tables import as_markdown
+from .drawing.style import FORMATS, MissingDependencyError, write_plot, write_table
+from .drawing.tables import as_markdown
+from .findings.finding import Analysis, Finding
+from .reading.load import NothingToShowError, Results, ResultsError, load_results
 
 
 def run_command(

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 from ._benchmarks import RESAMPLES
 from .command import run_command
-from .drawing import draw_intervals, floats, legend_below
-from .entropy_bins import entropy_bins
-from .entropy_correlation import POOLED, WITHIN, entropy_correlations
-from .entropy_logistic import entropy_logistic
-from .finding import Finding
-from .load import NothingToShowError, Run
-from .rows import absent_rows
-from .style import GREY, Plot, look, new_figure, paper_look
-from .tables import Table
-from .trace import MEASURES
+from .drawing.panels import draw_intervals, floats, legend_below
+from .drawing.style import GREY, Plot, look, new_figure, paper_look
+from .drawing.tables import Table
+from .findings.entropy_bins import entropy_bins
+from .findings.entropy_correlation import POOLED, WITHIN, entropy_correlations
+from .findings.entropy_logistic import entropy_logistic
+from .findings.finding import Finding
+from .reading.load import NothingToShowError, Run
+from .reading.rows import absent_rows
+from .reading.trace import MEASURES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +30,7 @@ class EntropyResult:
     """Entropy against hallucination.
 
     Attributes:
-        measure: a key of `analysis.trace.MEASURES`.
+        measure: a key of `analysis.reading.trace.MEASURES`.
         correlations: a row per scope (a model, pooled, within models) and kind (Pearson, Spearman).
         binned: a row per model and bin: hallucination rate with its interval.
         logistic: a row per scope and covariate: odds ratio per standard deviation, with its interval.
@@ -49,7 +49,7 @@ def analyse_entropy(runs: Sequence[Run], measure: str = "entropy", *, resamples:
 
     Args:
         runs: all runs of a folder; baselines of yes/no tasks are used.
-        measure: a key of `analysis.trace.MEASURES`.
+        measure: a key of `analysis.reading.trace.MEASURES`.
         resamples: of each bootstrap and permutation.
 
     Raises:

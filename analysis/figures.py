@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .ablations import ablation_findings
 from .command import run_command
-from .credit import credit_findings
 from .entropy import entropy_findings
-from .failures import failure_findings
-from .finding import Analysis
-from .forest import forest_findings
-from .frontier import frontier_findings
-from .roc import roc_findings
-from .strata import strata_findings
-from .summary import summary_findings
+from .findings.ablations import ablation_findings
+from .findings.credit import credit_findings
+from .findings.failures import failure_findings
+from .findings.finding import Analysis
+from .findings.forest import forest_findings
+from .findings.frontier import frontier_findings
+from .findings.roc import roc_findings
+from .findings.strata import strata_findings
+from .findings.summary import summary_findings
 
 ANALYSES: dict[str, Analysis] = {
     "summary": summary_findings,

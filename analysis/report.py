@@ -9,21 +9,21 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scr.argument_types import natural
-from scr.command_line import Parser
+from scr.command.guard import guarded
+from scr.command.parser import Parser
+from scr.command.types import natural
 from scr.files import write_text
-from scr.guard import guarded
 
-from .browser import INLINE, Browser, script_json, write_browser
 from .command import say, with_results
+from .drawing.overlays import INK, INSET, OPACITY, RADIUS, STROKES
+from .drawing.style import MissingDependencyError, write_plot, write_table
+from .drawing.tables import Table, is_numeric, shown_cells
 from .figures import ANALYSES
-from .finding import Analysis, Finding
-from .load import NothingToShowError, Results, model_labels
-from .overlays import INK, INSET, OPACITY, RADIUS, STROKES
-from .provenance import provenance, without_folders
-from .samples import OUTCOMES, choose_samples, outcome_table, shown_samples
-from .style import MissingDependencyError, write_plot, write_table
-from .tables import Table, is_numeric, shown_cells
+from .findings.finding import Analysis, Finding
+from .page.browser import INLINE, Browser, script_json, write_browser
+from .page.samples import OUTCOMES, choose_samples, outcome_table, shown_samples
+from .reading.load import NothingToShowError, Results, model_labels
+from .reading.provenance import provenance, without_folders
 
 PAGE = "index.html"
 LIMIT = 2000
@@ -248,7 +248,7 @@ def _version() -> str:
 
 
 def _template(name: str) -> str:
-    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath("page", "templates", name).read_text(encoding="utf-8")
 
 
 def _environment() -> Any:

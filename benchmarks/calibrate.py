@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from .arguments import Parser, add_model, all_or_positive, guarded, names
+from .printing.arguments import Parser, add_model, all_or_positive, guarded, names
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -49,7 +49,8 @@ def yes_shift(config: Any) -> dict[str, Any]:
     """Match the yes ratio of a method by a constant shift of the unpatched model's answers.
 
     Args:
-        config: a `benchmarks.plan.RunConfig` of one method and yes/no tasks; what is recorded is not computed again.
+        config: a `benchmarks.running.plan.RunConfig` of one method and yes/no tasks; what is recorded is not
+            computed again.
 
     Returns:
         `shift`; `yes_ratio` of the method, `yes_ratio_without` of the unpatched model, and `answers`, how many.
@@ -59,10 +60,10 @@ def yes_shift(config: Any) -> dict[str, Any]:
     """
     from scr import ConfigError
 
-    from .methods import BASELINE
-    from .plan import GREEDY_ROW, build_plan
-    from .prompts import YES_NO
-    from .runner import run_plan
+    from .running.methods import BASELINE
+    from .running.plan import GREEDY_ROW, build_plan
+    from .running.prompts import YES_NO
+    from .running.runner import run_plan
 
     if len(config.methods) != 1 or config.methods[0] == BASELINE:
         raise ConfigError(f"nothing to match: got methods {config.methods}; expected one other than none. Name it.")
@@ -89,16 +90,16 @@ def confidence_thresholds(config: Any, kind: Any = "max_logprob") -> tuple[float
     """Thresholds of `QuantileStrength` from the unpatched model's answers.
 
     Args:
-        config: a `benchmarks.plan.RunConfig`; its methods have no part.
+        config: a `benchmarks.running.plan.RunConfig`; its methods have no part.
         kind: of confidence.
     """
     import scr
 
-    from .answering import Answerer, Question
-    from .methods import BASELINE
-    from .models import load_model
-    from .plan import build_plan
-    from .prompts import apply_prompt
+    from .asking.answering import Answerer, Question
+    from .running.methods import BASELINE
+    from .running.models import load_model
+    from .running.plan import build_plan
+    from .running.prompts import apply_prompt
 
     plan = build_plan(config)
     loaded = load_model(
@@ -154,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .plan import RunConfig
+    from .running.plan import RunConfig
 
     config = RunConfig(
         model=options.model,

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from .arguments import Parser, add_model, guarded, key_value, names, positive
-from .shown import SideBySide
-from .wording import Piece, marked, word_differences
+from .printing.arguments import Parser, add_model, guarded, key_value, names, positive
+from .printing.shown import SideBySide
+from .printing.wording import Piece, marked, word_differences
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from scr.adapters import AdapterSource
 
-    from .answering import Answer, Question
-    from .methods import Configs
-    from .models import LoadedModel, ModelSource
+    from .asking.answering import Answer, Question
+    from .running.methods import Configs
+    from .running.models import LoadedModel, ModelSource
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -108,12 +108,12 @@ def compare_answers(
         loaded: the model.
         question: image and prompt.
         rows: what is put on the model; the first one's answer is compared with.
-        given: as `benchmarks.methods.given_configs`, of all methods in the rows.
+        given: as `benchmarks.running.methods.given_configs`, of all methods in the rows.
         generation: arguments of `generate`.
         rounds: how many are timed; one more before them is thrown away, as the first forward allocates.
         report: is told what happens.
     """
-    from .answering import Answerer
+    from .asking.answering import Answerer
 
     answerer = Answerer(loaded)
     answers: list[list[Answer]] = [[] for _ in rows]
@@ -148,7 +148,7 @@ def print_answers(head: Mapping[str, Any], found: Sequence[Compared], file: Text
         found: as `compare_answers` returns it.
         file: where to; None for standard output. Plain text where that is no terminal.
     """
-    from .page import Page
+    from .printing.console import Page
 
     page = Page(file)
     page.line(f"model {head['model']}, {head['dtype']} on {head['device']}", style="bold")
@@ -216,10 +216,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     import torch
 
-    from .adapters import overlapping_images, resolve_adapter
-    from .answering import Question
-    from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
-    from .models import find_model, load_model, resolve_device, resolve_dtype, skeleton
+    from .asking.answering import Question
+    from .running.adapters import overlapping_images, resolve_adapter
+    from .running.methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
+    from .running.models import find_model, load_model, resolve_device, resolve_dtype, skeleton
 
     methods = list(dict.fromkeys((BASELINE, *map(str.lower, options.methods))))
     check_methods(methods, dict(options.method_arg))
@@ -269,7 +269,7 @@ def _find_images(given: Sequence[Path], source: ModelSource) -> list[Path]:
     from scr import ConfigError
 
     from .lab import data_folder
-    from .plan import LAB_SPLIT
+    from .running.plan import LAB_SPLIT
 
     if not given:
         if not source.is_lab:
@@ -321,7 +321,7 @@ def _applied(loaded: LoadedModel, row: Row, given: Configs) -> Iterator[None]:
     """The row's adapter and, inside it, its method on the model."""
     import scr
 
-    from .methods import patched
+    from .running.methods import patched
 
     adapter = contextlib.nullcontext() if row.adapter is None else scr.adapter(loaded.model, row.adapter)
     with adapter, patched(loaded.model, row.method, given):

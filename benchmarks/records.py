@@ -172,7 +172,8 @@ class RunRecord:
         intervals: name → [low, high], 95 %.
         reasons: name → why a metric is None.
         units: name → unit, for metrics that are not fractions.
-        timing: milliseconds and ratios with their spread over batches, as `benchmarks.speed.summarize_timing` has them.
+        timing: milliseconds and ratios with their spread over batches, as
+            `benchmarks.asking.speed.summarize_timing` has them.
     """
 
     schema: int = SCHEMA

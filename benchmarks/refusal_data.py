@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from .arguments import Parser, guarded, positive, share, whole
+from .printing.arguments import Parser, guarded, positive, share, whole
 
 if TYPE_CHECKING:
     from scr.adapters import KnownImage, RefusalRow
@@ -67,8 +67,8 @@ def known_images(data: CocoData, statement: Statement) -> list[KnownImage]:
     """
     from scr.adapters import KnownImage
 
-    from .tasks.pope import object_tables
-    from .tasks.sycophancy import absent_objects
+    from .tasks.pope.task import object_tables
+    from .tasks.sycophancy.task import absent_objects
 
     tables = object_tables([data.objects(image.id) for image in data.images])
     names = sorted(tables.frequency)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from scr import ConfigError, SCRError
 
-from .arguments import Parser, guarded
-from .page import LABELS, Page, interval_text, value_text
+from .printing.arguments import Parser, guarded
+from .printing.console import LABELS, Page, interval_text, value_text
 from .records import RecordError, RunRecord, SampleRecord
-from .rescoring import first_images
+from .running.rescoring import first_images
 from .stats import Comparison, holm
 from .store import RUN_FILE, SAMPLES_FILE, FolderInUseError, RunFolder, find_runs
 from .tasks import UnknownTaskError, load_task

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Parser, add_model, all_or_positive, guarded, key_value, names, positive, whole
-from .prompts import PROMPTS
+from .printing.arguments import Parser, add_model, all_or_positive, guarded, key_value, names, positive, whole
 from .records import DIAGNOSTICS
+from .running.prompts import PROMPTS
 
 if TYPE_CHECKING:
-    from .ranks import World
+    from .running.ranks import World
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -162,17 +162,17 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
     if (options.list or options.rescore or options.dry_run) and not _is_first():
         return 0
     if options.list:
-        from .listing import print_list
+        from .printing.listing import print_list
 
         print_list(options.list)
         return 0
     if options.rescore:
         return _rescore(options.output_dir)
-    from .models import check_device_map
-    from .plan import RunConfig, build_plan
-    from .ranks import Ranks, device_of, find_world
-    from .runner import run_plan
-    from .table import print_plan, print_report
+    from .printing.table import print_plan, print_report
+    from .running.models import check_device_map
+    from .running.plan import RunConfig, build_plan
+    from .running.ranks import Ranks, device_of, find_world
+    from .running.runner import run_plan
 
     world = find_world(options.expect_world_size)
     if options.device_map is not None:
@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
         command=_command(arguments, world),
     )
     if options.dry_run:
-        from .estimate import memory_in_words, seconds_left
+        from .running.estimate import memory_in_words, seconds_left
 
         plan = build_plan(config)
         seconds = seconds_left(plan, options.device_map) if options.dry_run == "timed" else None
@@ -220,7 +220,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
 
 
 def _rescore(root: Path) -> int:
-    from .rescoring import rescore
+    from .running.rescoring import rescore
 
     done = rescore(root)
     for one in done:
@@ -243,13 +243,13 @@ def _say(line: str) -> None:
 
 
 def _is_first() -> bool:
-    """Whether this process prints; without torch, which `benchmarks.ranks` needs."""
+    """Whether this process prints; without torch, which `benchmarks.running.ranks` needs."""
     return os.environ.get("WORLD_SIZE", "1") in ("", "1") or os.environ.get("RANK", "0") == "0"
 
 
 def _say_error(error: BaseException, line: str) -> None:
     """Print a line, once where all processes know of it; else with the process that failed."""
-    from .ranks import FailedElsewhereError
+    from .running.ranks import FailedElsewhereError
 
     if _is_first():
         _say(line)
@@ -258,7 +258,7 @@ def _say_error(error: BaseException, line: str) -> None:
 
 
 def _command(arguments: Sequence[str], world: World) -> str:
-    from .provenance import command_line
+    from .running.provenance import command_line
 
     if world.size == 1:
         return command_line(arguments)

@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .arguments import Parser, guarded
+from .printing.arguments import Parser, guarded
 from .records import Found, hallucinated_mentions
-from .scorers import SCORERS, load_scorer
-from .scorers.base import Scored
+from .tasks import SCORERS, load_scorer
+from .tasks.scoring import Scored
 
 
 def main(argv: Sequence[str] | None = None) -> int:

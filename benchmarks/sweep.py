@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .arguments import (
+from .printing.arguments import (
     Parser,
     add_model,
     all_or_positive,
@@ -27,10 +27,10 @@ from .arguments import (
     short,
     whole,
 )
-from .prompts import PROMPTS
+from .running.prompts import PROMPTS
 
 if TYPE_CHECKING:
-    from .plan import Plan, RunConfig
+    from .running.plan import Plan, RunConfig
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -101,9 +101,9 @@ def build_sweep(config: RunConfig, factors: Sequence[Factor], cross: bool = Fals
 
     Raises:
         ConfigError: for factors that contradict each other or the base, an unknown field, or a value out of range.
-        SCRError, UnknownTaskError, ...: as `benchmarks.plan.build_plan`.
+        SCRError, UnknownTaskError, ...: as `benchmarks.running.plan.build_plan`.
     """
-    from .plan import build_plan
+    from .running.plan import build_plan
 
     _check(config, factors)
     tables: dict[str, list[dict[str, Any]]] = {one.name: [{one.name: v} for v in one.values] for one in factors}
@@ -136,9 +136,9 @@ def run_sweep(sweep: Sweep, report: Callable[[str], None] = lambda line: None) -
     """The outcomes of a sweep's runs; what is recorded is taken from the store.
 
     Raises:
-        RunFailedError: as `benchmarks.runner.run_plan`.
+        RunFailedError: as `benchmarks.running.runner.run_plan`.
     """
-    from .runner import run_plan
+    from .running.runner import run_plan
 
     return list(run_plan(sweep.plan, report))
 
@@ -206,10 +206,10 @@ def factor(text: str) -> Factor:
 
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from .plan import RunConfig
-    from .provenance import command_line
-    from .ranks import find_world
-    from .sweep_table import print_dry, print_sweep
+    from .printing.sweep_table import print_dry, print_sweep
+    from .running.plan import RunConfig
+    from .running.provenance import command_line
+    from .running.ranks import find_world
 
     find_world(expected=1)
     config = RunConfig(
@@ -242,7 +242,7 @@ def _check(config: RunConfig, factors: Sequence[Factor]) -> None:
     """Refuse what would compare a configuration with itself, or run something else than what is asked for."""
     from scr import ConfigError
 
-    from .methods import BASELINE
+    from .running.methods import BASELINE
 
     method = config.methods[0] if len(config.methods) == 1 else ",".join(config.methods)
     if method == BASELINE or "," in method:

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from .cache import append_rows
 from .compat import after_step
 from .generation import GenerateCall
+from .prefills.cache import append_rows
 
 _GOES_AS_USUAL = {
     "num_beams": "beams",

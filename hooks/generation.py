@@ -19,11 +19,11 @@ from torch import nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from .errors import UnsupportedGenerationError
-from .forks import INSTALLING
-from .interrupts import uninterrupted
-from .per_model import PerModel
-from .running import begin, end, is_inside, threads_inside, when_idle
-from .stack import HookStack
+from .installing.forks import INSTALLING
+from .installing.interrupts import uninterrupted
+from .installing.per_model import PerModel
+from .installing.running import begin, end, is_inside, threads_inside, when_idle
+from .installing.stack import HookStack
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from ._hooks import INSTALLING, GenerateCall, HookStack, dispatcher, uninterrupt
 from .combination import BASELINE, CombinedConfig
 from .errors import AlreadyPatchedError, UnusedPatchWarning
 from .methods import Method, MethodConfig, Trace
-from .wording import one_line
+from .methods.wording import one_line
 
 _PATCHED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 

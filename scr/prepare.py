@@ -13,7 +13,7 @@ from .errors import ConfigError
 from .methods import METHODS, MethodConfig, MethodEntry, get_method
 from .patching import Combination, Patch
 
-# Made by `python -m scr.overloads`:
+# Made by `python -m scr.methods.overloads`:
 if TYPE_CHECKING:
     from .contrast import Strength
     from .perturb import Perturbation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def denormals() -> Iterator[None]:
     """A run flushes denormals for the whole process, which hypothesis refuses to work under."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests were started in the background; a thread that it left without gradients
+    in the middle of torch's own `no_grad` has them again.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+    torch.set_grad_enabled(True)
 
 
 @pytest.fixture(scope="module")

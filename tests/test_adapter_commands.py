@@ -16,7 +16,7 @@ from tiny import picture
 
 import scr
 from benchmarks.lab import adapt
-from benchmarks.models import find_model
+from benchmarks.running.models import find_model
 from scr.adapters import load_recipe, plot_curve, push_adapter, read_record, train_adapter, write_card
 from scr.adapters.train import main
 
@@ -297,6 +297,6 @@ def test_lab_names_are_taken_where_a_model_or_an_adapter_is_named(place, tmp_pat
     err = capsys.readouterr().err
     for said in ("adapter of another model", "Did you mean 'lab/llava'", "Did you mean 'lab/refusal'"):
         assert said in err
-    monkeypatch.setattr("scr.named.entry_points", lambda **_: ())
+    monkeypatch.setattr("scr.checkpoints.named.entry_points", lambda **_: ())
     assert main(["merge", "--model", "lab/llava", "--adapter", "lab/refusal", "--output", str(tmp_path / "n")]) == 2
     assert "is called 'lab'; expected the one of scr-vlm" in capsys.readouterr().err

@@ -131,7 +131,8 @@ def test_divergence_is_in_float32():
 def test_checkpointing_leaves_no_hook_behind(rows, tmp_path):
     model, processor = tiny_llava()
     names = sorted(vars(model))
-    changes = {"rank": 2, "dtype": "float32", "epochs": 1, "gradient_checkpointing": True}
+    changes = {"rank": 2, "dtype": "float32", "epochs": 1, "gradient_checkpointing": True, "batch_size": len(rows)}
+    changes |= {"accumulation": 1}
     train_adapter(model, processor, rows, load_recipe("refusal", changes), tmp_path / "a", kind="refusal", base="tiny")
     assert sorted(vars(model)) == names
     assert not model.get_input_embeddings()._forward_hooks

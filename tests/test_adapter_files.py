@@ -250,7 +250,7 @@ class TestRefused:
 class TestBases:
     def test_an_adapter_of_the_lab_on_another_of_its_models(self) -> None:
         """By digest: a model in memory has its folder for a name."""
-        from benchmarks.models import load_model
+        from benchmarks.running.models import load_model
 
         for other in ("lab/qwen2_vl", "lab/internvl"):
             model = load_model(other, device="cpu").model
@@ -264,8 +264,8 @@ class TestBases:
             pass
 
     def test_a_folder_of_another_state(self, checkpoint: Path, tmp_path: Path) -> None:
-        from scr.digests import folder_digest
-        from scr.loading import load_weights
+        from scr.checkpoints.digests import folder_digest
+        from scr.checkpoints.loading import load_weights
 
         shutil.copytree(checkpoint, tmp_path / "other")
         config = json.loads((checkpoint / "config.json").read_text())

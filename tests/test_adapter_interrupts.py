@@ -9,7 +9,7 @@ import scr
 
 pytest.importorskip("peft")
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("one_thread", "interruptible"),
     # An interrupt may come before a patch is entered, or while a patch that was of use is dropped.
     pytest.mark.filterwarnings("ignore::scr.UnusedPatchWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

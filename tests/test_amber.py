@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from nltk.tokenize import PunktTokenizer
 
 from benchmarks.score import main
-from benchmarks.tasks.amber import Response, Words, count_caption, score_responses
-from benchmarks.tasks.amber_words import WordDataError, exact, from_spacy, from_table, nouns
+from benchmarks.tasks.amber.rule import Response, Words, count_caption, score_responses
+from benchmarks.tasks.amber.words import WordDataError, exact, from_spacy, from_table, nouns
 
 RELATED = {"sky": [], "forest": ["tree", "bush"], "tree": ["forest"], "person": ["man", "people"], "dog": [], "sun": []}
 ANNOTATIONS = [
@@ -381,7 +381,7 @@ JSON = st.recursive(
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON, st.sampled_from(["annotations", "relation", "query/query_all", "responses"]))
 def test_any_json_is_scored_or_refused(files, tmp_path, monkeypatch, capsys, content, name):
-    monkeypatch.setattr("benchmarks.scorers.amber.nouns", str.split)
+    monkeypatch.setattr("benchmarks.tasks.amber.scorer.nouns", str.split)
     arguments = files(SAID)
     path = tmp_path / ("data" if name != "responses" else "") / f"{name}.json"
     before = path.read_text()

@@ -13,11 +13,11 @@ from synthetic_results import questions, record, write
 
 import analysis
 from analysis.command import Parser, run_command, with_results, write_finding
+from analysis.drawing.tables import Table
 from analysis.figures import ANALYSES, main
-from analysis.finding import Finding
-from analysis.load import NothingToShowError, load_results
-from analysis.summary import summary_findings
-from analysis.tables import Table
+from analysis.findings.finding import Finding
+from analysis.findings.summary import summary_findings
+from analysis.reading.load import NothingToShowError, load_results
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["analysis", *(module.name for module in pkgutil.walk_packages(analysis.__path__, "analysis."))]

@@ -8,14 +8,14 @@ import pytest
 import scipy.stats
 from synthetic_results import answer, questions, record, write
 
-from analysis.bins import PAPER_EDGES
 from analysis.entropy import analyse_entropy, entropy_findings, main, plot_entropy
-from analysis.entropy_bins import entropy_bins
-from analysis.entropy_correlation import POOLED, WITHIN, entropy_correlations
-from analysis.entropy_logistic import entropy_logistic
-from analysis.load import NothingToShowError, load_results
-from analysis.rows import absent_rows, baseline_runs
-from analysis.trace import number
+from analysis.findings.entropy_bins import entropy_bins
+from analysis.findings.entropy_correlation import POOLED, WITHIN, entropy_correlations
+from analysis.findings.entropy_logistic import entropy_logistic
+from analysis.reading.load import NothingToShowError, load_results
+from analysis.reading.rows import absent_rows, baseline_runs
+from analysis.reading.trace import number
+from analysis.statistics.bins import PAPER_EDGES
 
 
 def runs_of(folder, **models):

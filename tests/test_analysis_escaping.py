@@ -8,10 +8,10 @@ import pytest
 from synthetic_results import questions, record, write
 
 from analysis import report
-from analysis.escaping import for_csv, for_latex, for_markdown, for_name, printable
-from analysis.load import load_results
-from analysis.style import Plot, new_figure, paper_look, write_plot
-from analysis.tables import Table, as_latex, as_markdown, by_model
+from analysis.drawing.escaping import for_csv, for_latex, for_markdown, for_name, printable
+from analysis.drawing.style import Plot, new_figure, paper_look, write_plot
+from analysis.drawing.tables import Table, as_latex, as_markdown, by_model
+from analysis.reading.load import load_results
 from benchmarks.records import SampleRecord
 
 HOSTILE = "a$b$c<script>alert(1)</script>}\\input{x} \udcca\u2028\x00=1"

@@ -5,7 +5,7 @@ import json
 import pytest
 from synthetic_results import answer, questions, record, write
 
-from analysis.load import (
+from analysis.reading.load import (
     NothingToShowError,
     ResultsError,
     flat_config,
@@ -14,8 +14,8 @@ from analysis.load import (
     row_labels,
     short_value,
 )
-from analysis.pairs import find_pairs, yes_no_pairs
-from analysis.trace import MEASURES, largest_entropy, number, numbers, patches, series
+from analysis.reading.pairs import find_pairs, yes_no_pairs
+from analysis.reading.trace import MEASURES, largest_entropy, number, numbers, patches, series
 
 FEW = questions(images=3)
 

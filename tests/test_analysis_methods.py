@@ -8,16 +8,31 @@ import pytest
 import scipy.stats
 from synthetic_results import answer, questions, record, write
 
-from analysis.ablations import ablation_findings, ablation_table, find_sweeps, plot_ablations
-from analysis.credit import credit_findings, credit_table, plot_credit
-from analysis.failures import BORDER, co_occurrence, failure_findings, failure_strata, failure_table, plot_failures
-from analysis.forest import compare_p, forest_findings, forest_table, metric_p, plot_forest
-from analysis.frontier import frontier_findings, frontier_table, pareto_set, plot_frontier
-from analysis.load import NothingToShowError, load_results
-from analysis.pairs import compare_rates, yes_no_pairs
-from analysis.roc import accuracy_at_yes_ratio, matched_change, plot_roc, reading, roc_curve, roc_findings, roc_tables
-from analysis.strata import plot_strata, strata_findings, strata_tables
-from analysis.summary import run_metrics, summary_findings, summary_tables, yes_no_metrics
+from analysis.findings.ablations import ablation_findings, ablation_table, find_sweeps, plot_ablations
+from analysis.findings.credit import credit_findings, credit_table, plot_credit
+from analysis.findings.failures import (
+    BORDER,
+    co_occurrence,
+    failure_findings,
+    failure_strata,
+    failure_table,
+    plot_failures,
+)
+from analysis.findings.forest import compare_p, forest_findings, forest_table, metric_p, plot_forest
+from analysis.findings.frontier import frontier_findings, frontier_table, pareto_set, plot_frontier
+from analysis.findings.roc import (
+    accuracy_at_yes_ratio,
+    matched_change,
+    plot_roc,
+    reading,
+    roc_curve,
+    roc_findings,
+    roc_tables,
+)
+from analysis.findings.strata import plot_strata, strata_findings, strata_tables
+from analysis.findings.summary import run_metrics, summary_findings, summary_tables, yes_no_metrics
+from analysis.reading.load import NothingToShowError, load_results
+from analysis.reading.pairs import compare_rates, yes_no_pairs
 from benchmarks.stats import auc, compare_yes_no, holm, ratios, yes_no_table
 
 BASE = questions(images=60)

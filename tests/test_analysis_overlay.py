@@ -7,13 +7,13 @@ from synthetic_results import answer
 
 import analysis
 import scr
-from analysis.browser import _WHOLE
-from analysis.marking import Piece, mark_hallucinations, object_names
-from analysis.overlays import OPACITY, TraceError, overlay, read_layers
-from analysis.pictures import find_pictures, lab_cache
-from benchmarks.lab.data import cache_folder, data_folder
+from analysis.drawing.overlays import OPACITY, TraceError, overlay, read_layers
+from analysis.drawing.pictures import find_pictures, lab_cache
+from analysis.page.browser import _WHOLE
+from analysis.page.marking import Piece, mark_hallucinations, object_names
+from benchmarks.lab.world.data import cache_folder, data_folder
 from benchmarks.records import SampleRecord
-from benchmarks.tasks.chair import Chair
+from benchmarks.tasks.chair.task import Chair
 from benchmarks.tasks.coco import CocoData
 
 TRACE = {

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from synthetic_results import answer, questions, record, write
 
-from analysis.load import load_results
-from analysis.overlays import overlay
+from analysis.drawing.overlays import overlay
+from analysis.findings.summary import summary_findings
+from analysis.reading.load import load_results
 from analysis.report import PAGE, build_report
-from analysis.summary import summary_findings
 from benchmarks.records import SampleRecord
 
 pytestmark = pytest.mark.browser

@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 from synthetic_results import answer, questions, record, write
 
-from analysis.browser import INLINE, script_json, write_browser
-from analysis.forest import forest_findings
-from analysis.load import NothingToShowError, load_results
-from analysis.provenance import provenance, without_folders
+from analysis.drawing.tables import Table, is_numeric, shown_cells
+from analysis.findings.forest import forest_findings
+from analysis.findings.summary import summary_findings
+from analysis.page.browser import INLINE, script_json, write_browser
+from analysis.page.samples import OUTCOMES, choose_samples, outcome_table, shown_samples
+from analysis.reading.load import NothingToShowError, load_results
+from analysis.reading.provenance import provenance, without_folders
 from analysis.report import PAGE, build_report, main
-from analysis.samples import OUTCOMES, choose_samples, outcome_table, shown_samples
-from analysis.summary import summary_findings
-from analysis.tables import Table, is_numeric, shown_cells
 from benchmarks.records import SampleRecord
-from benchmarks.tasks.chair import Chair
+from benchmarks.tasks.chair.task import Chair
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><script>alert('<!-- & \u2028')</script>"

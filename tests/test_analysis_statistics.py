@@ -11,14 +11,14 @@ import scipy.optimize
 import scipy.stats
 from synthetic_results import questions, record, write
 
-from analysis.bins import paper_bins, quantile_bins
-from analysis.correlation import correlate, weighted_correlation
-from analysis.forest import forest_table
-from analysis.frontier import frontier_table
-from analysis.load import load_results
-from analysis.logistic import fit_logistic
-from analysis.pairs import find_pairs
-from analysis.summary import run_metrics, yes_no_metrics
+from analysis.findings.forest import forest_table
+from analysis.findings.frontier import frontier_table
+from analysis.findings.summary import run_metrics, yes_no_metrics
+from analysis.reading.load import load_results
+from analysis.reading.pairs import find_pairs
+from analysis.statistics.bins import paper_bins, quantile_bins
+from analysis.statistics.correlation import correlate, weighted_correlation
+from analysis.statistics.logistic import fit_logistic
 from benchmarks.stats import (
     bootstrap_weights,
     image_permutations,
@@ -28,7 +28,7 @@ from benchmarks.stats import (
     sign_flip_p,
     unit_index,
 )
-from benchmarks.tasks.pope import PopeRandom
+from benchmarks.tasks.pope.task import PopeRandom
 
 RNG = np.random.default_rng(7)
 X = RNG.normal(size=60)

@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from analysis.drawing import draw_intervals, floats, legend_below, panel_grid
-from analysis.style import (
+from analysis.drawing.panels import draw_intervals, floats, legend_below, panel_grid
+from analysis.drawing.style import (
     COLORS,
     COLUMN_WIDTH,
     FORMATS,
@@ -22,7 +22,7 @@ from analysis.style import (
     write_plot,
     write_table,
 )
-from analysis.tables import Table, as_latex, as_markdown, by_model, format_cell
+from analysis.drawing.tables import Table, as_latex, as_markdown, by_model, format_cell
 
 TABLE = Table(
     name="some_table",

@@ -16,9 +16,9 @@ from transformers import (
 
 import scr
 from hooks import UnsupportedModelError
-from hooks.attention import AttentionReader
-from hooks.masks import masked, sees_itself
-from hooks.queries import real_tokens
+from hooks.prefills.attention import AttentionReader
+from hooks.prefills.masks import masked, sees_itself
+from hooks.prefills.queries import real_tokens
 
 WINDOW, LAYERS, PATCHES = 24, range(2, 5), SIDE * SIDE
 IMAGE, CACHED = 4, 200

@@ -7,8 +7,8 @@ import pytest
 
 import scr
 from benchmarks.calibrate import confidence_thresholds, main, match_yes_ratio, yes_shift
-from benchmarks.plan import RunConfig
-from benchmarks.runner import run
+from benchmarks.running.plan import RunConfig
+from benchmarks.running.runner import run
 from scr.contrast import calibrate_thresholds
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,22 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import record, write
 
-from analysis.failures import caption_strata, failure_findings
-from analysis.forest import CAPTIONS, forest_findings, forest_table
-from analysis.load import NothingToShowError, load_results
-from analysis.marking import mark_hallucinations
-from analysis.pairs import caption_pairs, find_pairs
-from analysis.samples import OUTCOMES, outcome_table, shown_samples
+from analysis.findings.failures import caption_strata, failure_findings
+from analysis.findings.forest import CAPTIONS, forest_findings, forest_table
+from analysis.page.marking import mark_hallucinations
+from analysis.page.samples import OUTCOMES, outcome_table, shown_samples
+from analysis.reading.load import NothingToShowError, load_results
+from analysis.reading.pairs import caption_pairs, find_pairs
 from benchmarks.lab.probes import LabAmberGenerative
 from benchmarks.records import SampleRecord, hallucinated_mentions
-from benchmarks.rescoring import rescore
-from benchmarks.scorers.chair import read_annotations
+from benchmarks.running.rescoring import rescore
 from benchmarks.stats import caption_table, ratio_intervals, ratios
 from benchmarks.store import RunFolder
-from benchmarks.tasks.amber import Words, count_caption, found_nouns, judge_caption
-from benchmarks.tasks.amber_words import exact, from_table
+from benchmarks.tasks.amber.rule import Words, count_caption, found_nouns, judge_caption
+from benchmarks.tasks.amber.words import exact, from_table
 from benchmarks.tasks.caption_places import place_words
-from benchmarks.tasks.chair import Chair, _tokens, extract_objects, ground_truth
+from benchmarks.tasks.chair.scorer import read_annotations
+from benchmarks.tasks.chair.task import Chair, _tokens, extract_objects, ground_truth
 
 
 def graded(name: str, output: str, target: list[str], **fields) -> SampleRecord:

@@ -12,8 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.caption_metrics import bleu, bleu_intervals, bleu_sums, caption_scores, cider_d, resampled_bleu, rouge_l
-from benchmarks.tasks.caption_tokens import RULES, tokenize
+from benchmarks.tasks.caption.metrics import (
+    bleu,
+    bleu_intervals,
+    bleu_sums,
+    caption_scores,
+    cider_d,
+    resampled_bleu,
+    rouge_l,
+)
+from benchmarks.tasks.caption.tokens import RULES, tokenize
 
 REFERENCES = {
     "1": ["A brown dog sleeps on a bed.", "The dog's bed (a blue one) is small.", "Dog lying on top of a bed"],
@@ -225,8 +233,7 @@ def test_any_text_has_words(text):
 
 
 def test_no_torch_is_needed():
-    modules = (
-        "benchmarks.caption_metrics, benchmarks.tasks.caption_tokens, benchmarks.tasks.vqav2_rule, benchmarks.refusals"
-    )
+    names = ("caption.metrics", "caption.tokens", "vqav2.rule", "sycophancy.refusals")
+    modules = ", ".join(f"benchmarks.tasks.{name}" for name in names)
     code = f"import sys; import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,8 +11,8 @@ import pytest
 from coco_files import write_coco
 
 from benchmarks.records import RecordError, SampleRecord
-from benchmarks.tasks import chair
-from benchmarks.tasks.chair import Chair, extract_objects, ground_truth
+from benchmarks.tasks.chair import task as chair
+from benchmarks.tasks.chair.task import Chair, extract_objects, ground_truth
 from benchmarks.tasks.coco import CocoData
 from scr import ConfigError
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.records import SampleRecord
-from benchmarks.tasks import chair_wordnet
-from benchmarks.tasks.chair import ChairWordnet, extract_objects, ground_truth
+from benchmarks.tasks.chair import wordnet as chair_wordnet
+from benchmarks.tasks.chair.task import ChairWordnet, extract_objects, ground_truth
 from scr import ConfigError
 
 DOWNLOAD = "python -m nltk.downloader punkt_tab averaged_perceptron_tagger_eng wordnet"

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from benchmarks import calibrate, compare, overhead, run, sweep
+from benchmarks import calibrate, compare, run, sweep
 from benchmarks.lab.train import MODELS
+from benchmarks.overhead import __main__ as overhead
 from scr.adapters import train
 
 BASE = {run: [], sweep: ["--vary", "scale=1.1"], compare: [], overhead: []}
@@ -112,5 +113,5 @@ def test_choices_that_load_no_torch_are_those_of_the_code():
     from scr.contrast import Confidence
 
     assert get_args(Confidence) == calibrate.CONFIDENCES
-    assert importlib.import_module("benchmarks.lab.recipe").RECIPES.keys() == set(MODELS)
+    assert importlib.import_module("benchmarks.lab.training.recipe").RECIPES.keys() == set(MODELS)
     assert recipe.DTYPES == train.DTYPES

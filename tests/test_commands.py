@@ -16,7 +16,7 @@ import pytest
 
 from analysis.command import build_parser
 from analysis.figures import ANALYSES
-from scr.commands import COMMANDS, main
+from scr.command.table import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted({command.module for command in COMMANDS.values()})
@@ -36,7 +36,7 @@ def test_the_table_has_every_command():
         for path in (ROOT / folder).rglob("*.py"):
             if 'if __name__ == "__main__":' in path.read_text() and path.name != "__main__.py":
                 runnable.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    assert runnable - {"scr.overloads"} == set(MODULES), "it renders a part of this project's source"
+    assert runnable - {"scr.methods.overloads"} == set(MODULES), "it renders a part of this project's source"
 
 
 def test_readme_names_commands_that_exist():
@@ -186,7 +186,7 @@ def crowded(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("way", ["python -m scr", "console script"])
 def test_a_users_own_files_break_no_command(name, way, crowded):
     script = (
-        "import sys; sys.path.remove(''); sys.path.append(sys.argv.pop(1)); from scr.commands import main;"
+        "import sys; sys.path.remove(''); sys.path.append(sys.argv.pop(1)); from scr.command.table import main;"
         "sys.exit(main())"
     )
     start = ["-m", "scr"] if way == "python -m scr" else ["-c", script, str(ROOT)]

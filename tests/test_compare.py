@@ -13,7 +13,7 @@ from test_adapters import write_adapter
 from tiny import picture, tiny_llava
 
 from benchmarks.compare import Compared, Row, build_parser, main, print_answers
-from benchmarks.wording import marked, word_differences
+from benchmarks.printing.wording import marked, word_differences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEAD = {"model": "m", "dtype": "float32", "device": "cpu", "image": "i.png", "prompt": "p", "rounds": 3}

@@ -7,7 +7,7 @@ import torch
 from tiny_families import PROMPTS, TINY, VOCABULARY
 
 import scr
-from hooks import encode_images
+from hooks import encode_images, image_digest, pixel_digests
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -116,3 +116,10 @@ def test_videos_and_pictures_are_told_apart():
     assert found[0] == found[1][::-1]
     lone = tiny.prompt([("USER <image> is there", [0])], pictures=[[still]])
     assert sources(tiny.model, lambda: tiny.model(**lone.inputs))[0, 0] == found[0][0]
+
+
+def test_digests_of_pixels_are_those_of_each_picture():
+    tiny = TINY["llava"](layers=4)
+    inputs = tiny.prompt(PROMPTS).inputs
+    assert pixel_digests(tiny.model, inputs, "image") == [image_digest(tiny.picture(seed).pixels) for seed in (1, 2, 3)]
+    assert pixel_digests(tiny.model, inputs, "video") == []

@@ -140,7 +140,12 @@ def test_writing_through_links_and_to_what_is_no_file(tmp_path):
 
 def test_nobody_else_parses_json():
     """Beside the reader: texts of the command line, and what the processes of one run tell each other."""
-    elsewhere = {"benchmarks/arguments.py", "benchmarks/run.py", "benchmarks/ranks.py", "scr/argument_types.py"}
+    elsewhere = {
+        "benchmarks/printing/arguments.py",
+        "benchmarks/run.py",
+        "benchmarks/running/ranks.py",
+        "scr/command/types.py",
+    }
     elsewhere |= {f"scr/adapters/{name}.py" for name in ("card", "rows", "train")}
     root = Path(__file__).parent.parent
     paths = [path for folder in ("scr", "hooks", "benchmarks", "analysis") for path in (root / folder).rglob("*.py")]

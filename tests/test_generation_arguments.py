@@ -11,9 +11,9 @@ from tiny import picture
 
 import scr
 from benchmarks import run as command
-from benchmarks.answering import Answerer, Question
-from benchmarks.generation import check_generation
-from benchmarks.models import load_model
+from benchmarks.asking.answering import Answerer, Question
+from benchmarks.asking.generation import check_generation
+from benchmarks.running.models import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +56,7 @@ def test_what_cannot_run_is_refused_at_once(given: dict[str, Any], words: str) -
 
 
 def test_the_command_says_so_in_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.plan.find_model", None)
+    monkeypatch.setattr("benchmarks.running.plan.find_model", None)
     assert command.main(["--gen-kwarg", "do_sample=maybe"]) == 2
     assert capsys.readouterr().err.startswith(
         "error: generation argument out of range: got do_sample='maybe'; expected"

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from benchmarks.records import RecordError
-from benchmarks.runner import RunFailedError
+from benchmarks.running.runner import RunFailedError
 from scr import ConfigError
-from scr.commands import COMMANDS
-from scr.guard import ERRORS, guarded
+from scr.command.guard import ERRORS, guarded
+from scr.command.table import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,7 +95,7 @@ BEGUN = {
     "analysis.figures": (["x"], "analysis.command.load_results"),
     "analysis.report": (["x"], "analysis.command.load_results"),
     "benchmarks.calibrate": (["yes-shift", "--method", "scr"], "benchmarks.calibrate.yes_shift"),
-    "benchmarks.compare": ([], "benchmarks.models.find_model"),
+    "benchmarks.compare": ([], "benchmarks.running.models.find_model"),
     "benchmarks.lab.adapt": (["seed"], "benchmarks.lab.adapt.start_anew"),
     "benchmarks.lab.comparison": ([], "benchmarks.lab.comparison.compare_methods"),
     "benchmarks.lab.evaluate": ([], "benchmarks.lab.checkpoint_folder"),
@@ -106,9 +106,9 @@ BEGUN = {
     "benchmarks.overhead": ([], "benchmarks.overhead.machine"),
     "benchmarks.refusal_data": (["--data-dir", "x", "--output", "y"], "benchmarks.tasks.coco.CocoData.open"),
     "benchmarks.results": (["list", "."], "benchmarks.results.find_runs"),
-    "benchmarks.run": ([], "benchmarks.plan.build_plan"),
+    "benchmarks.run": ([], "benchmarks.running.plan.build_plan"),
     "benchmarks.score": (["pope", "--questions", "q", "--answers", "a"], "benchmarks.score.load_scorer"),
-    "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.plan.build_plan"),
+    "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.running.plan.build_plan"),
     "scr.adapters.train": (["seed", "--model", "m", "--data", "d", "--output", "o"], "scr.adapters.recipe.load_recipe"),
 }
 
@@ -125,7 +125,7 @@ def test_every_command_is_guarded(module, error, status, tmp_path, monkeypatch, 
         raise error
 
     if module == "benchmarks.score":  # the first call builds the parser
-        calls = iter((importlib.import_module("benchmarks.scorers").load_scorer, begin))
+        calls = iter((importlib.import_module("benchmarks.tasks").load_scorer, begin))
         monkeypatch.setattr(first, lambda name: next(calls)(name))
     else:
         monkeypatch.setattr(first, begin)
@@ -137,7 +137,9 @@ def test_every_command_is_guarded(module, error, status, tmp_path, monkeypatch, 
 
 def test_an_interrupt_inside_an_exec_ends_with_the_status_too(tmp_path):
     """As one while a dataclass is made, on import; `python -m` would end by the signal."""
-    code = "import sys; from scr.guard import guarded; sys.exit(guarded(lambda: exec('raise KeyboardInterrupt')))"
+    code = (
+        "import sys; from scr.command.guard import guarded; sys.exit(guarded(lambda: exec('raise KeyboardInterrupt')))"
+    )
     (tmp_path / "begun.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     begun = [sys.executable, "-m", "begun"]

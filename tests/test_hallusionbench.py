@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.score import main
-from benchmarks.tasks.hallusionbench import RIGHT, RULES, UNCLEAR, WRONG, Question, read_verdict, score_verdicts
+from benchmarks.tasks.hallusionbench.rule import RIGHT, RULES, UNCLEAR, WRONG, Question, read_verdict, score_verdicts
 
 REPLIES = (
     "correct",

@@ -8,10 +8,10 @@ from tiny import inputs_for, tiny_llava
 from transformers import DynamicCache, LlamaConfig, StaticCache
 
 from hooks import HookStack, Placed, UnsupportedModelError, edit_tokens, hidden_of, with_hidden
-from hooks.attention import AttentionReader, read_attention
-from hooks.cache import first_key_column, fork, past_length
 from hooks.families import ImagePatches, PatchGrid
-from hooks.queries import real_tokens, text_queries, visual_input
+from hooks.prefills.attention import AttentionReader, read_attention
+from hooks.prefills.cache import first_key_column, fork, past_length
+from hooks.prefills.queries import real_tokens, text_queries, visual_input
 
 CONFIG = LlamaConfig(
     vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2

@@ -10,7 +10,7 @@ from mutations import mutate
 from official_files import write_amber, write_hallusionbench, write_mmvet
 from synthetic_results import questions, record, write
 
-from analysis.load import ResultsError, load_results
+from analysis.reading.load import ResultsError, load_results
 from benchmarks.records import RecordError, SampleRecord
 from benchmarks.store import find_runs
 from benchmarks.tasks import load_task

@@ -14,7 +14,7 @@ import hooks
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("hooks", "scr", "benchmarks", "analysis")
 # How every command reads its arguments and ends: free of torch, and of what the project is about.
-COMMANDS = {"scr.argument_types", "scr.command_line", "scr.guard"}
+COMMANDS = {"scr.command.types", "scr.command.parser", "scr.command.guard"}
 MAY_IMPORT = {
     "hooks": set(),
     "scr": {"hooks"},
@@ -41,17 +41,18 @@ PUBLIC_MODULES = {
     "scr.contrast",
     "scr.perturb",
     "scr.adapters",
-    "scr.digests",
-    "scr.loading",
+    "scr.checkpoints",
+    "scr.checkpoints.digests",
+    "scr.checkpoints.loading",
     *MAY_IMPORT["analysis"],
 }
 ONLY_STANDARD_LIBRARY = {
     "scr/errors.py",
     "scr/files.py",
     "scr/__main__.py",
-    "scr/argument_types.py",
-    "scr/commands.py",
-    "scr/guard.py",
+    "scr/command/types.py",
+    "scr/command/table.py",
+    "scr/command/guard.py",
     "benchmarks/__init__.py",
     "benchmarks/tasks/__init__.py",
     "benchmarks/records.py",
@@ -134,7 +135,7 @@ def test_what_is_imported_on_demand_is_what_a_type_checker_sees(package):
     assert seen <= set(module.__all__)
     for name in module.__all__:
         assert getattr(module, name) is not None
-    assert hooks.on_demand("scr", {".errors": ["SCRError"]})("SCRError") is hooks.SCRError
+    assert hooks.on_demand("scr")("ConfigError") is scr.ConfigError
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
         _ = module.missing
 
@@ -204,9 +205,9 @@ def test_analysis_reads_records_where_a_user_has_benchmarks_of_their_own(tmp_pat
     imports = ["import benchmarks, hooks", "import analysis"]
     (tmp_path / "script.py").write_text(
         "\n".join(imports if order == "first" else reversed(imports))
-        + "\nimport pickle, analysis.load, analysis.tables, analysis.rows\n"
+        + "\nimport pickle, analysis.reading.load, analysis.drawing.tables, analysis.reading.rows\n"
         "assert benchmarks.MINE == hooks.MINE == 1\n"
-        "run = analysis.load.SampleRecord(id='1', image='a', prompt='Is it?', target='yes', output='yes')\n"
+        "run = analysis.reading.load.SampleRecord(id='1', image='a', prompt='Is it?', target='yes', output='yes')\n"
         "assert pickle.loads(pickle.dumps(run)) == run\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

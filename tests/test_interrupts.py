@@ -17,10 +17,10 @@ from tiny_families import TINY
 
 import scr
 from hooks import HookStack, uninterrupted
-from hooks.running import _RUNNING
+from hooks.installing.running import _RUNNING
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("one_thread", "interruptible"),
     # An interrupt may come before a patch is entered, or while a patch that was of use is dropped.
     pytest.mark.filterwarnings("ignore::scr.UnusedPatchWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

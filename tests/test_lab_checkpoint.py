@@ -21,10 +21,10 @@ from transformers import (
 )
 
 from benchmarks.lab import CHECKPOINTS, checkpoint_folder
-from benchmarks.lab.config import WorldConfig
 from benchmarks.lab.evaluate import evaluate, prompt_of
-from benchmarks.lab.language import is_well_formed
-from benchmarks.lab.world import make_image
+from benchmarks.lab.world.config import WorldConfig
+from benchmarks.lab.world.language import is_well_formed
+from benchmarks.lab.world.scenes import make_image
 
 Loaded = tuple[PreTrainedModel, ProcessorMixin]
 

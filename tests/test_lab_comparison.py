@@ -10,7 +10,7 @@ from benchmarks.lab.comparison import DECLARED, RESULTS, as_markdown, compare_me
 from benchmarks.lab.image_keep import FIGURE, read_grid
 from benchmarks.lab.only_below import main as saving_main
 from benchmarks.lab.only_below import measure_saving
-from benchmarks.prompts import PROMPTS
+from benchmarks.running.prompts import PROMPTS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 from coco_files import write_coco as write_other
 
-from benchmarks.lab.categories import CATEGORY_ORDER, SCENES
-from benchmarks.lab.config import WorldConfig
-from benchmarks.lab.data import write_coco
-from benchmarks.lab.language import all_words
 from benchmarks.lab.probes import LabAmberExistence, LabAmberGenerative, LabMme, lab_truth
-from benchmarks.lab.world import make_image
-from benchmarks.plan import RunConfig
+from benchmarks.lab.world.categories import CATEGORY_ORDER, SCENES
+from benchmarks.lab.world.config import WorldConfig
+from benchmarks.lab.world.data import write_coco
+from benchmarks.lab.world.language import all_words
+from benchmarks.lab.world.scenes import make_image
 from benchmarks.records import RecordError, SampleRecord
-from benchmarks.runner import run
+from benchmarks.running.plan import RunConfig
+from benchmarks.running.runner import run
 from benchmarks.tasks import expand_tasks, load_task
-from benchmarks.tasks.amber import Response, score_responses
-from benchmarks.tasks.chair import Chair
+from benchmarks.tasks.amber.rule import Response, score_responses
+from benchmarks.tasks.chair.task import Chair
 from benchmarks.tasks.coco import CocoData
-from benchmarks.tasks.mme import Answer, score_tasks
+from benchmarks.tasks.mme.rule import Answer, score_tasks
 from scr import ConfigError
 
 COUNT = 60

@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 
 from benchmarks.lab import CHECKPOINTS, checkpoint_folder
-from benchmarks.lab.config import WorldConfig, digest_of
-from benchmarks.lab.corpus import PATCH_LABELS, build_corpus
 from benchmarks.lab.evaluate import prompt_of
 from benchmarks.lab.families import FAMILIES, LabFamily, build_family
 from benchmarks.lab.families.base import resized
-from benchmarks.lab.language import all_words, references
-from benchmarks.lab.loop import batch_indices
-from benchmarks.lab.packing import conversations, pack
-from benchmarks.lab.recipe import RECIPES, Recipe, StageRecipe
-from benchmarks.lab.stages import decoder_stage, encode_corpus, label_embeddings
 from benchmarks.lab.train import train
-from benchmarks.lab.world import make_image
+from benchmarks.lab.training.loop import batch_indices
+from benchmarks.lab.training.recipe import RECIPES, Recipe, StageRecipe
+from benchmarks.lab.training.stages import decoder_stage, encode_corpus, label_embeddings
+from benchmarks.lab.world.config import WorldConfig, digest_of
+from benchmarks.lab.world.corpus import PATCH_LABELS, build_corpus
+from benchmarks.lab.world.language import all_words, references
+from benchmarks.lab.world.packing import conversations, pack
+from benchmarks.lab.world.scenes import make_image
 
 SHORT = StageRecipe(steps=20, batch=4, warmup=2)
 SMALL = {"vision_width": 16, "vision_mlp": 16, "vision_blocks": 1, "text_width": 16, "text_mlp": 16, "text_blocks": 2}

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from benchmarks.lab.categories import CATEGORIES, LOOK_ALIKES, SCENES
-from benchmarks.lab.config import WorldConfig
-from benchmarks.lab.data import data_folder, write_coco
-from benchmarks.lab.glyphs import GLYPHS
-from benchmarks.lab.language import is_well_formed, references, sample_question, training_objects
-from benchmarks.lab.world import LabImage, make_image
+from benchmarks.lab.world.categories import CATEGORIES, LOOK_ALIKES, SCENES
+from benchmarks.lab.world.config import WorldConfig
+from benchmarks.lab.world.data import data_folder, write_coco
+from benchmarks.lab.world.glyphs import GLYPHS
+from benchmarks.lab.world.language import is_well_formed, references, sample_question, training_objects
+from benchmarks.lab.world.scenes import LabImage, make_image
 
 WORLD = WorldConfig()
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scr import ModelLoadError
-from scr.loading import load_config, load_processor, load_weights
+from scr.checkpoints.loading import load_config, load_processor, load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUERY = "language_model.model.layers.0.self_attn.q_proj.weight"

@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.score import main
-from benchmarks.tasks.mme import COGNITION, PERCEPTION, TASK_NAMES, Answer, pairs_by_image, pairs_by_line, score_tasks
+from benchmarks.tasks.mme.rule import (
+    COGNITION,
+    PERCEPTION,
+    TASK_NAMES,
+    Answer,
+    pairs_by_image,
+    pairs_by_line,
+    score_tasks,
+)
 
 MESSY = (
     "Yes",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.score import main
-from benchmarks.scorers.mmvet import CAPABILITIES, MMVetScorer, _read_grades
+from benchmarks.tasks.mmvet.scorer import CAPABILITIES, MMVetScorer, _read_grades
 from scr import DataFileError
 
 DATA = {

@@ -18,8 +18,8 @@ from tiny import picture
 
 import scr
 from benchmarks import run as command
-from benchmarks.answering import Answerer, Question
-from benchmarks.models import (
+from benchmarks.asking.answering import Answerer, Question
+from benchmarks.running.models import (
     ModelLoadError,
     check_device_map,
     find_model,
@@ -29,7 +29,7 @@ from benchmarks.models import (
     resolve_dtype,
     skeleton,
 )
-from benchmarks.provenance import checkout_state, command_line, package_versions
+from benchmarks.running.provenance import checkout_state, command_line, package_versions
 from scr.adapters import format_prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")

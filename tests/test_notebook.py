@@ -9,8 +9,8 @@ import torch
 
 import scr
 from benchmarks.compare import Compared, Row
-from benchmarks.shown import SideBySide
-from benchmarks.wording import word_differences
+from benchmarks.printing.shown import SideBySide
+from benchmarks.printing.wording import word_differences
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -15,16 +15,17 @@ import nltk
 import pytest
 from official_files import write_amber, write_hallusionbench, write_mme, write_mmvet
 
-from benchmarks.answering import Answerer, Question
-from benchmarks.models import find_model, load_model
-from benchmarks.plan import RunConfig, build_plan
+from benchmarks.asking.answering import Answerer, Question
 from benchmarks.records import RecordError, SampleRecord
-from benchmarks.rescoring import rescore
 from benchmarks.run import main
+from benchmarks.running.models import find_model, load_model
+from benchmarks.running.plan import RunConfig, build_plan
+from benchmarks.running.rescoring import rescore
 from benchmarks.score import main as score_main
 from benchmarks.store import find_runs
-from benchmarks.tasks import amber_questions, expand_tasks, load_task
-from benchmarks.tasks.amber_words import from_table
+from benchmarks.tasks import expand_tasks, load_task
+from benchmarks.tasks.amber import task as amber_questions
+from benchmarks.tasks.amber.words import from_table
 from benchmarks.tasks.base import Sample, Task
 from scr import ConfigError
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.overhead import build_parser, main
-from benchmarks.overhead_measure import METHODS, SCR, Measurement, NaiveTwoPass, Vanilla, measure_rounds, peak_bytes
-from benchmarks.overhead_models import SHAPES, Workload, build_workload
-from benchmarks.overhead_table import COMPARED, Spread, rows, spread
+from benchmarks.overhead.__main__ import build_parser, main
+from benchmarks.overhead.measure import METHODS, SCR, Measurement, NaiveTwoPass, Vanilla, measure_rounds, peak_bytes
+from benchmarks.overhead.models import SHAPES, Workload, build_workload
+from benchmarks.overhead.table import COMPARED, Spread, rows, spread
 
 CPU = torch.device("cpu")
 TINY = ["--scale", "tiny", "--device", "cpu", "--threads", "1", "--rounds", "2", "--new-tokens", "4,1,2"]
@@ -186,7 +186,7 @@ def test_options_that_cannot_be_used(arguments: list[str], message: str, capsys:
 def test_a_shape_without_a_family_is_skipped_with_a_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.overhead_models.list_families", lambda: ["llava"])
+    monkeypatch.setattr("benchmarks.overhead.models.list_families", lambda: ["llava"])
     assert main([*TINY, "--shape", "qwen2_vl"]) == 1
     assert "qwen2_vl: skipped, no family of this version patches model type 'qwen2_vl'" in capsys.readouterr().out
 
@@ -207,7 +207,7 @@ def test_an_interrupt_prints_the_rounds_that_are_complete(
                 raise KeyboardInterrupt
             yield measured
 
-    monkeypatch.setattr("benchmarks.overhead_measure.measure_rounds", interrupted)
+    monkeypatch.setattr("benchmarks.overhead.measure.measure_rounds", interrupted)
     file = tmp_path / "found.json"
     assert main([*TINY, "--method", "scr", "--json", str(file)]) == 130
     said = capsys.readouterr()

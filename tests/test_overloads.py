@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import scr
-from scr.overloads import PLACE, written
+from scr.methods.overloads import PLACE, written
 
 SNIPPET = """
 import scr
@@ -35,7 +35,7 @@ def use(model: PreTrainedModel, name: str, fields: dict[str, Any]) -> None:
 
 def test_they_are_those_of_the_table():
     text = PLACE.read_text(encoding="utf-8")
-    assert text == written(text), "run `python -m scr.overloads`"
+    assert text == written(text), "run `python -m scr.methods.overloads`"
     assert list(typing.get_args(scr.MethodName)) == scr.list_methods()
 
 

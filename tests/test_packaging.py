@@ -35,14 +35,14 @@ def test_the_wheel_holds_packages_and_data_but_no_tests(wheel):
     assert {
         "hooks/families/llava.py",
         "scr/methods/scr.py",
-        "benchmarks/tasks/pope.py",
-        "benchmarks/tasks/data/synonyms.txt",
+        "benchmarks/tasks/pope/task.py",
+        "benchmarks/tasks/chair/synonyms.txt",
         "benchmarks/lab/grid.json",
         "benchmarks/lab/checkpoints/llava/model.safetensors",
         "benchmarks/lab/checkpoints/llava/scr.json",
-        "analysis/templates/report.html",
-        "analysis/templates/report.css",
-        "analysis/templates/report.js",
+        "analysis/page/templates/report.html",
+        "analysis/page/templates/report.css",
+        "analysis/page/templates/report.js",
     } <= names
     assert not any(name.startswith("tests") for name in names)
 
@@ -70,7 +70,11 @@ def test_the_wheel_runs_the_default_command_from_an_empty_folder(wheel, tmp_path
     assert all(run["status"] == "finished" for run in runs)
     assert all(run["commit"] is None for run in runs), "an installed wheel belongs to no commit"
     where = subprocess.run(
-        [sys.executable, "-c", "import scr.named; print(scr.named.named_folder('adapter', 'lab/refusal'))"],
+        [
+            sys.executable,
+            "-c",
+            "import scr.checkpoints.named; print(scr.checkpoints.named.named_folder('adapter', 'lab/refusal'))",
+        ],
         cwd=empty,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.parsing import RULES, parse_yes_no
+from benchmarks.tasks.parsing import RULES, parse_yes_no
 from scr import ConfigError
 
 # text → pope, mme, amber, strict; "-" stands for unparsed. The column of POPE follows its evaluate.py word by word.
@@ -141,7 +141,7 @@ def test_any_text_is_read_by_any_rule(text, rule):
 
 def test_parsing_needs_no_torch():
     """An error does, so it is imported where it is raised."""
-    code = "import sys, benchmarks.parsing as p; p.parse_yes_no('yes', 'pope'); sys.exit('torch' in sys.modules)"
+    code = "import sys, benchmarks.tasks.parsing as p; p.parse_yes_no('yes', 'pope'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

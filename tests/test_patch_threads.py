@@ -12,8 +12,8 @@ from transformers import LogitsProcessor
 
 import scr
 from hooks import HookStack, dispatcher
-from hooks.compiled import _EAGER_STANCE
-from hooks.running import _RUNNING
+from hooks.installing.compiled import _EAGER_STANCE
+from hooks.installing.running import _RUNNING
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = scr.list_methods()

@@ -8,7 +8,8 @@ import torch
 from tiny import inputs_for, tiny_llava
 
 import scr
-from hooks import HookStack, prefill
+from hooks import HookStack
+from hooks.prefills import prefill
 
 PROMPT = [("USER : <image> is there a dog in the image ? ASSISTANT :", [1])]
 

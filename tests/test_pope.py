@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from coco_files import write_coco
 
-from benchmarks.parsing import RULES
 from benchmarks.records import RecordError, SampleRecord
 from benchmarks.tasks import GROUPS, TASKS, UnknownTaskError, expand_tasks, load_task
 from benchmarks.tasks.coco import CocoData
-from benchmarks.tasks.pope import ObjectTables, PopeAdversarial, PopePopular, PopeRandom, object_tables, question
+from benchmarks.tasks.parsing import RULES
+from benchmarks.tasks.pope.task import ObjectTables, PopeAdversarial, PopePopular, PopeRandom, object_tables, question
 from benchmarks.tasks.yes_no import AGGREGATIONS, score_answers
 from scr import ConfigError
 

@@ -6,7 +6,7 @@ import pytest
 from coco_files import write_coco
 
 from benchmarks.tasks.coco import CocoData
-from benchmarks.tasks.pope import PopePopular, PopeRandom, official_samples
+from benchmarks.tasks.pope.task import PopePopular, PopeRandom, official_samples
 from scr import ConfigError
 
 

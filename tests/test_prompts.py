@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from benchmarks.parsing import RULES, parse_yes_no
-from benchmarks.prompts import CAPTION, PROMPTS, YES_NO, apply_prompt
+from benchmarks.running.prompts import CAPTION, PROMPTS, YES_NO, apply_prompt
+from benchmarks.tasks.parsing import RULES, parse_yes_no
 
 QUESTION, CAPTIONING = "Is there a dog in the image?", "Please describe this image in detail."
 

@@ -23,13 +23,13 @@ from miniature import without_times, write_coco
 from torch.distributed import HashStore
 
 import scr
-from benchmarks import ranks as ranks_module
-from benchmarks import runner
-from benchmarks.answering import Answer, Question
-from benchmarks.plan import Plan, RunConfig, build_plan
-from benchmarks.ranks import FailedElsewhereError, Ranks, RanksError, World, device_of, find_world
+from benchmarks.asking.answering import Answer, Question
 from benchmarks.records import RecordError
-from benchmarks.runner import Outcome, RunFailedError, run_plan
+from benchmarks.running import ranks as ranks_module
+from benchmarks.running import runner
+from benchmarks.running.plan import Plan, RunConfig, build_plan
+from benchmarks.running.ranks import FailedElsewhereError, Ranks, RanksError, World, device_of, find_world
+from benchmarks.running.runner import Outcome, RunFailedError, run_plan
 from benchmarks.store import FolderInUseError, RunFolder, find_runs
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeAnswerer]:
     monkeypatch.setattr(FakeAnswerer, "hurdle", staticmethod(lambda name: None))
     monkeypatch.setattr(runner, "Answerer", FakeAnswerer)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr("benchmarks.cells.checkout_state", lambda: (None, None))  # git takes longer than all the rest
+    monkeypatch.setattr(
+        "benchmarks.running.cells.checkout_state", lambda: (None, None)
+    )  # git takes longer than all the rest
     return FakeAnswerer
 
 

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 import scr
-from benchmarks.scorers import SCORERS, load_scorer
-from benchmarks.tasks import TASKS, load_task
+from benchmarks.tasks import SCORERS, TASKS, load_scorer, load_task
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 import scr
 from benchmarks import refusal_data
 from benchmarks.lab import adapt
-from benchmarks.lab.data import write_coco
+from benchmarks.lab.world.data import write_coco
 from benchmarks.stats import wilson
 from benchmarks.tasks.coco import CocoData
 from scr.adapters import DENIAL, TEMPLATES, KnownImage, RefusalRow, read_rows, refusal_rows, split_images
@@ -131,7 +131,7 @@ def test_places_in_words(lab):
 
 
 def test_the_labs_rows_are_made_of_its_words(lab):
-    from benchmarks.models import find_model, load_processor
+    from benchmarks.running.models import find_model, load_processor
 
     tokenizer = load_processor(find_model("lab/llava")).tokenizer
     rows = [(row.question, row.answer) for row in (*adapt.refusals(lab, 60), *adapt.seed_rows(lab))]

@@ -7,12 +7,12 @@ import pytest
 from test_adapters import write_adapter
 
 import scr
-from benchmarks.adapters import check_overlap, overlapping_images, recorded_adapter, resolve_adapter
 from benchmarks.lab import adapt, data_folder
-from benchmarks.models import find_model, load_model
-from benchmarks.plan import RunConfig, build_plan
 from benchmarks.run import main
-from benchmarks.runner import run
+from benchmarks.running.adapters import check_overlap, overlapping_images, recorded_adapter, resolve_adapter
+from benchmarks.running.models import find_model, load_model
+from benchmarks.running.plan import RunConfig, build_plan
+from benchmarks.running.runner import run
 from scr.adapters import IMAGES_FILE, image_file_digest
 
 SOURCE = find_model("lab/llava")
@@ -55,7 +55,7 @@ def test_the_bare_model_runs_beside_it(folder, tmp_path):
 
 
 def test_answers_are_those_of_the_adapter_by_itself(folder, tmp_path):
-    from benchmarks.answering import Answerer, Question
+    from benchmarks.asking.answering import Answerer, Question
 
     outcome = run(config(folder, tmp_path, methods=("none",)))[1]
     loaded = load_model(SOURCE)

@@ -15,16 +15,16 @@ import pytest
 from miniature import without_times, write_coco
 
 import scr
-from benchmarks import table
-from benchmarks.answering import Answerer
+from benchmarks.asking.answering import Answerer
 from benchmarks.lab import CHECKPOINTS
-from benchmarks.parsing import RULES
-from benchmarks.plan import RunConfig, build_plan
+from benchmarks.printing import table
 from benchmarks.run import build_parser, main
-from benchmarks.runner import run
+from benchmarks.running.plan import RunConfig, build_plan
+from benchmarks.running.runner import run
 from benchmarks.stats import Comparison
 from benchmarks.store import find_runs
 from benchmarks.tasks import GROUPS, TASKS
+from benchmarks.tasks.parsing import RULES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,7 +100,7 @@ def test_a_dry_run_computes_and_writes_nothing(
     results = tmp_path / "results"
     command = [*arguments, "--tasks", "pope_random", "--output-dir", str(results)]
     with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.runner.load_model", None)
+        patched.setattr("benchmarks.running.runner.load_model", None)
         assert main([*command, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert not results.exists()
@@ -435,14 +435,16 @@ def test_the_default_finds_the_lab_and_its_data(
     arguments: list[str],
 ) -> None:
     # The lab's own checkpoint and world have tests of their own; here only the way to them.
-    monkeypatch.setattr("benchmarks.models.checkpoint_folder", lambda name: checkpoint if name in CHECKPOINTS else None)
+    monkeypatch.setattr(
+        "benchmarks.running.models.checkpoint_folder", lambda name: checkpoint if name in CHECKPOINTS else None
+    )
     asked: list[tuple[str, int]] = []
 
     def data_folder(split: str, count: int) -> Path:
         asked.append((split, count))
         return write_coco(tmp_path / split, split=split)
 
-    monkeypatch.setattr("benchmarks.plan.data_folder", data_folder)
+    monkeypatch.setattr("benchmarks.running.plan.data_folder", data_folder)
     assert main(["--dry-run", "--output-dir", str(tmp_path / "results")]) == 0
     assert asked == [("test", 500)]
     out = capsys.readouterr().out

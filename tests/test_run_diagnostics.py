@@ -16,15 +16,15 @@ from miniature import without_times, write_coco
 from torch.distributed import HashStore
 
 import scr
-from benchmarks.answering import Answer, Answerer, Question
-from benchmarks.diagnostics import Diagnoser, rounded
-from benchmarks.models import load_model
-from benchmarks.plan import Plan, RunConfig, build_plan
-from benchmarks.ranks import Ranks, World
+from benchmarks.asking.answering import Answer, Answerer, Question
+from benchmarks.asking.diagnostics import Diagnoser, rounded
 from benchmarks.records import DIAGNOSTICS
 from benchmarks.run import main
-from benchmarks.runner import Outcome, run, run_plan
-from benchmarks.tasks.pope import asked_object
+from benchmarks.running.models import load_model
+from benchmarks.running.plan import Plan, RunConfig, build_plan
+from benchmarks.running.ranks import Ranks, World
+from benchmarks.running.runner import Outcome, run, run_plan
+from benchmarks.tasks.pope.task import asked_object
 
 Configure = Callable[..., RunConfig]
 pytestmark = pytest.mark.usefixtures("one_thread")

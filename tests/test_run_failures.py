@@ -13,11 +13,11 @@ from miniature import without_times, write_coco
 from PIL import Image
 
 from benchmarks import run as command
-from benchmarks.answering import Answerer, Question, RefusedError
-from benchmarks.finite import FiniteLogits, NotFiniteError
-from benchmarks.models import LoadedModel, load_model
-from benchmarks.plan import RECORD, RunConfig, build_plan
-from benchmarks.runner import Outcome, RunFailedError, run
+from benchmarks.asking.answering import Answerer, Question, RefusedError
+from benchmarks.asking.finite import FiniteLogits, NotFiniteError
+from benchmarks.running.models import LoadedModel, load_model
+from benchmarks.running.plan import RECORD, RunConfig, build_plan
+from benchmarks.running.runner import Outcome, RunFailedError, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Configure = Callable[..., RunConfig]
@@ -184,7 +184,7 @@ def test_logits_that_are_not_finite_stop_a_run(
             loaded.model.lm_head.weight[3] = value
         return loaded
 
-    monkeypatch.setattr("benchmarks.runner.load_model", broken)
+    monkeypatch.setattr("benchmarks.running.runner.load_model", broken)
     config = configure(on_error=on_error, generation={"max_new_tokens": 3, "do_sample": sampled})
     with pytest.raises(RunFailedError, match=r"NotFiniteError: logits that are not finite: got .* for sample '\d-1'"):
         run(config)

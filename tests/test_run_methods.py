@@ -10,10 +10,10 @@ import pytest
 from miniature import write_coco
 
 import scr
-from benchmarks import methods, models, runner
-from benchmarks.plan import RunConfig, build_plan
-from benchmarks.runner import run
-from benchmarks.timing import AnswerTokens
+from benchmarks.asking.timing import AnswerTokens
+from benchmarks.running import methods, models, runner
+from benchmarks.running.plan import RunConfig, build_plan
+from benchmarks.running.runner import run
 
 Configure = Callable[..., RunConfig]
 
@@ -46,17 +46,17 @@ def configure(checkpoint: Path, data: Path, tmp_path: Path) -> Configure:
 
 def test_a_combination_nests_its_parts_in_order(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    install, remove = scr.Patch.install, scr.Patch.remove
+    enter, remove = scr.Patch.__enter__, scr.Patch.remove
 
-    def noting_install(self: scr.Patch) -> scr.Patch:
+    def noting_enter(self: scr.Patch) -> scr.Patch:
         done.append(f"install {self.name}")
-        return install(self)
+        return enter(self)
 
     def noting_remove(self: scr.Patch) -> None:
         done.append(f"remove {self.name}")
         remove(self)
 
-    monkeypatch.setattr(scr.Patch, "install", noting_install)
+    monkeypatch.setattr(scr.Patch, "__enter__", noting_enter)
     monkeypatch.setattr(scr.Patch, "remove", noting_remove)
     names = ("scr", "noise_control", "scr+noise_control", "noise_control+scr")
     args = {"num_sources": 4, "noise_control.num_sources": 5, "noise_control.seed": 3}

@@ -10,12 +10,12 @@ import torch
 from miniature import write_coco
 
 import scr
-from benchmarks.answering import Answerer, Question
-from benchmarks.models import load_model
-from benchmarks.plan import GREEDY_ROW, RunConfig, build_plan
-from benchmarks.runner import run
-from benchmarks.sampling import sampling
-from benchmarks.table import print_report
+from benchmarks.asking.answering import Answerer, Question
+from benchmarks.asking.sampling import sampling
+from benchmarks.printing.table import print_report
+from benchmarks.running.models import load_model
+from benchmarks.running.plan import GREEDY_ROW, RunConfig, build_plan
+from benchmarks.running.runner import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SAMPLED = {"max_new_tokens": 2, "do_sample": True, "temperature": 0.8, "top_k": 0}
@@ -102,6 +102,6 @@ def test_sampled_runs_of_another_drawing_are_other_runs(checkpoint: Path, tmp_pa
 
     data = write_coco(tmp_path / "coco")
     sampled, greedy = folders()
-    monkeypatch.setattr("benchmarks.sampling.VERSION", 3)
+    monkeypatch.setattr("benchmarks.asking.sampling.VERSION", 3)
     assert folders()[0] != sampled
     assert folders()[1] == greedy

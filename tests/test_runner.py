@@ -19,16 +19,16 @@ import torch
 from miniature import without_times, write_coco
 
 import scr
-from benchmarks import runner
-from benchmarks.answering import Answerer
-from benchmarks.plan import RunConfig, build_plan
+from benchmarks.asking.answering import Answerer
+from benchmarks.asking.speed import OTHER_PROCESS
+from benchmarks.asking.timing import AnswerTokens
 from benchmarks.records import SampleRecord
-from benchmarks.rescoring import rescore, scored
-from benchmarks.runner import Outcome, RunFailedError, run
-from benchmarks.speed import OTHER_PROCESS
+from benchmarks.running import runner
+from benchmarks.running.plan import RunConfig, build_plan
+from benchmarks.running.rescoring import rescore, scored
+from benchmarks.running.runner import Outcome, RunFailedError, run
 from benchmarks.store import FolderInUseError, RunFolder, find_runs
 from benchmarks.tasks import load_task
-from benchmarks.timing import AnswerTokens
 
 ROOT = Path(__file__).parent.parent
 Configure = Callable[..., RunConfig]
@@ -311,7 +311,7 @@ def test_a_baseline_from_another_process_gives_no_ratio(configure: Configure) ->
 
 
 def test_no_margin_where_yes_and_no_cannot_be_told_apart(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.answering.answer_tokens", lambda _: AnswerTokens((), (), "no such words"))
+    monkeypatch.setattr("benchmarks.asking.answering.answer_tokens", lambda _: AnswerTokens((), (), "no such words"))
     (outcome,) = run(configure())
     assert {record.margin for record in outcome.records} == {None}
     assert outcome.run.metrics["auc"] is None

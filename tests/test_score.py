@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import score, scorers
-from benchmarks.scorers import SCORERS, load_scorer
-from benchmarks.scorers.base import AnswerFileError, Scored, Scorer, field_of, match_ids
+from benchmarks import score
+from benchmarks import tasks as scorers
+from benchmarks.tasks import SCORERS, load_scorer
 from benchmarks.tasks.base import Scores
+from benchmarks.tasks.scoring import AnswerFileError, Scored, Scorer, field_of, match_ids
 from scr import DataFileError
 from scr.files import read_json, read_rows
 

@@ -11,7 +11,7 @@ from test_caption_metrics import CAPTIONS, GOLDEN, REFERENCES
 from benchmarks.records import RecordError, SampleRecord
 from benchmarks.score import main
 from benchmarks.tasks import load_task
-from benchmarks.tasks.caption import Caption
+from benchmarks.tasks.caption.task import Caption
 from benchmarks.tasks.coco import CocoData
 from scr import ConfigError
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from benchmarks import score
 from benchmarks.records import hallucinated_mentions
-from benchmarks.scorers.chair import RULES, read_captions
-from benchmarks.tasks import chair, chair_wordnet
-from benchmarks.tasks.chair import Chair
+from benchmarks.tasks.chair import task as chair
+from benchmarks.tasks.chair import wordnet as chair_wordnet
+from benchmarks.tasks.chair.scorer import RULES, read_captions
+from benchmarks.tasks.chair.task import Chair
 from scr import DataFileError
 
 CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cup"}, {"id": 3, "name": "bus"}]

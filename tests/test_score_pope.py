@@ -9,8 +9,8 @@ import random
 import pytest
 
 from benchmarks import score
-from benchmarks.parsing import RULES, parse_yes_no
-from benchmarks.scorers.pope import KNOWN_FILES
+from benchmarks.tasks.parsing import RULES, parse_yes_no
+from benchmarks.tasks.pope.scorer import KNOWN_FILES
 
 SPLITS = ("random", "popular", "adversarial")
 QUESTIONS = [

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from miniature import write_coco
 
-from benchmarks.plan import RunConfig
-from benchmarks.runner import run
+from benchmarks.printing.sweep_table import print_sweep, sweep_rows
+from benchmarks.running.plan import RunConfig
+from benchmarks.running.runner import run
 from benchmarks.stats import holm
 from benchmarks.store import find_runs
 from benchmarks.sweep import Factor, build_sweep, factor, main, run_sweep
-from benchmarks.sweep_table import print_sweep, sweep_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,7 +106,7 @@ def test_a_sweep_shares_records_with_runs(
     ):  # fmt: skip
         assert text in out, text
     # Once more: all is there, no model is needed, and the numbers are the same.
-    monkeypatch.setattr("benchmarks.runner.load_model", None)
+    monkeypatch.setattr("benchmarks.running.runner.load_model", None)
     assert main(command) == 0
     assert capsys.readouterr().out == out
 
@@ -178,7 +178,7 @@ def test_bad_input_is_refused_before_anything_runs(
     extra: list[str], message: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("benchmarks.runner.load_model", None)
+    monkeypatch.setattr("benchmarks.running.runner.load_model", None)
     assert main([*arguments, "--output-dir", str(tmp_path / "results"), *extra]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.records import RecordError, SampleRecord
-from benchmarks.refusals import RULES, refuses
 from benchmarks.score import main
 from benchmarks.tasks import load_task
 from benchmarks.tasks.coco import CocoData
-from benchmarks.tasks.sycophancy import Sycophancy, absent_objects, question
+from benchmarks.tasks.sycophancy.refusals import RULES, refuses
+from benchmarks.tasks.sycophancy.task import Sycophancy, absent_objects, question
 from scr import ConfigError
 
 # What counts as a denial

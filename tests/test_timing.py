@@ -11,9 +11,9 @@ import pytest
 import torch
 from tiny import inputs_for, tiny_llava
 
+from benchmarks.asking.speed import FEWEST_BATCHES, OTHER_PROCESS, summarize_timing
+from benchmarks.asking.timing import AnswerTokens, FirstTokenProbe, answer_margins, answer_tokens
 from benchmarks.records import SampleRecord
-from benchmarks.speed import FEWEST_BATCHES, OTHER_PROCESS, summarize_timing
-from benchmarks.timing import AnswerTokens, FirstTokenProbe, answer_margins, answer_tokens
 
 CPU = torch.device("cpu")
 

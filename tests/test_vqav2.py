@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.score import main
-from benchmarks.tasks.vqav2_rule import RULES, SHORT_FORMS, accuracy, normalize
+from benchmarks.tasks.vqav2.rule import RULES, SHORT_FORMS, accuracy, normalize
 
 
 def people(*answers):

@@ -10,7 +10,7 @@ from tiny_families import TINY
 
 import scr
 from hooks import HookStack, unwrap
-from hooks.compiled import eager_prefills
+from hooks.installing.compiled import eager_prefills
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GREEDY = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}

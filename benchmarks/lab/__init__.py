@@ -77,6 +77,6 @@ def data_folder(split: str, count: int) -> Path:
         split: "train", "val" or "test".
         count: How many images.
     """
-    from .data import data_folder as make  # late: it imports numpy and pillow
+    from .world.data import data_folder as make  # late: it imports numpy and pillow
 
     return make(split, count)

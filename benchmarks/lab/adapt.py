@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import Parser, guarded, key_value, positive, threads
+from ..printing.arguments import Parser, guarded, key_value, positive, threads
 from . import data_folder
-from .language import DETAIL_PROMPTS, article, question
-from .launch import start_anew
+from .training.launch import start_anew
+from .world.language import DETAIL_PROMPTS, article, question
 
 if TYPE_CHECKING:
     from scr.adapters import RefusalRow, Row, Trained
@@ -85,7 +85,7 @@ def adapt(
 
     from scr.adapters import join_team, load_recipe, train_adapter
 
-    from ..models import find_model, load_model
+    from ..running.models import find_model, load_model
     from ..tasks.coco import CocoData
 
     torch.set_flush_denormal(True)
@@ -169,7 +169,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Se
 
     from scr.adapters import merge_adapter, plot_curve, write_card
 
-    from ..models import load_model
+    from ..running.models import load_model
 
     torch.set_num_threads(options.threads)
     if options.what == "merge":

@@ -16,7 +16,7 @@ from typing import Any
 
 from scr.files import read_json, write_json
 
-from ..arguments import Parser, guarded, names
+from ..printing.arguments import Parser, guarded, names
 
 # torch is imported below, in the functions that need it, so that --help and --markdown answer at once.
 
@@ -59,9 +59,9 @@ def compare_methods(
         row → task → metrics, counts, intervals, differences to the row's baseline, and times as ratios.
     """
     from ..calibrate import yes_shift
-    from ..methods import BASELINE, method_parts
-    from ..plan import RunConfig
-    from ..runner import Outcome, run
+    from ..running.methods import BASELINE, method_parts
+    from ..running.plan import RunConfig
+    from ..running.runner import Outcome, run
     from . import checkpoint_folder, data_folder
 
     settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
@@ -251,7 +251,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> int:
     models, seeds = options.models, options.seeds
     if len(models) != len(seeds):
         parser.error(f"a seed for each model: got {len(models)} models and {len(seeds)} seeds; expected equal numbers")
-    from ..provenance import checkout_state, timestamp
+    from ..running.provenance import checkout_state, timestamp
 
     declared = read_json(DECLARED.with_name(f"{options.declared}.json"))
     for_others = declared

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm import tqdm
 
-from ..arguments import Parser, guarded, positive
-from .categories import CATEGORY_ORDER
-from .config import WorldConfig
-from .language import DETAIL_PROMPTS, article, is_well_formed, question
-from .world import LabImage, make_image
+from ..printing.arguments import Parser, guarded, positive
+from .world.categories import CATEGORY_ORDER
+from .world.config import WorldConfig
+from .world.language import DETAIL_PROMPTS, article, is_well_formed, question
+from .world.scenes import LabImage, make_image
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -128,6 +128,8 @@ def _ask(
     pictures: Sequence[Image.Image],
     pairs: Sequence[tuple[int, str]],
 ) -> dict[tuple[int, str], bool | None]:
+    import torch
+
     answers: dict[tuple[int, str], bool | None] = {}
     meaning = {processor.tokenizer.convert_tokens_to_ids(word): word == "yes" for word in ("yes", "no")}
     for start in tqdm(range(0, len(pairs), _BATCH), desc="questions", disable=None, leave=False):
@@ -145,6 +147,8 @@ def _ask(
 
 
 def _caption(model: PreTrainedModel, processor: ProcessorMixin, pictures: Sequence[Image.Image]) -> list[str]:
+    import torch
+
     captions: list[str] = []
     for start in tqdm(range(0, len(pictures), _BATCH), desc="captions", disable=None, leave=False):
         part = list(pictures[start : start + _BATCH])
@@ -200,7 +204,7 @@ def _run(options: argparse.Namespace) -> int:
     import torch
 
     from scr import ConfigError
-    from scr.loading import load_processor, load_weights
+    from scr.checkpoints.loading import load_processor, load_weights
 
     from . import checkpoint_folder
 

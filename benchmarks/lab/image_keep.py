@@ -13,7 +13,7 @@ from typing import Any
 
 from scr.files import read_json
 
-from ..arguments import Parser, guarded
+from ..printing.arguments import Parser, guarded
 from .comparison import RESULTS
 
 ROWS = {0.1: "seed 0.1", 0.3: "seed", 0.5: "seed 0.5", 0.7: "seed 0.7"}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..arguments import Parser, guarded, positive
+from ..printing.arguments import Parser, guarded, positive
 
 # torch is imported below, in the functions that need it, so that --help answers at once.
 
@@ -35,10 +35,10 @@ def measure_saving(model: str, images: int, batch_size: int) -> list[dict[str, A
 
     import scr
 
-    from ..answering import Answerer, Question
+    from ..asking.answering import Answerer, Question
     from ..calibrate import confidence_thresholds
-    from ..models import load_model
-    from ..plan import RunConfig, build_plan
+    from ..running.models import load_model
+    from ..running.plan import RunConfig, build_plan
 
     torch.set_flush_denormal(True)
     config = RunConfig(

@@ -22,15 +22,15 @@ from scr.files import read_json
 
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable
-from ..tasks.amber_questions import AmberYesNo
+from ..tasks.amber.task import AmberYesNo
 from ..tasks.base import Grade, Sample, Scores, Task, score_ratios
 from ..tasks.caption_places import found_objects
-from ..tasks.chair import extract_objects, place_objects
+from ..tasks.chair.task import extract_objects, place_objects
 from ..tasks.coco import CocoData, CocoImage
-from ..tasks.mme import TASK_UNIT
-from ..tasks.mme_questions import MmeTask
-from .categories import CATEGORY_ORDER, SCENES
-from .language import article
+from ..tasks.mme.rule import TASK_UNIT
+from ..tasks.mme.task import MmeTask
+from .world.categories import CATEGORY_ORDER, SCENES
+from .world.language import article
 
 _LAB = "scr-vlm lab world"
 _IMAGES = 500
@@ -78,14 +78,14 @@ class LabMme(MmeTask):
     `existence`: an object that is there, and one that is not, drawn from the lab's 32. `count`: "only one" of a
     category seen once, and of one seen twice; of images with both. `scene`: the scene, and another.
 
-    Metrics per task, as `benchmarks.tasks.mme`: the score ("points of 200"), `<task>_acc` and `<task>_acc_plus`. A
+    Metrics per task, as `benchmarks.tasks.mme.rule`: the score ("points of 200"), `<task>_acc` and `<task>_acc_plus`. A
     question whose partner has no record is in `<task>_acc` alone.
     """
 
     name = "lab_mme"
     version = 1
     paper = "after MME, Fu et al. 2023, arXiv:2306.13394"
-    checked_against = "the scores of benchmarks.tasks.mme on the same answers"
+    checked_against = "the scores of benchmarks.tasks.mme.rule on the same answers"
     options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
     tasks = ("existence", "count", "scene")
     id_form = r"(?P<image>.+)-(?P<task>TASKS)-(?P<number>[12])"
@@ -122,7 +122,7 @@ class LabAmberGenerative(Task):
     """Captions of images with AMBER's scores, against the exact list of objects.
 
     Objects are found by the words of CHAIR, which need no download, in place of a tagger's nouns. Metrics as
-    `benchmarks.tasks.amber`, pooled and without constants: `chair` = hallucinated mentions / mentions, `cover` =
+    `benchmarks.tasks.amber.rule`, pooled and without constants: `chair` = hallucinated mentions / mentions, `cover` =
     objects mentioned / objects there, `hal` = captions with a hallucinated mention / captions, `cog` = absent objects
     typical of the scene that are mentioned / all such objects.
     """
@@ -203,7 +203,7 @@ class LabAmberExistence(AmberYesNo):
     name = "lab_amber_existence"
     version = 1
     paper = LabAmberGenerative.paper
-    checked_against = "the plain rule of benchmarks.tasks.amber on the same answers"
+    checked_against = "the plain rule of benchmarks.tasks.amber.rule on the same answers"
     part = "existence"
     options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import Parser, guarded, threads, whole
+from ..printing.arguments import Parser, guarded, threads, whole
 from . import CHECKPOINTS
-from .launch import start_anew
+from .training.launch import start_anew
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .recipe import Recipe
+    from .training.recipe import Recipe
 
 __all__ = ["train"]
 
@@ -43,13 +43,13 @@ def train(
     """
     import torch
 
-    from .config import digest_of
-    from .corpus import build_corpus
     from .evaluate import evaluate
-    from .export import export
     from .families import build_family
-    from .loop import load_finished, run_stage
-    from .stages import decoder_stage, encode_corpus, projector_stage, vision_stage
+    from .training.export import export
+    from .training.loop import load_finished, run_stage
+    from .training.stages import decoder_stage, encode_corpus, projector_stage, vision_stage
+    from .world.config import digest_of
+    from .world.corpus import build_corpus
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
@@ -143,7 +143,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Se
     start_anew("train", given)
     import torch
 
-    from .recipe import RECIPES
+    from .training.recipe import RECIPES
 
     torch.set_num_threads(options.threads)
     recipe = RECIPES[options.model]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from scr.files import read_json, write_json
 
-from ..arguments import Parser, guarded
+from ..printing.arguments import Parser, guarded
 from . import checkpoint_folder
 
 if TYPE_CHECKING:
-    from ..runner import Outcome
+    from ..running.runner import Outcome
 
 # torch is imported below, in the functions that need it, so that --help answers at once.
 
@@ -44,8 +44,8 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if the criterion is undefined for one of the runs.
     """
-    from ..plan import RunConfig
-    from ..runner import run
+    from ..running.plan import RunConfig
+    from ..running.runner import run
 
     tried = configurations(grid)
     where = f"{grid['task']} on {grid['images']} images of {grid['split']}"

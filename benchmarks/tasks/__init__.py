@@ -1,36 +1,50 @@
-"""The table of tasks. It holds strings and imports nothing heavy, so that a listing needs no torch."""
+"""The tables of tasks and of scorers. They hold strings and import nothing heavy, so that a listing needs no torch."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..suggest import suggestion
 
 if TYPE_CHECKING:
     from .base import Task
+    from .scoring import Scorer
 
 # Name → "module:Class".                                                               ← the only line to add
 TASKS: dict[str, str] = {
-    "pope_random": "benchmarks.tasks.pope:PopeRandom",
-    "pope_popular": "benchmarks.tasks.pope:PopePopular",
-    "pope_adversarial": "benchmarks.tasks.pope:PopeAdversarial",
-    "chair": "benchmarks.tasks.chair:Chair",
-    "chair_wordnet": "benchmarks.tasks.chair:ChairWordnet",
-    "caption": "benchmarks.tasks.caption:Caption",
-    "mme": "benchmarks.tasks.mme_questions:Mme",
-    "amber_generative": "benchmarks.tasks.amber_questions:AmberGenerative",
-    "amber_generative_exact": "benchmarks.tasks.amber_questions:AmberGenerativeExact",
-    "amber_attribute": "benchmarks.tasks.amber_questions:AmberAttribute",
-    "amber_existence": "benchmarks.tasks.amber_questions:AmberExistence",
-    "amber_relation": "benchmarks.tasks.amber_questions:AmberRelation",
-    "hallusionbench": "benchmarks.tasks.hallusionbench_questions:HallusionBench",
-    "mmvet": "benchmarks.tasks.mmvet:MmVet",
-    "lab_mme": "benchmarks.lab.probes:LabMme",
-    "lab_amber_generative": "benchmarks.lab.probes:LabAmberGenerative",
-    "lab_amber_existence": "benchmarks.lab.probes:LabAmberExistence",
-    "sycophancy": "benchmarks.tasks.sycophancy:Sycophancy",
+    "pope_random": ".pope.task:PopeRandom",
+    "pope_popular": ".pope.task:PopePopular",
+    "pope_adversarial": ".pope.task:PopeAdversarial",
+    "chair": ".chair.task:Chair",
+    "chair_wordnet": ".chair.task:ChairWordnet",
+    "caption": ".caption.task:Caption",
+    "mme": ".mme.task:Mme",
+    "amber_generative": ".amber.task:AmberGenerative",
+    "amber_generative_exact": ".amber.task:AmberGenerativeExact",
+    "amber_attribute": ".amber.task:AmberAttribute",
+    "amber_existence": ".amber.task:AmberExistence",
+    "amber_relation": ".amber.task:AmberRelation",
+    "hallusionbench": ".hallusionbench.task:HallusionBench",
+    "mmvet": ".mmvet.task:MmVet",
+    "lab_mme": "..lab.probes:LabMme",
+    "lab_amber_generative": "..lab.probes:LabAmberGenerative",
+    "lab_amber_existence": "..lab.probes:LabAmberExistence",
+    "sycophancy": ".sycophancy.task:Sycophancy",
+}
+
+# Name → where the class is that scores answers of other tools.                          ← the only line to add
+SCORERS: dict[str, str] = {
+    "pope": ".pope.scorer:PopeScorer",
+    "chair": ".chair.scorer:ChairScorer",
+    "mme": ".mme.scorer:MmeScorer",
+    "hallusionbench": ".hallusionbench.scorer:HallusionBenchScorer",
+    "amber": ".amber.scorer:AmberScorer",
+    "caption": ".caption.scorer:CaptionScorer",
+    "vqav2": ".vqav2.scorer:VQAv2Scorer",
+    "mmvet": ".mmvet.scorer:MMVetScorer",
+    "sycophancy": ".sycophancy.scorer:SycophancyScorer",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -67,9 +81,17 @@ def load_task(name: str) -> Task:
     """
     if name not in TASKS:
         raise _unknown(name, list(TASKS))
-    module, _, attribute = TASKS[name].partition(":")
-    task: Task = getattr(importlib.import_module(module), attribute)()
-    return task
+    return _made(TASKS[name])
+
+
+def load_scorer(name: str) -> Scorer:
+    """The scorer called `name`, one of `SCORERS`."""
+    return _made(SCORERS[name])
+
+
+def _made(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module, __name__), attribute)()
 
 
 def _unknown(name: str, known: list[str]) -> UnknownTaskError:

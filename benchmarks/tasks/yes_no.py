@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..parsing import parse_yes_no
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable, auc, auc_interval, yes_no_table
 from .base import Grade, Scores, Task, score_ratios
+from .parsing import parse_yes_no
 
 _OUTCOMES = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn", ("yes", "no"): "fn"}
 
@@ -92,7 +92,7 @@ def score_answers(records: Sequence[SampleRecord], rule: str) -> Scores:
 
     Args:
         records: the answers.
-        rule: a name of `benchmarks.parsing.RULES`; it parses, and decides what the rates are made of.
+        rule: a name of `benchmarks.tasks.parsing.RULES`; it parses, and decides what the rates are made of.
 
     Raises:
         RecordError: for a target that is neither "yes" nor "no".

@@ -41,7 +41,7 @@ def find_family(model: object) -> ModelFamily:
         )
     model_type = model.config.model_type
     known = {name: family for family in FAMILIES.values() for name in family.model_types}
-    if model_type not in known and _sees_text_alone(model):
+    if model_type not in known and model_type not in _REFUSED and _sees_text_alone(model):
         raise UnsupportedModelError(
             f"text-only model: got {type(model).__name__} ({model_type!r}), which takes no images; expected a "
             f"vision-language model, one of {sorted(known)}. Load the whole of one with AutoModelForImageTextToText."

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..digests import folder_digest, is_commit, is_digest
+from ..checkpoints.digests import folder_digest, is_commit, is_digest
+from ..checkpoints.named import named_folder
 from ..errors import ConfigError
-from ..named import named_folder
 from .sources import AdapterSource
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .._hooks import uninterrupted, unwrap
+from ..checkpoints.offloading import is_offloaded
 from ..errors import ConfigError
 from ..files import read_json, write_json
-from ..offloading import is_offloaded
 from .base import check_base_of
 from .configuration import read_lora_config
 from .lora import lora_layers

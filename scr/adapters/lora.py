@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .._hooks import find_family
+from ..checkpoints.offloading import execution_device, is_offloaded
 from ..errors import AdapterLoadError, AlreadyPatchedError, ConfigError, MissingPackageError
-from ..offloading import execution_device, is_offloaded
 from .recipe import TrainingRecipe
 
 

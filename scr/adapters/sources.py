@@ -11,9 +11,9 @@ from typing import Any
 from transformers.utils import cached_file
 
 from .._hooks import suggestion
+from ..checkpoints.named import named_folder
 from ..errors import AdapterLoadError, DataFileError
 from ..files import read_json, read_text
-from ..named import named_folder
 
 _HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 _CHECK = "Check the name and the network."

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..argument_types import key_value, positive, whole
-from ..command_line import Parser
-from ..guard import guarded
+from ..command.guard import guarded
+from ..command.parser import Parser
+from ..command.types import key_value, positive, whole
 
 if TYPE_CHECKING:
     import torch
@@ -152,9 +152,9 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _find(name: str) -> tuple[str, str | None]:
     """Where a model lies, and what names its state: the digest of a folder; of a hub model that is its commit."""
-    from ..digests import folder_digest
+    from ..checkpoints.digests import folder_digest
+    from ..checkpoints.named import named_folder
     from ..errors import ModelLoadError
-    from ..named import named_folder
 
     folder = named_folder("model", name) or Path(name).expanduser()
     try:
@@ -168,7 +168,7 @@ def _find(name: str) -> tuple[str, str | None]:
 def _load(location: str, dtype: str, device: str, quantize: str | None) -> tuple[Any, Any]:
     import torch
 
-    from ..loading import load_processor, load_weights
+    from ..checkpoints.loading import load_processor, load_weights
 
     target = _device(device)
     extra: dict[str, Any] = {}

@@ -15,8 +15,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from .._hooks import UnsupportedModelError, find_family
+from ..checkpoints.offloading import weights_at_hand
 from ..errors import AdapterLoadError, ConfigError
-from ..offloading import weights_at_hand
 from .configuration import matching
 from .sources import AdapterSource
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from .._hooks import HookStack, suggestion
 from ..errors import ConfigError
 from ..variants import Variant, plain_value
-from ..wording import named_by_a_paper, one_line
+from .wording import named_by_a_paper, one_line
 
 Lever = Literal["activations", "logits", "loop"]
 """Where a training-free method acts: the residual stream, the logits, or the decoding loop."""

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .._hooks import PatchGrid
-from ..wording import one_line
 from .trace_drawing import as_svg
+from .wording import one_line
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -19,7 +19,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from ..tokenizer import CHATML, SpecialTokens
+from ..training.tokenizer import CHATML, SpecialTokens
 from .base import LabFamily, ModelSize, Region, Shape, normalized, resized
 
 __all__ = ["InternVL", "InternVLSize"]

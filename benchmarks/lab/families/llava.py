@@ -18,7 +18,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from ..tokenizer import SpecialTokens
+from ..training.tokenizer import SpecialTokens
 from .base import LabFamily, Region, Shape, normalized, resized
 
 __all__ = ["Llava"]

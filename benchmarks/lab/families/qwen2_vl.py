@@ -17,7 +17,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from ..tokenizer import CHATML, SpecialTokens
+from ..training.tokenizer import CHATML, SpecialTokens
 from .base import LabFamily, ModelSize, Region, Shape, normalized
 
 __all__ = ["Qwen2VL", "Qwen2VLSize"]

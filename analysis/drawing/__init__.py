@@ -1,0 +1,1 @@
+"""How figures, pictures and tables look."""

@@ -1,0 +1,1 @@
+"""One finding a file: a figure with its table."""

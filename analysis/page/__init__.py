@@ -1,0 +1,1 @@
+"""The report page: samples in a browser, and its templates."""

@@ -1,0 +1,1 @@
+"""Records, read: runs, pairs of runs, rows of questions, traces."""

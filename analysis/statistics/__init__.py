@@ -1,0 +1,1 @@
+"""Statistics that figures alone need; all others are in `benchmarks.stats`."""

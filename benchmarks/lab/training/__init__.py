@@ -1,0 +1,1 @@
+"""How the lab's models are trained: recipe, stages, loop, checkpoint."""

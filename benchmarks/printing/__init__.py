@@ -1,0 +1,1 @@
+"""What commands read from their flags, and what they print."""

@@ -1,0 +1,1 @@
+"""From a command to its records: what is planned, run, and kept."""

@@ -1,0 +1,201 @@
+"""What a cell of a plan still lacks, who answers it, and the record that it begins with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from scr import ConfigError
+
+from ..asking.answering import Question
+from ..records import DIAGNOSTICS, RunRecord, SampleRecord
+from ..tasks.base import Sample
+from .adapters import recorded_adapter
+from .plan import Cell, Plan
+from .prompts import apply_prompt
+from .provenance import checkout_state, package_versions, timestamp
+
+
+def title(cell: Cell) -> str:
+    """Task and method, for messages."""
+    return f"{cell.plan.task.name} · {cell.row}"
+
+
+def question(plan: Plan, cell: Cell, sample: Sample) -> Question:
+    """What the model is asked about a sample, prompt variant included."""
+    prompt = apply_prompt(plan.config.prompt, cell.plan.task.kind, sample.prompt)
+    return Question(id=sample.id, image=sample.image, prompt=prompt)
+
+
+class Standing(NamedTuple):
+    """Where a cell's samples stand, by name.
+
+    Attributes:
+        answered: recorded, and asked as the plan asks; those that the plan does not want included.
+        changed: recorded with another prompt, target or image than the plan's.
+        failed: recorded as failures.
+    """
+
+    answered: set[str]
+    changed: set[str]
+    failed: set[str]
+
+    @property
+    def again(self) -> set[str]:
+        """Those that are to be asked again."""
+        return self.changed | self.failed
+
+
+def standing(plan: Plan, cell: Cell) -> Standing:
+    """Compare what is recorded with what the plan asks."""
+    wanted = {sample.id: sample for sample in cell.plan.wanted_samples}
+    found = Standing(set(), set(), set())
+    for record in cell.folder.each():
+        sample = wanted.get(record.id)
+        if sample is None:
+            found.answered.add(record.id)
+            continue
+        asked = (question(plan, cell, sample).prompt, sample.unit_name, _plain(sample.target))
+        if asked != (record.prompt, record.image, _plain(record.target)):
+            found.changed.add(record.id)
+        elif record.error is not None:
+            found.failed.add(record.id)
+        else:
+            found.answered.add(record.id)
+    return found
+
+
+def recorded_samples(plan: Plan, cell: Cell) -> int:
+    """How many of the wanted samples need not be asked."""
+    answered = standing(plan, cell).answered
+    return sum(sample.id in answered for sample in cell.plan.wanted_samples)
+
+
+def missing_batches(cell: Cell, there: Collection[str]) -> list[int]:
+    """Numbers of the batches in which a wanted sample is not recorded.
+
+    Args:
+        cell: the cell.
+        there: names of the samples that are recorded.
+    """
+    wanted = cell.plan.wanted_samples
+    lacking = (number for number, sample in enumerate(wanted) if sample.id not in there)
+    return list(dict.fromkeys(number // cell.plan.batch_size for number in lacking))
+
+
+def turns(cell: Cell, batches: Sequence[int], there: Collection[str], size: int) -> dict[str, int]:
+    """Who answers what: each wanted sample that is not recorded → the process whose turn it is.
+
+    Args:
+        cell: the cell.
+        batches: what `missing_batches` gave.
+        there: names of the samples that were recorded before.
+        size: number of processes.
+    """
+    turn = {batch: place % size for place, batch in enumerate(batches)}
+    numbered = enumerate(cell.plan.wanted_samples)
+    return {sample.id: turn[number // cell.plan.batch_size] for number, sample in numbered if sample.id not in there}
+
+
+def resuming(cell: Cell, found: Standing, before: RunRecord | None) -> str:
+    """A line that says from where a run goes on."""
+    line = f"{title(cell)}: goes on after {len(found.answered)} answers in {cell.folder.path}"
+    if found.changed:
+        line += f", and asks {len(found.changed)} again that were asked otherwise"
+    if found.failed:
+        line += f", and asks {len(found.failed)} again that failed"
+    if before is not None and before.batch_size != cell.plan.batch_size:
+        line += f", with batches of {cell.plan.batch_size} where {before.batch_size} were used (a near-tie can flip)"
+    return line
+
+
+def wanted_records(cell: Cell, records: Mapping[str, SampleRecord]) -> list[SampleRecord] | None:
+    """The records of the wanted samples, in the task's order; None if one is missing."""
+    found = [records[sample.id] for sample in cell.plan.wanted_samples if sample.id in records]
+    return found if len(found) == cell.plan.wanted else None
+
+
+def check_diagnosed(cell: Cell, names: Sequence[str]) -> None:
+    """Check that what is recorded of a cell has the diagnostics that are asked for.
+
+    Args:
+        cell: the cell.
+        names: of `benchmarks.records.DIAGNOSTICS`.
+
+    Raises:
+        ConfigError: if a sample with an image was recorded without them.
+    """
+    if not names:
+        return
+    there = {record.id: record.trace or {} for record in cell.folder.samples()}
+    recorded = [sample.id for sample in cell.plan.wanted_samples if sample.image is not None and sample.id in there]
+    for name in names:
+        lacking = sum(DIAGNOSTICS[name] not in there[sample] for sample in recorded)
+        if lacking:
+            raise ConfigError(
+                f"records of {title(cell)} lack diagnostics: got {lacking} of {len(recorded)} answers without {name!r} "
+                f"in {cell.folder.path}; expected all with. Answer them again with --overwrite, give another "
+                "--output-dir, or leave --diagnostics out."
+            )
+
+
+def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -> RunRecord:
+    """The record with which a run begins.
+
+    Args:
+        plan: the plan.
+        cell: one of its cells.
+        before: the record that lies there, if the run goes on.
+        world_size: number of processes.
+    """
+    config, task = plan.config, cell.plan.task
+    commit, dirty = checkout_state()
+    return RunRecord(
+        status="running",
+        created=before.created if before is not None else timestamp(),
+        command=config.command,
+        model=plan.source.name,
+        revision=plan.source.revision,
+        family=plan.family,
+        dtype=plan.dtype,
+        device=_in_words(plan.device),
+        attention=before.attention if before is not None else config.attn_implementation,
+        method=cell.method,
+        config=cell.config,
+        config_given=cell.config_given,
+        prompt=config.prompt,
+        adapter=None if cell.adapter is None else recorded_adapter(cell.adapter),
+        adapter_overlap=None if cell.adapter is None else cell.overlap,
+        task=task.name,
+        task_version=task.version,
+        rule=task.rule,
+        data_sha256=cell.plan.data_sha256,
+        limit=config.limit,
+        seed=config.seed,
+        generation=cell.generation,
+        batch_size=config.batch_size,
+        world_size=world_size,
+        commit=commit,
+        dirty=dirty,
+        packages=package_versions(),
+    )
+
+
+def mapped_in_words(model: Any) -> str:
+    """The devices over which a device map has spread a model."""
+    places = dict.fromkeys(str(place) for place in getattr(model, "hf_device_map", {"": model.device}).values())
+    return f"device map over {', '.join(f'cuda:{place}' if place.isdecimal() else place for place in places)}"
+
+
+def _plain(target: Any) -> str:
+    """A target as JSON text, in which tuples and lists are one."""
+    return json.dumps(target, sort_keys=True)
+
+
+def _in_words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    return f"{device}, {torch.get_num_threads()} threads"

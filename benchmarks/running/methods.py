@@ -1,0 +1,122 @@
+"""What `--method` and `--method-arg` mean: the parts of a method, and the configuration that each of them gets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+import scr
+from scr import BASELINE as BASELINE
+from scr import ConfigError, fields_by_part, method_parts
+
+from ..asking.timing import answer_tokens
+from .models import ModelSource, load_processor
+
+Configs = dict[str, dict[str, Any]]
+"""Part of a method → fields of its configuration."""
+
+
+def check_methods(methods: Sequence[str], method_args: Mapping[str, Any]) -> None:
+    """Check the names of methods, and that every setting belongs to one of them.
+
+    Args:
+        methods: names, "+" between the parts of a combination.
+        method_args: as `benchmarks.running.plan.RunConfig`.
+
+    Raises:
+        ConfigError: naming the first that is wrong.
+    """
+    fields_by_part(_all_parts(methods), method_args)
+
+
+def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapping[str, Any]) -> Configs:
+    """What is set of every part's configuration: by the checkpoint's settings, the command, or the tokenizer.
+
+    The command wins over the settings, and in it a field of one method over a field of all. A field `no_tokens` that
+    is not set gets the first tokens of the spellings of no; the processor is loaded for that alone.
+
+    Args:
+        methods: names that `check_methods` accepted.
+        source: the model; its "settings" are fields of `SCRConfig`.
+        method_args: as `benchmarks.running.plan.RunConfig`.
+
+    Raises:
+        ConfigError: if the tokens of no are asked for, and the tokenizer has none.
+        ModelLoadError: if they are asked for, and the processor cannot be loaded.
+    """
+    command = fields_by_part(_all_parts(methods), method_args)
+    given = {part: {**settings_used(part, source, fields), **fields} for part, fields in command.items()}
+    wanting = [part for part in given if "no_tokens" in _fields(part) and "no_tokens" not in given[part]]
+    if wanting:
+        tokens = answer_tokens(load_processor(source).tokenizer)
+        if tokens.reason is not None:
+            raise ConfigError(
+                f"no tokens of no for {wanting[0]!r}: got {source.name!r}, where {tokens.reason}; expected spellings "
+                f"that differ there. Give them: --method-arg '{wanting[0]}.no_tokens=[...]'."
+            )
+        for part in wanting:
+            given[part]["no_tokens"] = list(tokens.no)
+    return given
+
+
+def settings_used(part: str, source: ModelSource, command: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a part that come from the settings beside the checkpoint, not from the command's for this part."""
+    if scr.get_method(part).config_class is not scr.SCRConfig:
+        return {}
+    return {name: value for name, value in source.settings.get("settings", {}).items() if name not in command}
+
+
+def effective_configs(bare: PreTrainedModel, given: Configs) -> Configs:
+    """Every part's configuration on this model, defaults and what the family decides filled in.
+
+    Args:
+        bare: the model, with or without weights.
+        given: part → the fields that are set.
+
+    Raises:
+        ConfigError: for an unknown field, a value out of range, or a strength that depends on the order of tokens.
+        UnsupportedModelError: if a method cannot work on this model.
+    """
+    return {part: _checked(scr.patch(bare, part, **fields)) for part, fields in given.items()}
+
+
+def recorded_config(method: str, configs: Configs) -> dict[str, Any]:
+    """A method's configuration as records hold it: flat, or `{part: {...}, ...}` of a combination."""
+    parts = method_parts(method)
+    if len(parts) > 1:
+        return {part: configs[part] for part in parts}
+    return configs[parts[0]] if parts else {}
+
+
+def by_part(method: str, recorded: Mapping[str, Any]) -> Configs:
+    """The inverse of `recorded_config`: part → its configuration."""
+    parts = method_parts(method)
+    return dict(recorded) if len(parts) > 1 else {part: dict(recorded) for part in parts}
+
+
+def patched(model: PreTrainedModel, method: str, configs: Configs) -> scr.Patch:
+    """A method on the model, its parts one inside the other; `configs` has the fields of each of them."""
+    fields = {f"{part}.{name}": value for part in method_parts(method) for name, value in configs[part].items()}
+    return scr.patch(model, method, **fields)
+
+
+def _all_parts(methods: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(part for method in methods for part in method_parts(method)))
+
+
+def _fields(part: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(scr.get_method(part).config_class)}
+
+
+def _checked(patch: scr.Patch) -> dict[str, Any]:
+    if isinstance(getattr(patch.config, "strength", None), scr.contrast.RollingStrength):
+        # Batches are cut anew when a run goes on, and a batch has many streams of tokens.
+        raise ConfigError(
+            f"a strength that depends on the order of tokens: got 'rolling' for {patch.name!r}; expected one that is a "
+            "function of the token alone, as answers must not depend on the batch or on where a run was resumed. "
+            "Use 'quantile'."
+        )
+    return patch.config.to_dict()

@@ -1,0 +1,1 @@
+"""AMBER: captions and yes/no questions about the same images."""

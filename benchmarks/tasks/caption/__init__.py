@@ -1,0 +1,1 @@
+"""Captions against references: CIDEr, BLEU, ROUGE-L."""

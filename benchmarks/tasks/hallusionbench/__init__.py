@@ -1,0 +1,1 @@
+"""HallusionBench: figures, and questions that mislead."""

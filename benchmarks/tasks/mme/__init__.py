@@ -1,0 +1,1 @@
+"""MME: fourteen tasks of two questions per image."""

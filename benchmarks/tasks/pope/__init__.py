@@ -1,0 +1,1 @@
+"""POPE: is an object in the image?"""

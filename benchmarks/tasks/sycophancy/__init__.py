@@ -1,0 +1,1 @@
+"""Leading questions about absent objects."""

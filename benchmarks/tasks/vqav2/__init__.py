@@ -1,0 +1,1 @@
+"""VQAv2: short answers against those of ten people."""

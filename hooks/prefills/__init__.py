@@ -1,0 +1,1 @@
+"""What happens where a prompt with images is read for the first time."""

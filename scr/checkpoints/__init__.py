@@ -1,0 +1,1 @@
+"""Find and load checkpoints: all of their weights, none of their code."""

@@ -1,0 +1,48 @@
+"""Models and adapters with names of their own, such as `lab/llava`: other packages bring them as entry points.
+
+An entry point of the group `scr_vlm.models` is called as a name's first part, and is a function (kind, name) → folder.
+It raises ValueError for an unknown name and FileNotFoundError for one that is not there, with a sentence each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Literal
+
+from ..errors import AdapterLoadError, ModelLoadError
+
+Kind = Literal["model", "adapter"]
+GROUP = "scr_vlm.models"
+# Comes with the project; without its entry point it would be looked for on the hub.
+_OURS = "lab"
+
+
+def named_folder(kind: Kind, name: str) -> Path | None:
+    """The folder of a model or adapter that a package brings; None where the name is a hub id or a path.
+
+    Args:
+        kind: which of both.
+        name: as the user gave it.
+
+    Raises:
+        ModelLoadError, AdapterLoadError: by the kind: if the package has none of that name, or is not installed.
+    """
+    prefix, slash, _ = name.partition("/")
+    if not slash or not prefix.isidentifier():
+        return None
+    failure = ModelLoadError if kind == "model" else AdapterLoadError
+    found = entry_points(group=GROUP, name=prefix)
+    if not found:
+        if prefix != _OURS:
+            return None
+        raise failure(
+            f"no {_OURS} here: got {name!r} where no entry point of {GROUP!r} is called {_OURS!r}; expected the one of "
+            "scr-vlm. Install it again (pip install -e . in a checkout), or give a folder or a hub id."
+        )
+    try:
+        locate: Callable[[Kind, str], Path] = next(iter(found)).load()
+        return locate(kind, name)
+    except (ValueError, FileNotFoundError, ImportError, AttributeError) as error:
+        raise failure(str(error)) from error
