@@ -12,6 +12,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from readmes import PAGES
 
 import hooks
 import scr
@@ -67,7 +68,7 @@ def test_every_public_name_has_a_docstring(module_name):
 
 def documentation() -> dict[str, str]:
     """Where → README and every docstring of the four packages."""
-    found = {"README.md": (ROOT / "README.md").read_text()}
+    found = {page: (ROOT / page).read_text() for page in PAGES}
     for name in MODULES:
         path = Path(importlib.import_module(name).__file__)
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""The lab's comparison: declared, run as declared, and README's tables made from its results."""
+"""The lab's comparison: declared, run as declared, and the tables of FINDINGS.md made from its results."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from benchmarks.lab.only_below import main as saving_main
 from benchmarks.lab.only_below import measure_saving
 from benchmarks.running.prompts import PROMPTS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+FINDINGS = (Path(__file__).parent.parent / "benchmarks" / "lab" / "FINDINGS.md").read_text()
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -65,7 +65,7 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["comparison", "adapters"])
-def test_readmes_tables_are_those_of_the_results(name, capsys):
+def test_the_tables_are_those_of_the_results(name, capsys):
     assert main(["--declared", name, "--markdown"]) == 0
     printed = capsys.readouterr().out
     results = json.loads(RESULTS.with_name(f"{name}_results.json").read_text())
@@ -75,7 +75,7 @@ def test_readmes_tables_are_those_of_the_results(name, capsys):
         table = as_markdown(results, task)
         assert table in printed
         # Two splits of POPE say what the third says: they stand in the file alone.
-        assert (table in README) == (name == "comparison" or task not in ("pope_random", "pope_popular"))
+        assert (table in FINDINGS) == (name == "comparison" or task not in ("pope_random", "pope_popular"))
 
 
 def test_adapters_are_rows_with_tasks_of_their_own(tmp_path):

@@ -1,64 +1,65 @@
-"""README says what the registries and the code say."""
+"""The READMEs say what the registries, the recorded results and the code say."""
 
-import argparse
-import csv
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import readmes
 from PIL import Image
 
 import scr
-from benchmarks.tasks import SCORERS, TASKS, load_scorer, load_task
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in readmes.PAGES}
+README = TEXTS["README.md"]
 
 
-def table(marker: str) -> list[list[str]]:
-    """Rows of the first table after `<!-- marker -->`, its head and rule left out."""
-    after = README.split(f"<!-- {marker} -->", 1)[1]
-    lines = re.search(r"((?:^\|.*\|\n)+)", after, re.MULTILINE).group(1).splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+@pytest.mark.parametrize("page", readmes.PAGES)
+def test_tables_and_findings_are_what_would_be_rendered(page):
+    assert TEXTS[page] == readmes.rendered(page), "run `python tests/readmes.py`"
 
 
-def test_methods():
-    expected = [
-        [f"`{name}`", entry.summary, ", ".join(entry.requires), entry.paper]
-        for name, entry in ((name, scr.get_method(name)) for name in scr.list_methods())
+def test_every_table_of_a_registry_and_of_results_is_there():
+    found = [
+        name
+        for text in TEXTS.values()
+        for name in re.findall(r"<!-- ([^>]+) -->\n(?:(?!<!--).)*<!-- end -->", text, re.S)
     ]
-    assert table("methods") == expected
+    of_results = [f"{kind}: {task}" for kind in ("comparison", "adapters") for task in readmes.results(kind)["tasks"]]
+    # Two splits of POPE say of adapters what the third says: they stand in the file of results alone.
+    left_out = {"adapters: pope_random", "adapters: pope_popular"}
+    tables = ["entropy", "families", "families of the lab", "findings", "methods", "scorers", "tasks"]
+    assert sorted(found) == sorted({*tables, *of_results} - left_out)
 
 
-def test_families():
-    expected = []
-    for name in scr.list_families():
-        family = scr.get_family(name)
-        edited, read = (f"{blocks.start}–{blocks.stop - 1}" for blocks in (family.edit_layers, family.attention_layers))
-        expected.append(
-            [f"`{name}`", family.summary, ", ".join(f"`{kind}`" for kind in family.model_types), edited, read]
-        )
-    assert table("families") == expected
+def test_a_newcomer_finishes_it():
+    assert len(README.splitlines()) <= 200
 
 
-def test_tasks():
-    expected = []
-    for name in TASKS:
-        task = load_task(name)
-        expected.append([f"`{name}`", task.kind.replace("_", "/"), f"`{task.rule}`", str(task.version), task.paper])
-    assert table("tasks") == expected
+def test_every_number_is_rendered_or_a_fact_of_the_project():
+    prose = re.sub(r"<!-- findings -->.*?<!-- end -->|```.*?```|\]\([^)]*\)", "", README, flags=re.DOTALL)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+    assert any(one.startswith("transformers>=5.") for one in project["dependencies"])
+    assert project["license"] == "Apache-2.0"
+    from scr.command.guard import DONE, FAILED, INTERRUPTED, UNUSABLE
+
+    known = {"3.11", "5", "2.0", "4", *(str(code) for code in (DONE, FAILED, INTERRUPTED, UNUSABLE))}
+    assert set(re.findall(r"(?<![\w.])\d+(?:\.\d+)*(?!\w)", prose)) <= known
 
 
-def test_scorers():
-    expected = []
-    for name in SCORERS:
-        scorer, parser = load_scorer(name), argparse.ArgumentParser()
-        scorer.add_arguments(parser)
-        rules = next((action.choices for action in parser._actions if action.dest == "rule"), None)
-        expected.append([f"`{name}`", ", ".join(f"`{rule}`" for rule in rules) if rules else "–", scorer.summary])
-    assert table("scorers") == expected
+@pytest.mark.parametrize("page", readmes.PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", TEXTS[page]):
+        path, _, anchor = target.partition("#")
+        there = ((ROOT / page).parent / path).resolve()
+        assert there.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}, target
 
 
 def test_the_commands_are_what_ci_runs():
@@ -77,7 +78,7 @@ def test_the_twelve_line_example_compiles_and_is_twelve_lines():
 
 @pytest.mark.usefixtures("one_thread")
 def test_its_python_runs(tmp_path, monkeypatch, capsys):
-    """All blocks, one after the other in one session, on a lab model."""
+    """All blocks of all pages, one after the other in one session, on a lab model."""
     lab = ROOT / "benchmarks" / "lab"
     stand_ins = {
         "llava-hf/llava-1.5-7b-hf": str(lab / "checkpoints" / "llava"),
@@ -86,7 +87,11 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (96, 96), "teal").save("kitchen.jpg")
     session: dict[str, object] = {}
-    blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    blocks = [
+        block
+        for text in TEXTS.values()
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    ]
     for block in blocks:
         for name, stand_in in stand_ins.items():
             block = block.replace(name, stand_in)
@@ -99,34 +104,50 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "merged" / "model.safetensors").exists()
 
 
-def test_flags_named_in_the_readme_exist():
+def commands() -> set[tuple[str, ...]]:
+    """(module, words of sub-commands) of every command that a page names, by its module or through `scr`."""
+    from scr.command.table import COMMANDS
+
+    has_some = (
+        "benchmarks.score",
+        "benchmarks.calibrate",
+        "benchmarks.results",
+        "scr.adapters.train",
+        "benchmarks.lab.adapt",
+    )
+    found: set[tuple[str, ...]] = set()
+    for text in TEXTS.values():
+        for command, sub in re.findall(r"python -m ((?:benchmarks|analysis|scr)(?:\.\w+)+)( [a-z][a-z-]*)?", text):
+            # A word after it is a sub-command where the command has some, else the next word of a sentence.
+            found.add((command, *([sub.strip()] if sub and command in has_some and sub.strip() != "and" else [])))
+        for block in re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            for words in re.findall(r"(?:^|[;&] )scr ([a-z -]+)", block, re.MULTILINE):
+                name = next(one for one in sorted(COMMANDS, key=len, reverse=True) if f"{words} ".startswith(f"{one} "))
+                found.add((COMMANDS[name].module,))
+    return found
+
+
+def test_commands_and_flags_that_are_named_exist():
     known = ""
-    pattern = r"python -m ((?:benchmarks|analysis|scr)(?:\.\w+)+)( [a-z][a-z-]*)?"
-    for command, sub in sorted(set(re.findall(pattern, README))):
-        # A word after it that is no flag is a sub-command where the command has some, else the next word of a sentence.
-        has_some = command in ("benchmarks.score", "benchmarks.calibrate", "benchmarks.results", "scr.adapters.train")
-        words = [command, sub.strip()] if sub and has_some else [command]
+    for words in sorted(commands()):
         done = subprocess.run(
             [sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         known += done.stdout
-    for flag in sorted(set(re.findall(r"(?<!-)--[a-z][a-z-]+", README)) - {"--no-deps", "--nproc-per-node"}):
+    others = {"--no-deps", "--nproc-per-node", "--help", "--model-args"}
+    flags = {flag.replace("_", "-") for text in TEXTS.values() for flag in re.findall(r"(?<!-)--[a-z][a-z_-]+", text)}
+    for flag in sorted(flags - others):
         assert flag in known, flag
 
 
-@pytest.mark.parametrize("path", ["README.md", "pyproject.toml", "constraints.txt", ".ci/run"])
+@pytest.mark.parametrize("path", [*readmes.PAGES, "pyproject.toml", "constraints.txt", ".ci/run"])
 def test_no_machine_and_no_registry_is_named(path):
     text = (ROOT / path).read_text()
     assert not re.search(r"https?://|/(?:work|root|tmp|home)/", text)
 
 
-def test_the_correlations_are_those_of_the_findings():
-    def cell(name: str, scope: str) -> str:
-        with (ROOT / "benchmarks" / "lab" / "findings" / f"{name}_correlation.csv").open() as file:
-            row = next(one for one in csv.DictReader(file) if (one["scope"], one["kind"]) == (scope, "Pearson"))
-        r, low, high = (float(row[key]) for key in ("r", "r_low", "r_high"))
-        return f"{r:+.2f} ({low:+.2f} … {high:+.2f})"
-
-    for scope in ("lab/llava", "lab/qwen2_vl", "lab/internvl", "pooled", "within models"):
-        cells = [cell(name, scope) for name in ("entropy", "credit_entropy_gradients", "credit_entropy_norms")]
-        assert f"| {scope} | {' | '.join(cells)} |" in README
+def test_methods_and_families_are_all_of_the_tables():
+    for name in scr.list_methods():
+        assert f"| `{name}` |" in TEXTS["scr/README.md"]
+    for name in scr.list_families():
+        assert f"| `{name}` |" in TEXTS["scr/README.md"]

@@ -1,8 +1,8 @@
 """Compare all methods on the lab: `python -m benchmarks.lab.comparison --models lab/llava,FOLDER,FOLDER`.
 
 What is compared was declared in `comparison.json` before it was run. All of it is run, every result is written to
-`comparison_results.json`, and README's tables are made from that file alone by `--markdown`. The adapters were compared
-likewise: `--declared adapters`.
+`comparison_results.json`, and the tables of FINDINGS.md are made from that file alone by `--markdown`. The adapters were
+compared likewise: `--declared adapters`.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _entry(outcome: Any, baseline: Any) -> dict[str, Any]:
 
 
 def as_markdown(results: Mapping[str, Any], task: str) -> str:
-    """One table of README: all rows of one task, of the first model, with the others' differences beside it.
+    """One table of FINDINGS.md: all rows of one task, of the first model, with the others' differences beside it.
 
     Args:
         results: content of `comparison_results.json`.
@@ -237,7 +237,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--declared", choices=("comparison", "adapters"), default="comparison", help="what is compared (%(default)s)"
     )
-    parser.add_argument("--markdown", action="store_true", help="print README's tables from the results, run nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of FINDINGS.md, run nothing")
     return parser
 
 

@@ -65,7 +65,7 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
     """The table of one shape.
 
     Args:
-        record: what `benchmarks.overhead.measure_shape` returns.
+        record: what `measure_shape` of the command returns.
     """
     rounds = record["rounds"]
     others = _compared(record)
