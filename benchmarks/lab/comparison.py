@@ -1,7 +1,7 @@
 """Compare all methods on the lab: `python -m benchmarks.lab.comparison --models lab/llava,FOLDER,FOLDER`.
 
 What is compared was declared in `comparison.json` before it was run. All of it is run, every result is written to
-`comparison_results.json`, and the tables of FINDINGS.md are made from that file alone by `--markdown`. The adapters were
+`comparison_results.json`, and FINDINGS.md has its tables from that file alone by `--markdown`. The adapters were
 compared likewise: `--declared adapters`.
 """
 
