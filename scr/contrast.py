@@ -267,6 +267,7 @@ class RollingStrength(Strength):
     """
 
     name: ClassVar[str] = "rolling"
+    unordered: ClassVar[str | None] = "quantile"
     history: int = 1000
     strengths: tuple[float, ...] = STRENGTHS
     first: float = 0.6

@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Self, overload
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -61,7 +61,16 @@ class Patch:
     @property
     def traces(self) -> Sequence[Trace]:
         """What was done to the last images, oldest first; kept after the patch is removed."""
-        return list(getattr(self._method, "traces", ()))
+        return list(self._method.traces or ())
+
+    @property
+    def leaves_traces(self) -> bool:
+        """Whether there are `traces` of every image, once the model was asked."""
+        return self._method.traces is not None
+
+    def diagnosed(self) -> dict[str, range]:
+        """The blocks that the method looks at, as arguments of `scr.diagnose`; what is left out is the family's."""
+        return self._method.diagnosed()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[Sequence[Trace]]:
@@ -72,12 +81,12 @@ class Patch:
 
         Methods that leave no traces leave none here either.
         """
-        method: Any = self._method
-        recorded: deque[Trace] = deque()
-        if not hasattr(method, "traces"):
+        method, recorded = self._method, deque[Trace]()
+        kept = method.traces
+        if kept is None:
             yield recorded
             return
-        kept, method.traces = method.traces, recorded
+        method.traces = recorded
         try:
             yield recorded
         finally:
@@ -207,6 +216,15 @@ class Combination(Patch):
     def traces(self) -> Sequence[Trace]:
         """Those of the parts, one part after the other."""
         return [trace for part in self._parts for trace in part.traces]
+
+    @property
+    def leaves_traces(self) -> bool:
+        """Whether a part does."""
+        return any(part.leaves_traces for part in self._parts)
+
+    def diagnosed(self) -> dict[str, range]:
+        """Those of the first part that leaves traces."""
+        return next((part.diagnosed() for part in self._parts if part.leaves_traces), {})
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[Sequence[Trace]]:

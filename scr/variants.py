@@ -17,6 +17,8 @@ class Variant:
     """Base of all: compares by value, and goes through JSON with its name."""
 
     name: ClassVar[str]
+    unordered: ClassVar[str | None] = None
+    """Of a variant whose outcome depends on the order of tokens, or on the batch: which to take where it must not."""
 
     def to_dict(self) -> dict[str, Any]:
         """The name and the settings as JSON values."""

@@ -45,10 +45,10 @@ class Diagnoser:
             names: of `benchmarks.records.DIAGNOSTICS`; none of them asks for nothing.
             loaded: the model.
             answerer: what asks it.
-            patches: what is on the model meanwhile. Of several that redistribute the first one's traces count.
+            patches: what is on the model meanwhile. Of several that leave traces the first one's count.
         """
         self._names, self._model, self._answerer = names, loaded.model, answerer
-        self._patch = next((patch for patch in patches if isinstance(patch.config, scr.SCRConfig)), None)
+        self._patch = next((patch for patch in patches if patch.leaves_traces), None)
         self._made: Sequence[scr.Trace] = ()
 
     @contextlib.contextmanager
@@ -96,7 +96,6 @@ class Diagnoser:
         credit = "credit" in self._names
         if not questions or not (credit or self._patch is None):
             return {}
-        config = self._patch.config if self._patch is not None else None
         tokens = [answer.first_token for answer in answers]
         try:
             found = scr.diagnose(
@@ -104,8 +103,7 @@ class Diagnoser:
                 self._answerer.encode(questions),
                 credit=credit,
                 answers=None if None in tokens else torch.tensor(tokens),
-                layers=getattr(config, "layers", None),
-                attention_layers=getattr(config, "attention_layers", None),
+                **(self._patch.diagnosed() if self._patch is not None else {}),
             )
         except torch.OutOfMemoryError as error:
             raise MemoryError(

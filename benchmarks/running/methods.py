@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,36 +34,41 @@ def check_methods(methods: Sequence[str], method_args: Mapping[str, Any]) -> Non
 def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapping[str, Any]) -> Configs:
     """What is set of every part's configuration: by the checkpoint's settings, the command, or the tokenizer.
 
-    The command wins over the settings, and in it a field of one method over a field of all. A field `no_tokens` that
-    is not set gets the first tokens of the spellings of no; the processor is loaded for that alone.
+    The command wins over the settings, and in it a field of one method over a field of all. A method's
+    `answer_tokens` that are not set get the first tokens of the spellings; the processor is loaded for that alone.
 
     Args:
         methods: names that `check_methods` accepted.
-        source: the model; its "settings" are fields of `SCRConfig`.
+        source: the model; its "settings" are fields of the methods that take them.
         method_args: as `benchmarks.running.plan.RunConfig`.
 
     Raises:
-        ConfigError: if the tokens of no are asked for, and the tokenizer has none.
+        ConfigError: if tokens of an answer are asked for, and the tokenizer has none.
         ModelLoadError: if they are asked for, and the processor cannot be loaded.
     """
     command = fields_by_part(_all_parts(methods), method_args)
     given = {part: {**settings_used(part, source, fields), **fields} for part, fields in command.items()}
-    wanting = [part for part in given if "no_tokens" in _fields(part) and "no_tokens" not in given[part]]
+    wanting = [
+        (part, field, answer)
+        for part in given
+        for field, answer in scr.get_method(part).config_class.answer_tokens.items()
+        if field not in given[part]
+    ]
     if wanting:
         tokens = answer_tokens(load_processor(source).tokenizer)
-        if tokens.reason is not None:
-            raise ConfigError(
-                f"no tokens of no for {wanting[0]!r}: got {source.name!r}, where {tokens.reason}; expected spellings "
-                f"that differ there. Give them: --method-arg '{wanting[0]}.no_tokens=[...]'."
-            )
-        for part in wanting:
-            given[part]["no_tokens"] = list(tokens.no)
+        for part, field, answer in wanting:
+            if tokens.reason is not None:
+                raise ConfigError(
+                    f"no tokens of {answer} for {part!r}: got {source.name!r}, where {tokens.reason}; expected "
+                    f"spellings that differ there. Give them: --method-arg '{part}.{field}=[...]'."
+                )
+            given[part][field] = list(getattr(tokens, answer))
     return given
 
 
 def settings_used(part: str, source: ModelSource, command: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a part that come from the settings beside the checkpoint, not from the command's for this part."""
-    if scr.get_method(part).config_class is not scr.SCRConfig:
+    if not scr.get_method(part).config_class.takes_settings:
         return {}
     return {name: value for name, value in source.settings.get("settings", {}).items() if name not in command}
 
@@ -107,16 +111,12 @@ def _all_parts(methods: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(part for method in methods for part in method_parts(method)))
 
 
-def _fields(part: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(scr.get_method(part).config_class)}
-
-
 def _checked(patch: scr.Patch) -> dict[str, Any]:
-    if isinstance(getattr(patch.config, "strength", None), scr.contrast.RollingStrength):
+    for name, chosen in patch.config.ordered().items():
         # Batches are cut anew when a run goes on, and a batch has many streams of tokens.
         raise ConfigError(
-            f"a strength that depends on the order of tokens: got 'rolling' for {patch.name!r}; expected one that is a "
-            "function of the token alone, as answers must not depend on the batch or on where a run was resumed. "
-            "Use 'quantile'."
+            f"a {name} that depends on the order of tokens: got {chosen.name!r} for {patch.name!r}; expected one that "
+            "is a function of the token alone, as answers must not depend on the batch or on where a run was resumed. "
+            f"Use {chosen.unordered!r}."
         )
     return patch.config.to_dict()

@@ -1,9 +1,9 @@
-"""Run a diagnostic pass once per image prefill, and let methods edit the prefill that follows.
+"""Run a diagnostic pass once per image prefill, for methods that read attention, and let methods edit the prefill.
 
 Inside the real forward of a prompt with images, just before the text decoder starts, the decoder is run once more on
 the same merged embeddings and on a fork of the cache, stops at the last attention layer that anybody wants, and leaves
 no trace; the vision tower has run once. What it read goes to the methods, which edit the blocks' outputs of the real
-pass.
+pass. Where nobody wants attention there is the real pass alone.
 
 One dispatcher per model serves all methods on it, so that they can be removed in any order: its hooks go on with the
 first method and come off with the last. Hooks stay on between calls and act on the state of one call or thread alone,
@@ -42,7 +42,7 @@ from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
 from .digests import Digests, prefill_digests
 from .expansion import prompt_copies, without_copies
-from .queries import any_visual, real_tokens, text_queries, visual_input
+from .queries import TextQueries, any_visual, real_tokens, text_queries, visual_input
 from .sessions import Diagnosis, PrefillMethod, PrefillSession
 
 
@@ -239,34 +239,43 @@ class PrefillDispatcher:
         frame.decoded = True
         if frame.sessions is not None or embeds is None or inputs.get("input_ids") is not None:
             return None  # planned already; or what the model itself refuses
-        frame.sessions = self._diagnose(module, inputs, frame)
+        frame.sessions = self._open(module, inputs, frame)
         if frame.call is not None:
             frame.call.sessions = frame.sessions
         return None if inputs is given else ((), dict(inputs))
 
-    def _diagnose(self, decoder: Any, inputs: Mapping[str, Any], frame: _Frame) -> list[PrefillSession]:
+    def _open(self, decoder: Any, inputs: Mapping[str, Any], frame: _Frame) -> list[PrefillSession]:
+        """The sessions of one prefill, in the order of their methods; those that read attention have planned."""
         copies = prompt_copies(inputs, frame.call.prompt_rows if frame.call is not None else None)
         inputs, visual, text = without_copies(inputs, copies), frame.visual[::copies], frame.text[::copies]
         images = self._family.images(self._model, visual, inputs)
         if not images:
             return []
         digests = functools.partial(self._digests, frame, images, visual | text)
-        queries = text_queries(text, images)
-        has_text = queries.weights.any(dim=2)
-        blind = [image for image in images if not has_text[image.row, image.index]]
-        if blind:
-            warnings.warn(
-                f"{len(blind)} image(s) left as they are: no text comes after them in the prompt, so nothing attends "
-                "to them. Put the question after the image.",
-                stacklevel=2,
-            )
-        images = [image for image in images if has_text[image.row, image.index]]
-        if not images:
-            return []
-        cache, seq = inputs.get("past_key_values"), visual.shape[1]
-        sessions = [method.open(images, inputs["inputs_embeds"], copies, digests) for method in frame.methods]
         wanted = sorted({layer for method in frame.methods for layer in method.attention_layers})
-        reader = AttentionReader(*queries, {layer: first_key_column(cache, layer, seq) for layer in wanted})
+        queries = text_queries(text, images) if wanted else None
+        seen = images if queries is None else _seen_by_text(images, queries)
+        sessions: list[PrefillSession] = []
+        reading: list[PrefillSession] = []
+        for method in frame.methods:
+            if own := seen if method.attention_layers else images:
+                sessions.append(method.open(own, inputs["inputs_embeds"], copies, digests))
+                reading += sessions[-1:] if method.attention_layers else []
+        if queries is not None and reading:
+            cache = inputs.get("past_key_values")
+            first = {layer: first_key_column(cache, layer, visual.shape[1]) for layer in wanted}
+            self._diagnose(decoder, inputs, frame, AttentionReader(*queries, first), reading)
+        return sessions
+
+    def _diagnose(
+        self,
+        decoder: Any,
+        inputs: Mapping[str, Any],
+        frame: _Frame,
+        reader: AttentionReader,
+        sessions: list[PrefillSession],
+    ) -> None:
+        cache = inputs.get("past_key_values")
         inputs = {**inputs, "past_key_values": fork(cache), "use_cache": cache is not None}
         inputs.pop("output_attentions", None)
         inputs.pop("output_hidden_states", None)
@@ -284,7 +293,6 @@ class PrefillDispatcher:
         with torch.inference_mode(False), torch.no_grad():  # plans outlive the user's inference mode, in traces
             for session in sessions:
                 session.plan(diagnosis)
-        return sessions
 
     def _digests(self, frame: _Frame, images: Sequence[ImagePatches], real: Bool[Tensor, "rows seq"]) -> Digests:
         given, rows = (frame.inputs, None) if frame.call is None else (frame.call.given, frame.call.prompt_rows)
@@ -318,6 +326,19 @@ class PrefillDispatcher:
         if frame.fresh:
             for session in frame.sessions or ():
                 session.close()
+
+
+def _seen_by_text(images: Sequence[ImagePatches], queries: TextQueries) -> list[ImagePatches]:
+    """Those that text comes after; a warning about the others, which methods that read attention leave alone."""
+    has_text = queries.weights.any(dim=2)
+    seen = [image for image in images if has_text[image.row, image.index]]
+    if blind := len(images) - len(seen):
+        warnings.warn(
+            f"{blind} image(s) left as they are: no text comes after them in the prompt, so nothing attends to them. "
+            "Put the question after the image.",
+            stacklevel=2,
+        )
+    return seen
 
 
 def _begins_with(visual: Bool[Tensor, "batch seq"], prompt: Bool[Tensor, "batch prompt"]) -> bool:

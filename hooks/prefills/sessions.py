@@ -46,13 +46,13 @@ class Diagnosis:
 
 
 class PrefillSession(Protocol):
-    """A method's part in one prefill."""
+    """A method's part in one prefill; a class that derives from it says only what it does."""
 
     def observe(self, layer: int, hidden: Float[Tensor, "batch seq dim"]) -> None:
-        """See the unedited output of a block, during the diagnostic pass."""
+        """See the unedited output of a block, during the diagnostic pass; of a method that reads attention."""
 
     def plan(self, diagnosis: Diagnosis) -> None:
-        """Decide what to edit, after the diagnostic pass."""
+        """Decide what to edit, after the diagnostic pass; of a method that reads attention."""
 
     def edit(self, layer: int, output: Any) -> Any:
         """Return the block's output, edited or as it is, during the real pass."""
@@ -65,6 +65,8 @@ class PrefillMethod(Protocol):
     """A method that edits image prefills."""
 
     attention_layers: range
+    """Blocks whose attention it reads. A method without any is asked nothing before the real pass, which is then the
+    only one, unless another method's diagnostic goes before it; and sees images that no text comes after, too."""
 
     def open(
         self,

@@ -46,6 +46,11 @@ class MethodEntry:
         return self.method.requires
 
     @property
+    def example(self) -> dict[str, Any]:
+        """Fields by which it shows on any model: see `MethodConfig.example`."""
+        return dict(self.config_class.example)
+
+    @property
     def config_class(self) -> type[MethodConfig]:
         """Its configuration."""
         return self.method.config_class

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from .._hooks import HookStack, suggestion
 from ..errors import ConfigError
 from ..variants import Variant, plain_value
+from .trace import Trace
 from .wording import named_by_a_paper, one_line
 
 Lever = Literal["activations", "logits", "loop"]
@@ -28,6 +30,12 @@ class MethodConfig:
     """What papers call the fields: "SCR's λ" → "scale". Whoever gives a field by its symbol is told ours."""
     if_missing: ClassVar[str] = "Give each a value."
     """What to do where a field without a default is left out."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Fields by which it shows on any model, small ones too; those without a default among them."""
+    takes_settings: ClassVar[bool] = False
+    """Whether the settings in a checkpoint's `scr.json` are fields of it."""
+    answer_tokens: ClassVar[Mapping[str, Literal["yes", "no"]]] = {}
+    """Fields that hold the ids which begin the spellings of an answer: whoever knows the tokenizer can fill them in."""
 
     def __repr__(self) -> str:
         """The fields that are not at their defaults, on a line."""
@@ -51,6 +59,11 @@ class MethodConfig:
                     "Give a smaller one."
                 )
         return super().__new__(cls)
+
+    def ordered(self) -> dict[str, Variant]:
+        """The fields by which answers depend on the order of tokens, or on the batch."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: one for name, one in values.items() if isinstance(one, Variant) and one.unordered}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; a range becomes `[start, stop]`, a variant its name and settings."""
@@ -106,6 +119,12 @@ class Method(ABC):
 
     config: MethodConfig
     """The effective configuration: what the model's family decides is filled in."""
+    traces: deque[Trace] | None = None
+    """What was done to the last images, of a method that can say it; None of others."""
+
+    def diagnosed(self) -> dict[str, range]:
+        """The blocks that it looks at, as arguments of `scr.diagnose`; what is left out is the family's."""
+        return {}
 
     @abstractmethod
     def __init__(self, model: PreTrainedModel, config: Any) -> None:

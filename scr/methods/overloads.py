@@ -25,8 +25,10 @@ START, END = "# Made by `python -m scr.methods.overloads`:\n", "# So far made.\n
 def render() -> str:
     """The block between the two marks."""
     # Imported here, so that --help answers at once: methods bring torch.
+    from ..prepare import patch
     from . import METHODS
 
+    usual = inspect.signature(patch).parameters["method"].default
     by_config: dict[type, list[str]] = {}
     for name, entry in METHODS.items():
         by_config.setdefault(entry.config_class, []).append(name)
@@ -44,7 +46,7 @@ def render() -> str:
         "",
     ]
     for kind, names in by_config.items():
-        default = f' = "{names[0]}"' if names[0] == "scr" else ""
+        default = f" = {json.dumps(usual)}" if usual in names else ""
         lines += ["", "@overload", "def patch(", "    model: PreTrainedModel,"]
         lines += [f"    method: {_text(Literal[tuple(names)])}{default},", "    *,"]
         lines += [_parameter(one, hints[kind][one.name]) for one in inspect.signature(kind).parameters.values()]

@@ -27,6 +27,7 @@ class PlausibilityOnlyConfig(MethodConfig):
     """
 
     symbols: ClassVar[Mapping[str, str]] = {"VCD's β": "plausibility", "VCD's cd_beta": "plausibility"}
+    example: ClassVar[Mapping[str, Any]] = {"plausibility": 0.5}
 
     plausibility: float = 0.1
 

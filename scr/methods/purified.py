@@ -101,6 +101,7 @@ class PurifiedConfig(ContrastConfig):
         "SEED's k": "image_keep",
         "SEED's β": "contrast",
     }
+    example: ClassVar[Mapping[str, Any]] = {"contrast": 2.0}
 
     image_keep: InitVar[float | None] = None
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .._hooks import Diagnosis, HookStack, ImagePatches, Placed, dispatcher, edit_tokens, find_family, hidden_of
+from .._hooks import Diagnosis, ImagePatches, Placed, PrefillSession, edit_tokens, find_family, hidden_of
 from ..credit import attention_entropy, hidden_norms
 from ..errors import ConfigError, NotFiniteError
 from ..perturb import noise_generator
@@ -28,7 +28,8 @@ from ..redistribution import (
     receive,
 )
 from ..variants import check_choice, check_integer, take_plain_values
-from .base import Lever, Method, MethodConfig
+from .activations import ActivationsMethod
+from .base import MethodConfig
 from .noise import random_directions, with_norms_of
 from .trace import Trace
 
@@ -56,6 +57,8 @@ class SCRConfig(MethodConfig):
     """
 
     symbols: ClassVar[Mapping[str, str]] = {"SCR's λ": "scale", "SCR's K": "num_sources"}
+    example: ClassVar[Mapping[str, Any]] = {"scale": 1.6, "num_sources": 4}
+    takes_settings: ClassVar[bool] = True
 
     scale: float = 1.10
     num_sources: int = 32
@@ -117,31 +120,29 @@ def _scaled(published: range, num_layers: int) -> range:
     return range(start, max(start + 1, round(published.stop * num_layers / 32)))
 
 
-class SCR(Method):
+class SCR(ActivationsMethod):
     """Find what the text attends to in a diagnostic pass, and spread it over the neighbouring patches at prefill."""
 
     name: ClassVar[str] = "scr"
     paper: ClassVar[str] = "arXiv 2602.22469"
-    requires: ClassVar[tuple[Lever, ...]] = ("activations",)
     config_class: ClassVar[type[MethodConfig]] = SCRConfig
 
     config: SCRConfig
+    traces: deque[Trace]
 
     def __init__(self, model: PreTrainedModel, config: SCRConfig) -> None:
         """See `Method`."""
+        super().__init__(model, config)
         family = find_family(model)
-        family.check(model)
         self.config = config.resolve(family.edit_layers_of(model), family.attention_layers, len(family.layers(model)))
         # Never None in a resolved configuration.
         self.layers = cast(range, self.config.layers)
         self.attention_layers = cast(range, self.config.attention_layers)
-        self.traces: deque[Trace] = deque(maxlen=config.keep_traces)
+        self.traces = deque(maxlen=config.keep_traces)
 
-    def install(self, model: PreTrainedModel, stack: HookStack) -> None:
+    def diagnosed(self) -> dict[str, range]:
         """See `Method`."""
-        served = dispatcher(model)
-        stack.callback(served.detach, self)
-        served.attach(self, model)
+        return {"layers": self.layers, "attention_layers": self.attention_layers}
 
     def open(
         self,
@@ -157,7 +158,7 @@ class SCR(Method):
         return SCRSession(self, images, generators, copies)
 
 
-class SCRSession:
+class SCRSession(PrefillSession):
     """SCR in one prefill, all rows and images of the batch at once."""
 
     def __init__(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +32,8 @@ class YesShiftConfig(MethodConfig):
         "`python -m benchmarks.calibrate yes-shift --method METHOD` finds the shift that matches a method's yes ratio; "
         'no_tokens are the ids that begin "No", "no" and their like in the tokenizer.'
     )
+    example: ClassVar[Mapping[str, Any]] = {"shift": 6.0, "no_tokens": (30, 34)}
+    answer_tokens: ClassVar[Mapping[str, Literal["yes", "no"]]] = {"no_tokens": "no"}
 
     shift: float
     no_tokens: tuple[int, ...]
