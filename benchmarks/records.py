@@ -82,6 +82,7 @@ class SampleRecord:
         trace: what `--diagnostics` found out about a sample with an image. Keys are there as far as they were asked
             for and apply, null where undefined; floats have 6 significant digits.
             grids: [[height, width], ...] in patches; maps run over the patches of all grids, row-major.
+            whole: of several grids the index of that which shows the whole picture; null where none is known to.
             attention: the map A of the text's attention to the patches; of the model as it is, without edits.
             entropy, entropy_normalized: of A, in nats, and as a fraction of that of equal weights.
             sources, neighbors, owners: what a method that redistributes did with it, see `scr.Trace`.

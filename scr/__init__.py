@@ -47,6 +47,6 @@ if TYPE_CHECKING:
     )
     from .patching import Patch
     from .prepare import MethodName, patch
-    from .registry import get_family, list_families, list_methods
+    from .registry import family_of, get_family, list_families, list_methods
 
 __getattr__ = _on_demand(__name__)

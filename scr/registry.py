@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from transformers import PreTrainedConfig
+
 from ._hooks import FAMILIES, ModelFamily
 from .errors import ConfigError
 from .methods import METHODS
@@ -15,6 +17,11 @@ def list_methods() -> list[str]:
 def list_families() -> list[str]:
     """Names of the supported model families."""
     return list(FAMILIES)
+
+
+def family_of(config: PreTrainedConfig) -> ModelFamily | None:
+    """The family of models with this configuration; None if none answers for it."""
+    return next((family for family in FAMILIES.values() if config.model_type in family.model_types), None)
 
 
 def get_family(name: str) -> ModelFamily:

@@ -6,10 +6,8 @@ from PIL import Image
 from synthetic_results import answer
 
 import analysis
-import scr
 from analysis.drawing.overlays import OPACITY, TraceError, overlay, read_layers
 from analysis.drawing.pictures import find_pictures, lab_cache
-from analysis.page.browser import _WHOLE
 from analysis.page.marking import Piece, mark_hallucinations, object_names
 from benchmarks.lab.world.data import cache_folder, data_folder
 from benchmarks.records import SampleRecord
@@ -74,7 +72,6 @@ def test_of_several_grids_one_is_named():
         overlay(None, tiles, grid=2)
     with pytest.raises(TraceError, match=r"got None of \[\]"):
         overlay(None, {"entropy": 1.0})
-    assert set(_WHOLE) <= set(scr.list_families())
 
 
 @pytest.mark.parametrize(
@@ -87,6 +84,8 @@ def test_of_several_grids_one_is_named():
         {"owners": [0]},
         {"owners": [0, 1]},
         {"grids": [[0, 4]]},
+        {"grids": [[1, 2], [2, 5]], "whole": 2},
+        {"grids": [[1, 2], [2, 5]], "whole": "1"},
         {"grids": [[3]]},
         {"attention": ["a"] * 12},
     ],
@@ -103,6 +102,9 @@ def test_what_can_be_drawn():
     layers = read_layers({"grids": [[1, 2]], "attention": [0, 0]})
     assert (layers.patches, list(layers.relative_attention()), layers.sources) == (2, [0, 0], ())
     assert read_layers({"grids": [[1, 2]]}).relative_attention() is None
+    assert read_layers({"grids": [[1, 2]]}).whole == 0
+    assert read_layers({"grids": [[1, 2], [1, 1]]}).whole is None
+    assert read_layers({"grids": [[1, 2], [1, 1]], "whole": 1}).whole == 1
 
 
 def test_words_of_absent_objects_are_marked():

@@ -320,11 +320,11 @@ def test_traces_that_cannot_be_drawn_are_counted(tmp_path, monkeypatch):
 
 def test_grids_that_are_tiles_have_no_place(tmp_path):
     tiles = {"grids": [[1, 1], [1, 2]], "attention": [1, 1, 1]}
-    for family in ("internvl", "unknown"):
-        write(tmp_path / family, record(family=family), [answer("1", "", "no", 1.0, tiles)])
-        samples = choose_samples(shown_samples(load_results(tmp_path / family).runs), 1)
+    for whole in (1, None):
+        write(tmp_path / str(whole), record(), [answer("1", "", "no", 1.0, {**tiles, "whole": whole})])
+        samples = choose_samples(shown_samples(load_results(tmp_path / str(whole)).runs), 1)
         (entry,) = write_browser(samples, tmp_path / "out").data["first"]
-        assert entry["trace"]["whole"] == (1 if family == "internvl" else None)
+        assert entry["trace"]["whole"] == whole
 
 
 def test_provenance_and_paths(folder):

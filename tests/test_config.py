@@ -105,7 +105,7 @@ def test_methods_by_name_and_presets():
         assert entry.summary
         assert entry.paper
         assert set(entry.requires) <= {"activations", "logits", "loop"}
-        fields = {"shift": 1.0, "no_tokens": (3,)} if name == "yes_shift" else {}
+        fields = scr.get_method(name).example
         assert scr.patch(model, name, **fields).config == scr.patch(model, name, **fields, **dict(entry.preset)).config
     assert scr.patch(model, "uniform_smooth").config.source == "random"
     assert scr.patch(model, "noise_control").config.edit == "noise"

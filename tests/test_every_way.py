@@ -245,15 +245,11 @@ def test_bfloat16(tiny):
     inputs = tiny.prompt().inputs
     inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
     for method in scr.list_methods():
-        edits = "activations" in scr.get_method(method).requires
-        fields = {"num_sources": 4} if edits else {}
-        if method == "yes_shift":
-            fields = {"shift": 1.0, "no_tokens": (3,)}
-        with scr.patch(model, method, **fields) as patch, torch.no_grad():
+        with scr.patch(model, method, **scr.get_method(method).example) as patch, torch.no_grad():
             out = model.generate(**inputs, **GREEDY, output_scores=True)
         assert logits_of(out).isfinite().all()
         assert not torch.stack(out.scores).isnan().any()
-        assert len(patch.traces) == (3 if edits else 0)
+        assert len(patch.traces) == (3 if patch.leaves_traces else 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

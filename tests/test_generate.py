@@ -269,8 +269,7 @@ def test_bfloat16_runs(tiny):
     inputs = inputs_for(processor, PROMPTS)
     inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
     for method in scr.list_methods():
-        fields = {"shift": 1.0, "no_tokens": (3,)} if method == "yes_shift" else {}
-        with scr.patch(model, method, **fields) as patched, torch.no_grad():
+        with scr.patch(model, method, **scr.get_method(method).example) as patched, torch.no_grad():
             out = model.generate(
                 **inputs, max_new_tokens=2, do_sample=False, output_scores=True, return_dict_in_generate=True
             )
@@ -278,8 +277,7 @@ def test_bfloat16_runs(tiny):
         scores = torch.stack(out.scores)
         assert not scores.isnan().any()
         assert (scores.amax(-1) > -1e3).all()
-        edits = "activations" in scr.get_method(method).requires
-        assert len(patched.traces) == (6 if edits else 0)
+        assert len(patched.traces) == (6 if patched.leaves_traces else 0)
 
 
 def test_another_image_inside_generate_is_none_of_the_calls_own(tiny):

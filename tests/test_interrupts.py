@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 OURS = tuple(f"{Path(scr.__file__).parent.parent / folder}/" for folder in ("scr", "hooks"))
-FIELDS = {"yes_shift": {"shift": 1.0, "no_tokens": [20]}, "scr": {"num_sources": 4}}
 METHODS = scr.list_methods()
 SAMPLE = 16
 
@@ -106,12 +105,12 @@ def walk(scenario, check, sample=None):
 
 def patch_and_generate(subject, method):
     def scenario():
-        with scr.patch(subject.model, method, **FIELDS.get(method, {})):
+        with scr.patch(subject.model, method, **scr.get_method(method).example):
             subject.generate()
 
     def check(where):
         subject.assert_as_before(where)
-        scr.patch(subject.model, method, **FIELDS.get(method, {})).install().remove()
+        scr.patch(subject.model, method, **scr.get_method(method).example).install().remove()
 
     return scenario, check
 
@@ -135,7 +134,7 @@ def test_interrupted_at_some_points(subject, method):
 
 @pytest.mark.parametrize("method", ["scr", "purified", "dola"])
 def test_interrupted_inside_generate_at_some_points(subject, method):
-    handle = scr.patch(subject.model, method, **FIELDS.get(method, {})).install()
+    handle = scr.patch(subject.model, method, **scr.get_method(method).example).install()
     try:
         walk(*generate_alone(subject), SAMPLE)
     finally:
@@ -153,7 +152,7 @@ def test_interrupted_at_every_point(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_interrupted_inside_generate_at_every_point(method):
     subject = Subject()
-    handle = scr.patch(subject.model, method, **FIELDS.get(method, {})).install()
+    handle = scr.patch(subject.model, method, **scr.get_method(method).example).install()
     walk(*generate_alone(subject))
     handle.remove()
     subject.assert_as_before(method)
@@ -177,7 +176,7 @@ def alarms(subject, times, seed):
                 with contextlib.ExitStack() as stack, warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     for method in methods:
-                        stack.enter_context(scr.patch(subject.model, method, **FIELDS.get(method, {})))
+                        stack.enter_context(scr.patch(subject.model, method, **scr.get_method(method).example))
                     subject.generate()
             except KeyboardInterrupt:
                 hits += 1
@@ -279,7 +278,7 @@ def test_an_error_while_it_is_put_on_leaves_nothing(subject, monkeypatch, method
 
         with monkeypatch.context() as patched:
             patched.setattr(HookStack, kind, fails)
-            prepared = scr.patch(subject.model, method, **FIELDS.get(method, {}))
+            prepared = scr.patch(subject.model, method, **scr.get_method(method).example)
             with contextlib.suppress(MemoryError):
                 prepared.install()
                 assert calls < failing

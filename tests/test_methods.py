@@ -14,15 +14,6 @@ from transformers import LogitsProcessor
 import scr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-# Required fields, and what makes a method visible on a tiny model.
-FIELDS = {
-    "scr": {"num_sources": 4, "scale": 1.6},
-    "uniform_smooth": {"num_sources": 4, "scale": 1.6},
-    "noise_control": {"num_sources": 4, "scale": 1.6},
-    "purified": {"contrast": 2.0},
-    "yes_shift": {"shift": 6.0, "no_tokens": (30, 34)},
-    "plausibility_only": {"plausibility": 0.5},
-}
 METHODS = scr.list_methods()
 ON_LOGITS = [name for name in METHODS if "logits" in scr.get_method(name).requires]
 SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
@@ -59,7 +50,7 @@ class Spy(LogitsProcessor):
 
 
 def patched(tiny, method, **more):
-    return scr.patch(tiny.model, method, **{**FIELDS.get(method, {}), **more})
+    return scr.patch(tiny.model, method, **{**scr.get_method(method).example, **more})
 
 
 def said(tiny, way="greedy", prompts=PROMPTS):
@@ -198,7 +189,7 @@ CONFIGS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_configurations_go_through_json(method):
     kind = scr.get_method(method).config_class
-    for fields in [FIELDS.get(method, {}), *CONFIGS.get(method, [])]:
+    for fields in [scr.get_method(method).example, *CONFIGS.get(method, [])]:
         config = kind.from_dict(fields)
         again = kind.from_dict(json.loads(json.dumps(config.to_dict())))
         assert again == config
@@ -211,16 +202,16 @@ def test_configurations_go_through_json(method):
 def test_a_method_by_name_and_by_configuration_are_the_same(llava, method):
     by_name, entry = patched(llava, method), scr.get_method(method)
     assert isinstance(by_name.config, entry.config_class)
-    config = entry.configure(FIELDS.get(method, {}))
+    config = entry.configure(entry.example)
     by_config = scr.patch(llava.model, config)
     assert by_config.config == by_name.config
     # A preset's configuration is that of the method which it presets.
-    plain = [name for name in METHODS if not scr.get_method(name).preset]
-    assert by_config.name == (method if method in plain else "scr")
+    assert by_config.name == entry.method.name
+    assert not scr.get_method(entry.method.name).preset
     for name, value in entry.preset.items():
         assert getattr(by_name.config, name) == value
         with pytest.raises(scr.ConfigError, match=f"{method} with another {name}"):
-            patched(llava, method, **{name: "attention" if name == "source" else "redistribute"})
+            patched(llava, method, **{name: f"no {value}"})
     with pytest.raises(scr.ConfigError, match="unknown field"):
         patched(llava, method, no_such_field=1)
     with pytest.raises(scr.ConfigError, match="got both"):
@@ -313,7 +304,7 @@ def test_assisted_decoding_is_refused_and_the_model_untouched(llava, method):
 @pytest.mark.parametrize("method", ON_LOGITS)
 def test_a_model_without_a_language_head_is_refused(llava, method):
     with pytest.raises(scr.UnsupportedModelError, match="language head"):
-        scr.patch(llava.model.model, method, **FIELDS.get(method, {}))
+        scr.patch(llava.model.model, method, **scr.get_method(method).example)
 
 
 @pytest.mark.parametrize("method", ON_LOGITS)

@@ -35,7 +35,7 @@ def scores(model, inputs, **arguments):
 
 @pytest.mark.parametrize("name", scr.list_methods())
 def test_case_does_not_matter(tiny, name):
-    fields = YES_SHIFT if name == "yes_shift" else {}
+    fields = scr.get_method(name).example
     for spelt in (name.upper(), name.title()):
         assert scr.patch(tiny[0], spelt, **fields).name == name
         assert scr.patch(tiny[0], spelt, **fields).config == scr.patch(tiny[0], name, **fields).config
@@ -226,8 +226,9 @@ def test_everything_fits_a_line(tiny):
         "dola": {"layers": list(range(8))},
         "purified": {"strength": {"name": "quantile", "thresholds": [-1.0, -0.5, -0.1]}, "image_keep": 0.25},
     }
-    for name in [*scr.list_methods(), "scr+purified+dola", "none"]:
-        patched = scr.patch(model, name, **long.get(name, YES_SHIFT if name == "yes_shift" else {}))
+    tried = {name: scr.get_method(name).example for name in scr.list_methods()}
+    for name, fields in {**tried, "scr+purified+dola": {}, "none": {}, **long}.items():
+        patched = scr.patch(model, name, **fields)
         for one in (patched, patched.config):
             assert len(repr(one)) <= 100
             assert "\n" not in repr(one)

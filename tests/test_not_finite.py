@@ -23,10 +23,6 @@ def llava():
     return TINY["llava"](layers=4)
 
 
-def fields_for(method):
-    return {"shift": 1.0, "no_tokens": (3,)} if method == "yes_shift" else {}
-
-
 @pytest.mark.parametrize("value", HUGE, ids=str)
 @pytest.mark.parametrize(
     ("method", "name"),
@@ -51,7 +47,7 @@ def fields_for(method):
 )
 def test_no_method_takes_values_without_bounds(llava, method, name, value):
     with pytest.raises(scr.ConfigError, match=rf"{name}.*: got .*; expected"):
-        scr.patch(llava.model, method, **{**fields_for(method), name: value})
+        scr.patch(llava.model, method, **{**scr.get_method(method).example, name: value})
 
 
 @pytest.mark.parametrize("value", HUGE, ids=str)
@@ -92,7 +88,7 @@ def test_no_schedule_and_no_perturbation_does(value):
 )
 def test_a_bool_is_no_number_and_a_number_no_bool(llava, method, field, value):
     with pytest.raises(scr.ConfigError, match=f"{field}.*: got "):
-        scr.patch(llava.model, method, **{**fields_for(method), field: value})
+        scr.patch(llava.model, method, **{**scr.get_method(method).example, field: value})
 
 
 @pytest.mark.parametrize(
@@ -112,7 +108,7 @@ def test_a_bool_is_no_number_and_a_number_no_bool(llava, method, field, value):
     ],
 )
 def test_scalars_of_numpy_and_torch_become_pythons_own(llava, method, fields, expected):
-    config = scr.patch(llava.model, method, **{**fields_for(method), **fields}).config
+    config = scr.patch(llava.model, method, **{**scr.get_method(method).example, **fields}).config
     stored = json.loads(json.dumps(config.to_dict()))
     assert {name: stored[name] for name in expected} == expected
     assert type(config).from_dict(stored) == config
@@ -142,7 +138,7 @@ def test_nan_in_a_picture_is_named_and_its_row(name, method):
     prompts = [(PROMPTS[0][0], [1]), (PROMPTS[0][0], [2])]
     inputs = tiny.prompt(prompts, pictures=[[first], [second]]).inputs
     with (
-        scr.patch(tiny.model, method, **fields_for(method)),
+        scr.patch(tiny.model, method, **scr.get_method(method).example),
         torch.no_grad(),
         pytest.raises(scr.NotFiniteError, match=r"row 1.* not finite: got NaN; expected numbers"),
     ):

@@ -6,7 +6,6 @@ import pickle
 
 import pytest
 import torch
-from test_interrupts import FIELDS
 from test_patch_undo import everything_on
 from tiny_families import TINY
 
@@ -49,7 +48,7 @@ def test_a_copy_is_unpatched_and_its_own(inputs, method, way):
     # A model that has not run yet: transformers then leaves hooks on it that pickle cannot take, patched or not.
     model = TINY["llava"](layers=3).model
     before, plain = names_on(model), names_on(way(model))
-    patched = scr.patch(model, method, **FIELDS.get(method, {})).install()
+    patched = scr.patch(model, method, **scr.get_method(method).example).install()
     made = way(model)
     patched.remove()
     assert names_on(made) == plain
@@ -62,7 +61,7 @@ def test_a_copy_is_unpatched_and_its_own(inputs, method, way):
     assert not made(**inputs).logits.any()
     assert (made.generate(**inputs, max_new_tokens=3, do_sample=False)[:, -3:] == 0).all(), "not the original's"
     assert torch.equal(model.generate(**inputs, max_new_tokens=3, do_sample=False), expected)
-    with scr.patch(made, method, **FIELDS.get(method, {})):
+    with scr.patch(made, method, **scr.get_method(method).example):
         made.generate(**inputs, max_new_tokens=1, do_sample=False)
 
 

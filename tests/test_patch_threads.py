@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from test_interrupts import FIELDS, Subject
+from test_interrupts import Subject
 from transformers import LogitsProcessor
 
 import scr
@@ -69,7 +69,7 @@ def subject():
 
 def prepared(subject, method):
     fields = {"scale": 1.5} if method in ("scr", "uniform_smooth", "noise_control") else {}
-    return scr.patch(subject.model, method, **{**FIELDS.get(method, {}), **fields})
+    return scr.patch(subject.model, method, **{**scr.get_method(method).example, **fields})
 
 
 WAYS = [{}, {"use_cache": False}]

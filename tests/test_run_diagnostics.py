@@ -8,11 +8,13 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from miniature import without_times, write_coco
+from tiny_families import TINY
 from torch.distributed import HashStore
 
 import scr
@@ -277,3 +279,23 @@ def test_rounding() -> None:
         "c": 123457000.0,
         "d": True,
     }
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "internvl", "idefics3", "qwen2_vl"])
+def test_a_trace_says_which_of_several_grids_is_the_whole_picture(name: str) -> None:
+    tiny: Any = TINY[name](layers=4)
+    prompt = tiny.prompt([("USER : <image> is there a dog", [1])])
+    ((_, grids),) = prompt.layout.values()
+    loaded: Any = SimpleNamespace(model=tiny.model)
+    answerer: Any = SimpleNamespace(encode=lambda questions: prompt.inputs)
+    sample: Any = SimpleNamespace(facts={"objects": 2})
+    question = Question(id="1", image=Path("1.jpg"), prompt="")
+    answer = Answer(text="", margin=None, new_tokens=0, prefill_ms=0, decode_ms=0)
+    (trace,) = Diagnoser(("entropy",), loaded, answerer, []).traces([sample], [question], [answer])
+    assert trace is not None
+    assert [tuple(grid) for grid in trace["grids"]] == grids
+    if len(grids) == 1:
+        assert "whole" not in trace
+    else:
+        assert trace["whole"] == {"llava_next": 0, "internvl": len(grids) - 1, "idefics3": len(grids) - 1}[name]
+    assert trace["objects"] == 2

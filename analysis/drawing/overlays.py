@@ -39,6 +39,8 @@ class Layers:
 
     Attributes:
         grids: (height, width) of each, in patches; indices below run over the patches of all, row-major.
+        whole: which grid shows the whole picture; None where none is known to, and where the others, tiles, lie is in
+            no record.
         attention: one number ≥ 0 per patch; None where not recorded.
         sources: patches.
         neighbors: patches.
@@ -46,6 +48,7 @@ class Layers:
     """
 
     grids: tuple[tuple[int, int], ...]
+    whole: int | None
     attention: NDArray[np.float64] | None
     sources: tuple[int, ...]
     neighbors: tuple[int, ...]
@@ -77,6 +80,7 @@ def read_layers(trace: Mapping[str, Any] | Traced | None) -> Layers | None:
         return None
     try:
         grids = tuple((int(height), int(width)) for height, width in fields["grids"])
+        whole = 0 if len(grids) == 1 else fields.get("whole")
         given = fields.get("attention")
         attention = None if given is None else np.array(given, dtype=np.float64)
         sources, neighbors, owners = (
@@ -87,8 +91,9 @@ def read_layers(trace: Mapping[str, Any] | Traced | None) -> Layers | None:
             f"a trace cannot be drawn: got {type(error).__name__}: {error}; expected grids, numbers and indices. "
             "Run it again with --diagnostics entropy."
         ) from error
-    layers = Layers(grids=grids, attention=attention, sources=sources, neighbors=neighbors, owners=owners)
+    layers = Layers(grids=grids, whole=whole, attention=attention, sources=sources, neighbors=neighbors, owners=owners)
     sizes_fit = all(height > 0 and width > 0 for height, width in grids) and len(owners) == len(neighbors)
+    sizes_fit = sizes_fit and (whole is None or (type(whole) is int and 0 <= whole < len(grids)))
     map_fits = attention is None or (
         attention.shape == (layers.patches,) and bool(np.isfinite(attention).all() and (attention >= 0).all())
     )

@@ -30,8 +30,6 @@ INLINE = 200
 """Samples in the page itself; as many are in each chunk."""
 FOLDER = "samples"
 _LARGE, _THUMBNAIL, _LOSSLESS = 768, 96, 256  # pixels of the longer side
-# Which grid is the whole picture, where a family has several; where the others, tiles, lie is in no record.
-_WHOLE = {"internvl": -1, "idefics3": -1, "llava_next": 0, "llava_onevision": 0}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,10 +170,9 @@ def _entry(one: Shown) -> tuple[dict[str, Any], str | None]:
     # The map is that of the model as it is, whichever run recorded it; sources belong to the method.
     layers = found[0]
     mapped = next((each for each in found if each.attention is not None and each.grids == layers.grids), layers)
-    whole = 0 if len(layers.grids) == 1 else _WHOLE.get(one.family or "")
     entry["trace"] = {
         "grids": layers.grids,
-        "whole": None if whole is None else whole % len(layers.grids),
+        "whole": layers.whole,
         "sources": layers.sources,
         "neighbors": layers.neighbors,
         "owners": layers.owners,

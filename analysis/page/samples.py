@@ -30,7 +30,6 @@ class Shown:
 
     Attributes:
         model: short name of the model.
-        family: its family as recorded.
         task: name of the task.
         row: the method's name in tables.
         data: digest of the annotations.
@@ -43,7 +42,6 @@ class Shown:
     """
 
     model: str
-    family: str | None
     task: str
     row: str
     data: str
@@ -130,7 +128,6 @@ def _compared(
     pieces = [() if one is None else tuple(mark_hallucinations(one)) for one in (before, after)]
     return Shown(
         model=model,
-        family=run.record.family,
         task=run.record.task,
         row=row,
         data=run.record.data_sha256,

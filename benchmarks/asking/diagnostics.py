@@ -88,8 +88,16 @@ class Diagnoser:
                 trace |= _attention_part(made.get(row) if self._patch is not None else measured.get(row))
             if "credit" in self._names:
                 trace |= _part(measured.get(row), _CREDIT)
-            found[place] = rounded({**trace, **samples[place].facts})
+            found[place] = rounded({**trace, **self._whole(trace["grids"]), **samples[place].facts})
         return found
+
+    def _whole(self, grids: Sequence[Any] | None) -> dict[str, int | None]:
+        """Of an image of several grids, which of them shows all of it."""
+        if grids is None or len(grids) == 1:
+            return {}
+        family = scr.family_of(self._model.config)
+        place = None if family is None else family.whole_picture
+        return {"whole": None if place is None else place % len(grids)}
 
     def _measure(self, questions: Sequence[Question], answers: Sequence[Answer]) -> dict[int, scr.Diagnostics]:
         """Row → its (first) image's diagnostics, as far as a pass is needed for them."""

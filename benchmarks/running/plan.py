@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 import scr
 from scr import ConfigError
@@ -231,6 +230,7 @@ def build_plan(config: RunConfig) -> Plan:
     source = find_model(config.model, config.revision)
     dtype = resolve_dtype(config.dtype, device, source)
     bare = skeleton(source)
+    family = scr.family_of(bare.config)
     given = given_configs(methods, source, config.method_args)
     effective = effective_configs(bare, given)
     adapter = None if config.adapter is None else resolve_adapter(config.adapter, source)
@@ -290,7 +290,7 @@ def build_plan(config: RunConfig) -> Plan:
     return Plan(
         config=config,
         source=source,
-        family=_family(bare),
+        family=None if family is None else family.name,
         device=device,
         dtype=dtype,
         cells=tuple(cells),
@@ -332,8 +332,3 @@ def _plan_task(task: Task, data: TaskData, config: RunConfig) -> TaskPlan:
     wanted = set(units[: config.limit])
     count = sum(sample.unit_key in wanted for sample in samples)
     return TaskPlan(task=task, samples=samples, wanted=count, batch_size=config.batch_size, data_sha256=data.sha256)
-
-
-def _family(bare: PreTrainedModel) -> str | None:
-    families = (scr.get_family(name) for name in scr.list_families())
-    return next((family.name for family in families if bare.config.model_type in family.model_types), None)

@@ -51,6 +51,8 @@ class ModelFamily(ABC):
     """Blocks whose output SCR edits, as published for models of 24 blocks and more; see `edit_layers_of`."""
     attention_layers: ClassVar[range] = range(8, 17)
     """Blocks whose attention SCR averages, likewise."""
+    whole_picture: ClassVar[int | None] = None
+    """Of the grids of an image that has several, the one that shows all of it, as an index; None if none does."""
 
     def edit_layers_of(self, model: PreTrainedModel) -> range:
         """`edit_layers`, where members of the family have published ranges of their own."""

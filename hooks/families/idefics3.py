@@ -24,6 +24,7 @@ class Idefics3(ModelFamily):
     summary: ClassVar[str] = "Idefics3, SmolVLM, SmolVLM2: one grid per tile, the overview its own"
     model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
     edit_layers: ClassVar[range] = range(0, 12)  # LLaVA-1.5's; the paper has no Idefics3
+    whole_picture: ClassVar[int | None] = -1
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]

@@ -21,6 +21,7 @@ class InternVL(ModelFamily):
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
     # The paper gives no range for InternVL2; this is that of its other families of the same depth.
     edit_layers: ClassVar[range] = range(0, 16)
+    whole_picture: ClassVar[int | None] = -1
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]

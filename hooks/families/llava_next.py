@@ -22,6 +22,7 @@ class LlavaNext(ModelFamily):
     summary: ClassVar[str] = "LLaVA-NeXT: overview and full picture; newline tokens are left alone"
     model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
     edit_layers: ClassVar[range] = range(0, 12)  # LLaVA-1.5's; the paper has no LLaVA-NeXT
+    whole_picture: ClassVar[int | None] = 0
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]

@@ -32,7 +32,7 @@ class YesShiftConfig(MethodConfig):
         "`python -m benchmarks.calibrate yes-shift --method METHOD` finds the shift that matches a method's yes ratio; "
         'no_tokens are the ids that begin "No", "no" and their like in the tokenizer.'
     )
-    example: ClassVar[Mapping[str, Any]] = {"shift": 6.0, "no_tokens": (30, 34)}
+    example: ClassVar[Mapping[str, Any]] = {"shift": 6.0, "no_tokens": (3,)}
     answer_tokens: ClassVar[Mapping[str, Literal["yes", "no"]]] = {"no_tokens": "no"}
 
     shift: float
