@@ -58,6 +58,8 @@ def compare_methods(
     Returns:
         row → task → metrics, counts, intervals, differences to the row's baseline, and times as ratios.
     """
+    from scr import get_method
+
     from ..calibrate import yes_shift
     from ..running.methods import BASELINE, method_parts
     from ..running.plan import RunConfig
@@ -65,8 +67,9 @@ def compare_methods(
     from . import checkpoint_folder, data_folder
 
     settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
-    of_scr = [row["method"] for row in declared["rows"] if row["method"] in ("scr", "uniform_smooth", "noise_control")]
-    scr_args = {f"{method}.{name}": value for method in of_scr for name, value in settings.items()}
+    parts = dict.fromkeys(part for row in declared["rows"] for part in method_parts(row["method"]))
+    tuned = [part for part in parts if get_method(part).config_class.takes_settings]
+    scr_args = {f"{part}.{name}": value for part in tuned for name, value in settings.items()}
 
     def config(place: Mapping[str, Any], **changes: Any) -> RunConfig:
         data = data_folder(place["split"], 500)
