@@ -50,15 +50,18 @@ class PrefillSession(Protocol):
 
     def observe(self, layer: int, hidden: Float[Tensor, "batch seq dim"]) -> None:
         """See the unedited output of a block, during the diagnostic pass; of a method that reads attention."""
+        return
 
     def plan(self, diagnosis: Diagnosis) -> None:
         """Decide what to edit, after the diagnostic pass; of a method that reads attention."""
+        return
 
     def edit(self, layer: int, output: Any) -> Any:
         """Return the block's output, edited or as it is, during the real pass."""
 
     def close(self) -> None:
         """The prefill is complete."""
+        return
 
 
 class PrefillMethod(Protocol):
