@@ -392,7 +392,7 @@ def test_without_matplotlib_the_page_has_tables_and_says_what_is_missing(folder,
 
 
 def test_colours_have_enough_contrast():
-    css = (ROOT / "analysis" / "templates" / "report.css").read_text()
+    css = (ROOT / "analysis" / "page" / "templates" / "report.css").read_text()
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split("@media", 2)[:2])
     assert set(light) == set(dark)
     for colors in (light, dark):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hooks
+import scr
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("hooks", "scr", "benchmarks", "analysis")
