@@ -10,10 +10,10 @@ from scr.command.guard import guarded
 from scr.command.parser import Parser
 from scr.command.types import names
 
-from .drawing.style import FORMATS, MissingDependencyError, write_plot, write_table
+from .drawing.style import FORMATS, write_plot, write_table
 from .drawing.tables import as_markdown
 from .findings.finding import Analysis, Finding
-from .reading.load import NothingToShowError, Results, ResultsError, load_results
+from .reading.load import NothingToShowError, Results, load_results
 
 
 def run_command(
@@ -37,15 +37,15 @@ def run_command(
 def with_results(folder: Path, run: Callable[[Results], int]) -> int:
     """Read a folder of results and run a command on it; return its exit status.
 
-    What was wrong with some of the runs is said afterwards. Where the folder or a package will not do, that is said in
-    one line, and the status is 2.
+    What was wrong with some of the runs is said afterwards. Where a folder cannot be written, that is said in one line,
+    and the status is 2: what `run` reads it reads with `scr.files`, whose errors are of another kind.
+
+    Raises:
+        ResultsError: where there is no run that can be read.
     """
+    results = load_results(folder)
     try:
-        results = load_results(folder)
         status = run(results)
-    except (ResultsError, MissingDependencyError) as error:
-        print("error:", error, file=sys.stderr)
-        return 2
     except OSError as error:
         print(
             f"error: cannot write: got {error}; expected a folder that can be written. Give another --out.",
@@ -57,19 +57,12 @@ def with_results(folder: Path, run: Callable[[Results], int]) -> int:
     return status
 
 
-def write_finding(finding: Finding, folder: Path, formats: Sequence[str] = FORMATS) -> tuple[list[Path], str | None]:
-    """Write the tables and figures of a finding.
-
-    Returns:
-        The files; and why there are no figures, None where there are.
-    """
+def write_finding(finding: Finding, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write the tables and figures of a finding; the files."""
     files = [path for table in (*finding.tables, *finding.data) for path in write_table(table, folder)]
-    try:
-        for draw in finding.plots:
-            files += [path for path in write_plot(draw(), folder, formats) if path not in files]
-    except MissingDependencyError as error:
-        return files, str(error)
-    return files, None
+    for draw in finding.plots:
+        files += [path for path in write_plot(draw(), folder, formats) if path not in files]
+    return files
 
 
 def build_parser(program: str, description: str, analyses: Mapping[str, Analysis]) -> Parser:
@@ -132,10 +125,8 @@ def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: S
             if note not in said:
                 say(f"- {note}")
         said.update(finding.notes)
-        files, missing = write_finding(finding, out, formats)
+        files = write_finding(finding, out, formats)
         say(f"\nwritten: {', '.join(map(str, files))} \n")
-        if missing:
-            print(f"left out: figures of {name}: {missing}", file=sys.stderr)
     return True
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scr.command.guard import guarded
 from scr.command.parser import Parser
 from scr.command.types import natural
-from scr.files import write_text
+from scr.files import read_text, write_text
 
 from .command import say, with_results
 from .drawing.overlays import INK, INSET, OPACITY, RADIUS, STROKES
-from .drawing.style import MissingDependencyError, write_plot, write_table
+from .drawing.style import Plot, write_plot, write_table
 from .drawing.tables import Table, is_numeric, shown_cells
 from .figures import ANALYSES
-from .findings.finding import Analysis, Finding
+from .findings.finding import Analysis
 from .page.browser import INLINE, Browser, script_json, write_browser
 from .page.samples import OUTCOMES, choose_samples, outcome_table, shown_samples
 from .reading.load import NothingToShowError, Results, model_labels
@@ -94,7 +94,7 @@ def build_report(
         The page.
 
     Raises:
-        MissingDependencyError: without jinja2.
+        DataFileError: where a part of the page, or a picture, cannot be read.
         OSError: where the folder cannot be written.
     """
     environment = _environment()
@@ -188,26 +188,18 @@ def _sections(name: str, analysis: Analysis, results: Results, out: Path, said: 
             write_table(table, out / _FIGURES)
         notes = [note for note in dict.fromkeys(finding.notes) if note not in said]
         said.update(notes)
-        section.figures, missing = _figures(finding, out)
-        section.notes = [without_folders(note, results.root) for note in (*notes, *missing)]
+        section.figures = [_shown_figure(draw(), out) for draw in finding.plots]
+        section.notes = [without_folders(note, results.root) for note in notes]
         sections.append(section)
     return sections
 
 
-def _figures(finding: Finding, out: Path) -> tuple[list[ShownFigure], list[str]]:
-    """The written figures, and why there are none."""
-    figures: list[ShownFigure] = []
-    for draw in finding.plots:
-        try:
-            plot = draw()
-        except MissingDependencyError as error:
-            return figures, [str(error)]
-        write_plot(plot, out / _FIGURES, ("svg",))
-        stem = f"{_FIGURES}/{plot.name}"
-        # Type of 8 points suits a printed column; a screen takes it larger.
-        width, height = (round(1.4 * 96 * inches) for inches in plot.figure.get_size_inches())
-        figures.append(ShownFigure(plot.caption, f"{stem}.svg", f"{stem}.csv", width, height))
-    return figures, []
+def _shown_figure(plot: Plot, out: Path) -> ShownFigure:
+    write_plot(plot, out / _FIGURES, ("svg",))
+    stem = f"{_FIGURES}/{plot.name}"
+    # Type of 8 points suits a printed column; a screen takes it larger.
+    width, height = (round(1.4 * 96 * inches) for inches in plot.figure.get_size_inches())
+    return ShownFigure(plot.caption, f"{stem}.svg", f"{stem}.csv", width, height)
 
 
 def _shown_table(table: Table, out: Path) -> ShownTable:
@@ -248,17 +240,12 @@ def _version() -> str:
 
 
 def _template(name: str) -> str:
-    return resources.files(__package__).joinpath("page", "templates", name).read_text(encoding="utf-8")
+    return read_text(Path(__file__).parent / "page" / "templates" / name)
 
 
 def _environment() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the report needs jinja2: got none installed; expected 3.1 or newer. Run `pip install "
-            'matplotlib jinja2`, or in a checkout `pip install -e ".[analysis]"`.'
-        ) from error
+    import jinja2
+
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,

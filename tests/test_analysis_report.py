@@ -1,6 +1,7 @@
 """The report: its page, its data and its files, read with the standard library; `test_analysis_page.py` opens it."""
 
 import base64
+import errno
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from coco_files import write_coco
 from PIL import Image
 from synthetic_results import answer, questions, record, write
 
@@ -23,6 +25,7 @@ from analysis.reading.provenance import provenance, without_folders
 from analysis.report import PAGE, build_report, main
 from benchmarks.records import SampleRecord
 from benchmarks.tasks.chair.task import Chair
+from scr.files import read_text
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><script>alert('<!-- & \u2028')</script>"
@@ -367,28 +370,34 @@ def test_the_command(folder, tmp_path, capsys):
     assert main(["--help"]) == 0
 
 
-def test_without_jinja2_the_line_that_installs_it_is_said(folder, tmp_path):
-    code = "import sys; sys.modules['jinja2'] = None; from analysis.report import main; "
+@pytest.mark.parametrize("lost", ["report.html", "report.css"])
+def test_a_part_of_the_page_that_cannot_be_read_is_not_called_unwritable(folder, tmp_path, monkeypatch, capsys, lost):
+    def refused(path):
+        return read_text(path.with_name("absent")) if path.name == lost else read_text(path)
+
+    monkeypatch.setattr("analysis.report.read_text", refused)
+    assert main([str(folder), "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: cannot read \S+absent: got No such file or directory; expected a file\. .*\n", said)
+
+
+def test_a_data_set_that_cannot_be_read_is_not_called_unwritable(folder, tmp_path, monkeypatch, capsys):
+    write_coco(tmp_path / "coco", "val", {1: ["dog"]})
+    monkeypatch.setattr("scr.files.open", _denied, raising=False)
+    assert main([str(folder), "--out", str(tmp_path / "out"), "--images", str(tmp_path / "coco")]) == 2
+    assert re.match(r"error: cannot read \S+instances_val\.json: got Permission denied", capsys.readouterr().err)
+
+
+def _denied(path, *arguments, **options):
+    if str(path).endswith("instances_val.json"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return open(path, *arguments, **options)
+
+
+def test_the_page_needs_no_torch(folder, tmp_path):
+    code = "import sys; from analysis.report import main; "
     code += "code = main(sys.argv[1:]); sys.exit('torch is there' if 'torch' in sys.modules else code)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), "--out", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "error: the report needs jinja2: got none installed" in done.stderr
-    assert 'in a checkout `pip install -e ".[analysis]"`' in done.stderr
-
-
-def test_without_matplotlib_the_page_has_tables_and_says_what_is_missing(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    build_report(load_results(folder), tmp_path, analyses={"forest": forest_findings})
-    page = Page((tmp_path / PAGE).read_text())
-    assert "figures need matplotlib: got none installed" in page.text
-    assert "figures/forest.csv" in page.attributes("a", "href")
-    assert [src for src in page.attributes("img", "src") if src.startswith("figures/")] == []
+    subprocess.run([sys.executable, "-c", code, str(folder), "--out", str(tmp_path)], cwd=ROOT, check=True)
 
 
 def test_colours_have_enough_contrast():

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 
 import matplotlib
 import numpy as np
@@ -14,13 +13,11 @@ from analysis.drawing.style import (
     COLUMN_WIDTH,
     FORMATS,
     PAGE_WIDTH,
-    MissingDependencyError,
     Plot,
     look,
     new_figure,
     paper_look,
     write_plot,
-    write_table,
 )
 from analysis.drawing.tables import Table, as_latex, as_markdown, by_model, format_cell
 
@@ -149,14 +146,6 @@ def test_nothing_labelled_has_no_legend():
     assert len(axes) == 1
     assert figure.legends == []
     assert figure.get_size_inches()[0] == pytest.approx(COLUMN_WIDTH)
-
-
-def test_without_matplotlib_tables_are_written_and_figures_say_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert len(write_table(TABLE, tmp_path)) == 3
-    with pytest.raises(MissingDependencyError, match=r"pip install matplotlib jinja2`, or in a checkout"), paper_look():
-        pass
-    assert issubclass(MissingDependencyError, ImportError)
 
 
 def _simple() -> Plot:

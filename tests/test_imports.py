@@ -3,8 +3,10 @@
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -221,3 +223,20 @@ def test_hooks_are_one_package_where_nobody_else_has_one():
     code = "import sys, scr, hooks; assert sys.modules['scr._hooks'] is hooks and scr.ModelFamily is hooks.ModelFamily"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_imported_is_installed_with_the_project():
+    """With the names of its packages; the transitive ones are transformers' own."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = {line.partition(">=")[0] for line in project["dependencies"]}
+    transitive, asked_for = {"huggingface_hub", "tokenizers"}, {"peft", "bitsandbytes"}
+    imported = set().union(*THIRD_PARTY.values()) - transitive - asked_for
+    assert {{"PIL": "pillow"}.get(name, name) for name in imported} <= core
+    extras = project["optional-dependencies"]
+    assert (extras["plots"], extras["analysis"], extras["adapters"]) == ([], [], ["peft>=0.20"])
+
+
+def test_tests_that_are_cited_are_there():
+    for path in (ROOT / "pyproject.toml", *ROOT.glob("*.md"), *FILES, *(ROOT / "tests").glob("*.py")):
+        for name in re.findall(r"\btests/(\w+\.py)\b", path.read_text()):
+            assert (ROOT / "tests" / name).is_file(), f"{path.name} cites tests/{name}"

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from scr.files import read_bytes
+
 Key = tuple[str, str]
 """Digest of a data set's annotations, and the name of one of its pictures."""
 
@@ -49,7 +51,7 @@ def find_pictures(wanted: Iterable[Key], folders: Sequence[Path]) -> Pictures:
     ambiguous = set()
     for key in missing:
         paths = named.get(key[1], [])
-        if len(paths) == 1 or (paths and len({path.read_bytes() for path in paths}) == 1):
+        if len(paths) == 1 or (paths and len({read_bytes(path) for path in paths}) == 1):
             files[key] = paths[0]
         elif paths:
             ambiguous.add(key[1])
@@ -91,10 +93,10 @@ def _digest(instances: Path) -> str:
     digest = hashlib.sha256()
     for path in (instances, instances.with_name(instances.name.replace("instances_", "captions_", 1))):
         if path.is_file():
-            content = path.read_bytes()
+            content = read_bytes(path)
             digest.update(f"{len(content)}:".encode() + content)
     for path in sorted((instances.parent.parent / "pope").glob("*.json")):
-        digest.update(path.name.encode("utf-8", "surrogateescape") + path.read_bytes())
+        digest.update(path.name.encode("utf-8", "surrogateescape") + read_bytes(path))
     return digest.hexdigest()
 
 

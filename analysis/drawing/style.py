@@ -1,6 +1,6 @@
 """One look for all figures: colour-blind-safe, readable in grey, as wide as a paper's column; and how they are written.
 
-matplotlib is imported when a figure is begun, never before: tables need none.
+matplotlib is imported when a figure is begun, never before: tables are there at once.
 """
 
 from __future__ import annotations
@@ -58,10 +58,6 @@ _SETTINGS: Any = {
 }
 
 
-class MissingDependencyError(ImportError):
-    """A package that only figures need is not installed; the message has the line that installs it."""
-
-
 class Look(NamedTuple):
     """How one series is drawn."""
 
@@ -98,18 +94,9 @@ def look(index: int) -> Look:
 
 @contextlib.contextmanager
 def paper_look() -> Iterator[None]:
-    """Within it, figures are drawn in our look; a caller's own settings of matplotlib come back after it.
+    """Within it, figures are drawn in our look; a caller's own settings of matplotlib come back after it."""
+    import matplotlib
 
-    Raises:
-        MissingDependencyError: without matplotlib.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingDependencyError(
-            "figures need matplotlib: got none installed; expected 3.8 or newer. Run `pip install "
-            'matplotlib jinja2`, or in a checkout `pip install -e ".[analysis]"`.'
-        ) from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)

@@ -18,7 +18,7 @@ class Finding:
         title: a few words.
         tables: what a reader wants to see.
         data: tables too long to print, written beside the others.
-        plots: what draws the figures, called only where they are wanted: computing needs no matplotlib.
+        plots: what draws the figures, called only where they are wanted.
         notes: sentences on what was found and on what was left out.
     """
 

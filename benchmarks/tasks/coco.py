@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,26 +95,11 @@ class CocoData:
         for path in sorted((folder / QUESTION_FOLDER).glob("*.json")):
             digest.update(path.name.encode("utf-8", "surrogateescape") + read_bytes(path))
         try:
-            names = {int(entry["id"]): str(entry["name"]) for entry in instances["categories"]}
-            rows = [(int(entry["id"]), str(entry["file_name"])) for entry in instances["images"]]
-            # A dictionary keeps each name once, in the order of its first annotation.
-            objects: dict[int, dict[str, None]] = {}
-            measured: dict[int, list[CocoInstance]] = {}
-            for entry in instances["annotations"]:
-                number, name = int(entry["image_id"]), names[entry["category_id"]]
-                objects.setdefault(number, {})[name] = None
-                if "area" in entry and "bbox" in entry:
-                    x, y, width, height = map(float, entry["bbox"])
-                    one = CocoInstance(name, float(entry["area"]), (x, y, width, height), bool(entry.get("iscrowd")))
-                    measured.setdefault(number, []).append(one)
-            sizes = {
-                int(entry["id"]): (float(entry["width"]), float(entry["height"]))
-                for entry in instances["images"]
-                if "width" in entry and "height" in entry
+            rows, objects, measured, sizes = _objects_and_sizes(_indexed(instances, ("images", "annotations", "categories")))
+            texts = {
+                int(number): tuple(str(entry["caption"]) for entry in entries)
+                for number, entries in _indexed(captions, ("annotations",)).imgToAnns.items()
             }
-            texts: dict[int, list[str]] = {}
-            for entry in captions["annotations"]:
-                texts.setdefault(int(entry["image_id"]), []).append(str(entry["caption"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CocoFormatError(
                 f"annotations of split {split!r} in {folder} cannot be read: got {type(error).__name__}: {error}; "
@@ -125,10 +112,10 @@ class CocoData:
             images=tuple(CocoImage(number, place / name) for number, name in rows),
             sha256=digest.hexdigest(),
             has_captions=has_captions,
-            _objects={number: tuple(found) for number, found in objects.items()},
+            _objects=objects,
             _instances=measured,
             _sizes=sizes,
-            _captions={number: tuple(found) for number, found in texts.items()},
+            _captions=texts,
         )
 
     def objects(self, image_id: int) -> list[str]:
@@ -219,6 +206,20 @@ def _read(path: Path, digest: Any) -> tuple[dict[str, Any], Any]:
             f"an annotation file is no object: got {type(data).__name__} in {path}; expected COCO's. Check the file."
         )
     return data, digest
+
+
+def _indexed(content: Mapping[str, Any], parts: Sequence[str]) -> COCO:
+    """Annotations that have been read already, by their ids."""
+    for name in parts:
+        if not isinstance(content[name], list):
+            raise TypeError(f"{name} is no list")
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
+        coco.createIndex()
+    if len(coco.imgs) < len(content.get("images", ())):
+        raise ValueError("two images have one id")
+    return coco
 
 
 def _image_folder(folder: Path, split: str, rows: Sequence[tuple[int, str]]) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataFileError, MissingPackageError
+from ..errors import ConfigError, DataFileError
 from ..files import read_json, write_text
 from ..files import read_rows as read_json_rows
 from .sources import CONFIG_FILE, IMAGES_FILE, WEIGHTS_FILE
@@ -63,15 +63,10 @@ def plot_curve(folder: Path) -> Path:
 
     Raises:
         ConfigError: for a folder without a log.
-        MissingPackageError: without matplotlib.
     """
+    from matplotlib.figure import Figure
+
     log = _read_log(folder)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingPackageError(
-            "curves need matplotlib: got none installed; expected matplotlib ≥ 3.8. Run `pip install matplotlib`."
-        ) from error
     shown = [name for name in _CURVES if any(name in entry for entry in log)]
     figure = Figure(figsize=(7, 1.6 * len(shown)), layout="constrained")
     for axes, name in zip(figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0], shown, strict=True):

@@ -26,7 +26,6 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "benchmarks.running.ranks.FailedElsewhereError": (FAILED, True),
     "benchmarks.running.ranks.RanksError": (FAILED, True),
     "analysis.reading.load.ResultsError": (UNUSABLE, True),
-    "analysis.drawing.style.MissingDependencyError": (UNUSABLE, True),
     "builtins.OSError": (FAILED, False),
     "builtins.ModuleNotFoundError": (FAILED, False),
     "torch.OutOfMemoryError": (FAILED, False),

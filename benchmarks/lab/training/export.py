@@ -51,16 +51,15 @@ def export(
     for shape in family.other_shapes:
         at = evaluate(saved, processor, max(1, images // 5), recipe.world, shape=shape, captions=False)
         metrics |= {f"{kind} at {shape[1]} × {shape[0]}": at[kind] for kind in ("random", "adversarial")}
-    (folder / "README.md").write_text(_card(family, recipe, metrics, saved, plot(curve, folder)))
+    plot(curve, folder)
+    (folder / "README.md").write_text(_card(family, recipe, metrics, saved))
     return metrics
 
 
-def plot(curve: list[dict[str, Any]], folder: Path) -> bool:
-    """Draw the curves into ``curve.png``; False, and no file, where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+def plot(curve: list[dict[str, Any]], folder: Path) -> None:
+    """Draw the curves into ``curve.png``."""
+    from matplotlib.figure import Figure
+
     stages = list(dict.fromkeys(entry["stage"] for entry in curve))
     figure = Figure(figsize=(3.2 * (len(stages) + 1), 2.6), layout="constrained")
     axes = figure.subplots(1, len(stages) + 1)
@@ -78,10 +77,9 @@ def plot(curve: list[dict[str, Any]], folder: Path) -> bool:
     axes[-1].set(title=f"{', '.join(stages[2:])}: val metrics", xlabel="step", ylim=(0, 1))
     axes[-1].legend(fontsize=6)
     figure.savefig(folder / "curve.png", dpi=80)
-    return True
 
 
-def _card(family: LabFamily, recipe: Recipe, metrics: dict[str, Any], model: Any, plotted: bool) -> str:
+def _card(family: LabFamily, recipe: Recipe, metrics: dict[str, Any], model: Any) -> str:
     questions = "\n".join(
         f"| {kind} | {m['accuracy']:.3f} | {m['recall']:.3f} | {m['hallucination_rate']:.3f} | {m['yes_ratio']:.3f} "
         f"| {m['tp']} | {m['fp']} | {m['tn']} | {m['fn']} | {m['unparsed']} |"
@@ -95,7 +93,6 @@ def _card(family: LabFamily, recipe: Recipe, metrics: dict[str, Any], model: Any
     )
     native = (recipe.size.image_size, recipe.size.image_size)
     sizes = ", or a fifth of them where another size than their own is named" if family.other_shapes else ""
-    picture = "![training curves](curve.png)\n\n" if plotted else ""
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -130,7 +127,9 @@ First {metrics["images"]} val images{sizes}. HR is FP / (FP + TN).
 |---|---|---|---|---|---|---|
 {captions}
 
-{picture}## Recipe
+![training curves](curve.png)
+
+## Recipe
 
 In stages, AdamW (betas 0.9 and 0.98, gradient clipped at norm 1, cosine decay to a tenth), float32 on a processor:
 the vision tower on dense per-patch labels; the projector regressed onto the decoder's word embeddings of the labels
