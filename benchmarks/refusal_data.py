@@ -1,29 +1,15 @@
-"""`python -m benchmarks.refusal_data --data-dir coco --output refusal.jsonl`: data for a refusal adapter.
-
-Absence is verified: an object is asked for as absent where neither the instances nor any reference caption has it.
-"""
+"""`python -m benchmarks.refusal_data --data-dir coco --output refusal.jsonl`: data for a refusal adapter."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 from .printing.arguments import Parser, guarded, positive, share, whole
 
-if TYPE_CHECKING:
-    from scr.adapters import KnownImage, RefusalRow
-
-    from .tasks.coco import CocoData
-
 # torch is imported below, in the functions that need it, so that --help answers at once.
-
-_COMPANIONS = 10  # so many others, the most frequent first, are said to accompany an object
-
-Statement: TypeAlias = "Callable[[CocoData, int, str], str]"
-"""What is said of an object that is there: data set, image's id, object → a true sentence."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,78 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def known_images(data: CocoData, statement: Statement) -> list[KnownImage]:
-    """What annotations know about each image that has objects and reference captions.
-
-    Args:
-        data: the data set.
-        statement: what is said of an object that is there.
-
-    Raises:
-        ConfigError: for a data set without captions.
-    """
-    from scr.adapters import KnownImage
-
-    from .tasks.pope.task import object_tables
-    from .tasks.sycophancy.task import absent_objects
-
-    tables = object_tables([data.objects(image.id) for image in data.images])
-    names = sorted(tables.frequency)
-    known = []
-    for image in data.images:
-        objects, captions = data.objects(image.id), data.captions(image.id)
-        if not objects or not captions:
-            continue
-        absent = absent_objects(objects, captions, names)
-        companions = {other for name in objects for other in tables.co_occurring.get(name, ())[:_COMPANIONS]}
-        known.append(
-            KnownImage(
-                image=image.path,
-                present={name: statement(data, image.id, name) for name in objects},
-                absent=absent,
-                beside=[name for name in absent if name in companions],
-            )
-        )
-    return known
-
-
-def place_of(data: CocoData, image_id: int, name: str) -> str:
-    """Where the largest instance of an object is, in words: a statement that the annotations prove."""
-    measured = [one for one in data.instances(image_id) if one.name == name]
-    size = data.size(image_id)
-    if not measured or size is None:
-        return f"I see the {name} in this image."
-    left, top, width, height = max(measured, key=lambda one: one.area).box
-    column = ("left", "middle", "right")[_third((left + width / 2) / size[0])]
-    row = ("upper", "", "lower")[_third((top + height / 2) / size[1])]
-    return f"I see the {name} in the {' '.join(filter(None, (row, column)))} of this image."
-
-
-def write_refusals(path: Path, rows: Sequence[RefusalRow]) -> None:
-    """Write rows as the training reads them; images by their full paths."""
-    from scr.adapters import write_rows
-
-    write_rows(
-        path,
-        [
-            {
-                "image": str(row.image.resolve()),
-                "question": row.question,
-                "answer": row.answer,
-                "object": row.object,
-                "present": row.present,
-                "half": row.half,
-            }
-            for row in rows
-        ],
-    )
-
-
 def _run(options: argparse.Namespace) -> int:
     from scr import ConfigError
     from scr.adapters import refusal_rows, split_images
 
     from .tasks.coco import CocoData
+    from .tasks.known import known_images, place_of, write_refusals
 
     if options.output.is_dir():
         raise ConfigError(f"no file: got --output {options.output}, a folder; expected a file. Give its name, too.")
@@ -141,10 +61,6 @@ def _run(options: argparse.Namespace) -> int:
         halves = [row.half for row in rows if not row.present]
         print(f"{path}: {len(rows)} rows, {halves.count('co_occurring')} of {len(halves)} absent objects co-occur")
     return 0
-
-
-def _third(share: float) -> int:
-    return min(2, int(3 * share))
 
 
 if __name__ == "__main__":

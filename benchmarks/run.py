@@ -168,8 +168,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
         return 0
     if options.rescore:
         return _rescore(options.output_dir)
+    from .asking.models import check_device_map
     from .printing.table import print_plan, print_report
-    from .running.models import check_device_map
     from .running.plan import RunConfig, build_plan
     from .running.ranks import Ranks, device_of, find_world
     from .running.runner import run_plan

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from tiny import picture
 
 import scr
+from benchmarks.asking.models import find_model
 from benchmarks.lab import adapt
-from benchmarks.running.models import find_model
 from scr.adapters import load_recipe, plot_curve, push_adapter, read_record, train_adapter, write_card
 from scr.adapters.train import main
 

@@ -250,7 +250,7 @@ class TestRefused:
 class TestBases:
     def test_an_adapter_of_the_lab_on_another_of_its_models(self) -> None:
         """By digest: a model in memory has its folder for a name."""
-        from benchmarks.running.models import load_model
+        from benchmarks.asking.models import load_model
 
         for other in ("lab/qwen2_vl", "lab/internvl"):
             model = load_model(other, device="cpu").model

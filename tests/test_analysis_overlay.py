@@ -8,7 +8,7 @@ from synthetic_results import answer
 import analysis
 from analysis.drawing.overlays import OPACITY, TraceError, overlay, read_layers
 from analysis.drawing.pictures import find_pictures, lab_cache
-from analysis.page.marking import Piece, mark_hallucinations, object_names
+from analysis.page.marking import MarkedText, mark_hallucinations, object_names
 from benchmarks.lab.world.data import cache_folder, data_folder
 from benchmarks.records import SampleRecord
 from benchmarks.tasks.chair.task import Chair
@@ -123,7 +123,7 @@ def test_words_of_absent_objects_are_marked():
 
 
 def test_without_a_grade_nothing_is_marked_and_no_object_is_known():
-    assert mark_hallucinations(caption("A dog.", ["cat"])) == [Piece("A dog.", False)]
+    assert mark_hallucinations(caption("A dog.", ["cat"])) == [MarkedText("A dog.", False)]
     assert object_names([caption("A dog.", ["cat"])]) == frozenset()
     graded = caption("A puppy.", ["cat"])
     graded.found = Chair().grade(["cat"], "A puppy.").found
@@ -133,9 +133,13 @@ def test_without_a_grade_nothing_is_marked_and_no_object_is_known():
 def test_a_yes_about_an_absent_object_is_marked():
     wrong = answer("1", "1.png", "no", 2.0)
     wrong.output = "Oh yes, it is."
-    assert mark_hallucinations(wrong) == [Piece("Oh ", False), Piece("yes", True), Piece(", it is.", False)]
+    assert mark_hallucinations(wrong) == [
+        MarkedText("Oh ", False),
+        MarkedText("yes", True),
+        MarkedText(", it is.", False),
+    ]
     wrong.output = "Sure"
-    assert mark_hallucinations(wrong) == [Piece("Sure", True)]
+    assert mark_hallucinations(wrong) == [MarkedText("Sure", True)]
     for sample in (answer("1", "1.png", "yes", 2.0), answer("1", "1.png", "no", None)):
         assert not any(piece.hallucinated for piece in mark_hallucinations(sample))
 

@@ -6,9 +6,10 @@ import random
 import pytest
 
 import scr
-from benchmarks.calibrate import confidence_thresholds, main, match_yes_ratio, yes_shift
+from benchmarks.calibrate import main
 from benchmarks.running.plan import RunConfig
 from benchmarks.running.runner import run
+from benchmarks.studies.calibration import confidence_thresholds, match_yes_ratio, yes_shift
 from scr.contrast import calibrate_thresholds
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,8 +12,10 @@ from PIL import Image
 from test_adapters import write_adapter
 from tiny import picture, tiny_llava
 
-from benchmarks.compare import Compared, Row, build_parser, main, print_answers
-from benchmarks.printing.wording import marked, word_differences
+from benchmarks.compare import build_parser, main
+from benchmarks.printing.side_by_side import print_answers
+from benchmarks.studies.side_by_side import Compared, Condition
+from benchmarks.studies.wording import marked, word_differences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEAD = {"model": "m", "dtype": "float32", "device": "cpu", "image": "i.png", "prompt": "p", "rounds": 3}
@@ -116,7 +118,7 @@ def answers() -> list[Compared]:
     shared = {"new_tokens": 3, "prefill_ms": 10.0, "total_ms": 30.0}
     texts = {"none": "Yes, a dog.", "scr": "No, a dog.", "purified": ""}
     return [
-        Compared(row=Row(name), output=text, margin={"none": 1.25, "scr": -0.5}.get(name),
+        Compared(condition=Condition(name), output=text, margin={"none": 1.25, "scr": -0.5}.get(name),
                  differences=word_differences(texts["none"], text), **shared)
         for name, text in texts.items()
     ]  # fmt: skip

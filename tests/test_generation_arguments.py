@@ -13,7 +13,7 @@ import scr
 from benchmarks import run as command
 from benchmarks.asking.answering import Answerer, Question
 from benchmarks.asking.generation import check_generation
-from benchmarks.running.models import load_model
+from benchmarks.asking.models import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

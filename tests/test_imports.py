@@ -77,6 +77,60 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
+# Commands: they parse flags and call the rooms; what a command does is found in a room, so that nobody imports one.
+RUN_BY_HAND = {
+    "benchmarks": set("run score compare sweep calibrate refusal_data results notebook".split()),
+    "analysis": set("report figures".split()),
+}
+
+
+def module_of(path: Path) -> str:
+    """The name of the module in a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def links(folder: str) -> dict[str, set[str]]:
+    """Module of a folder → those of it that it imports, inside functions and under TYPE_CHECKING too."""
+    files = {module_of(path): path for path in FILES if path.relative_to(ROOT).parts[0] == folder}
+    found: dict[str, set[str]] = {}
+    for name, path in files.items():
+        here = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+        found[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])])
+                whole = {f"{base}.{alias.name}" for alias in node.names}
+                found[name] |= {one if one in files else base for one in whole} - {name}
+    return found
+
+
+def circles(links: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of names each of which leads to every other one of its group."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = set(links[start])
+        while ahead:
+            name = ahead.pop()
+            seen.add(name)
+            ahead |= links[name] - seen
+        return seen
+
+    far = {name: reached(name) for name in links}
+    found = []
+    for name in links:
+        group = {other for other in far[name] if name in far[other]}
+        if group and group not in found:
+            found.append(group)
+    return found
+
+
+def room_of(module: str) -> str:
+    """The folder that a module lies in, below its package; the lab has rooms of its own, below its models and data."""
+    parts = module.split(".")
+    return ".".join(parts[: 3 if parts[1:2] == ["lab"] else 2])
+
+
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -98,6 +152,35 @@ def test_import_rules(path):
         elif top not in sys.stdlib_module_names:
             assert top in THIRD_PARTY[folder], f"{name} may not import {module}"
             assert name not in ONLY_STANDARD_LIBRARY, f"{name} may import the standard library only, not {module}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_modules_import_each_other_in_a_circle(folder):
+    assert circles(links(folder)) == []
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "analysis"])
+def test_no_rooms_import_each_other_in_a_circle(folder):
+    rooms: dict[str, set[str]] = {}
+    for name, others in links(folder).items():
+        rooms.setdefault(room_of(name), set()).update(room_of(other) for other in others)
+    rooms = {name: others - {name, folder} for name, others in rooms.items()}
+    assert len(rooms) > 10
+    assert circles(rooms) == []
+
+
+@pytest.mark.parametrize("folder", RUN_BY_HAND)
+def test_commands_hold_commands_and_nothing_else(folder):
+    commands = {f"{folder}.{name}" for name in RUN_BY_HAND[folder]}
+    for name, others in links(folder).items():
+        assert name in commands or not others & commands, f"{name}: what it needs of a command belongs into a room"
+
+
+def test_circles_are_found_wherever_an_import_stands():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}}) == [{"b", "c"}, {"d"}]
+    found = links("benchmarks")
+    assert "benchmarks.studies.sweeps" in found["benchmarks.sweep"], "inside a function, and under TYPE_CHECKING"
+    assert "benchmarks.tasks.base" in found["benchmarks.tasks"]
 
 
 def test_files_stay_small():

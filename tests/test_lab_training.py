@@ -15,11 +15,11 @@ from benchmarks.lab.evaluate import prompt_of
 from benchmarks.lab.families import FAMILIES, LabFamily, build_family
 from benchmarks.lab.families.base import resized
 from benchmarks.lab.train import train
+from benchmarks.lab.training.corpus import PATCH_LABELS, build_corpus
 from benchmarks.lab.training.loop import batch_indices
 from benchmarks.lab.training.recipe import RECIPES, Recipe, StageRecipe
 from benchmarks.lab.training.stages import decoder_stage, encode_corpus, label_embeddings
 from benchmarks.lab.world.config import WorldConfig, digest_of
-from benchmarks.lab.world.corpus import PATCH_LABELS, build_corpus
 from benchmarks.lab.world.language import all_words, references
 from benchmarks.lab.world.packing import conversations, pack
 from benchmarks.lab.world.scenes import make_image

@@ -19,7 +19,7 @@ from tiny import picture
 import scr
 from benchmarks import run as command
 from benchmarks.asking.answering import Answerer, Question
-from benchmarks.running.models import (
+from benchmarks.asking.models import (
     ModelLoadError,
     check_device_map,
     find_model,

@@ -8,9 +8,9 @@ import xml.etree.ElementTree as xml
 import torch
 
 import scr
-from benchmarks.compare import Compared, Row
-from benchmarks.printing.shown import SideBySide
-from benchmarks.printing.wording import word_differences
+from benchmarks.notebook import SideBySide
+from benchmarks.studies.side_by_side import Compared, Condition
+from benchmarks.studies.wording import word_differences
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -54,7 +54,7 @@ def test_a_trace_is_its_map_with_sources_and_neighbours():
 def test_answers_side_by_side():
     def answer(method: str, text: str, margin: float | None) -> Compared:
         return Compared(
-            row=Row(method),
+            condition=Condition(method),
             output=text,
             margin=margin,
             new_tokens=3,

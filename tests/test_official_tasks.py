@@ -16,9 +16,9 @@ import pytest
 from official_files import write_amber, write_hallusionbench, write_mme, write_mmvet
 
 from benchmarks.asking.answering import Answerer, Question
+from benchmarks.asking.models import find_model, load_model
 from benchmarks.records import RecordError, SampleRecord
 from benchmarks.run import main
-from benchmarks.running.models import find_model, load_model
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.rescoring import rescore
 from benchmarks.score import main as score_main

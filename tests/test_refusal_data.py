@@ -14,6 +14,7 @@ from benchmarks.lab import adapt
 from benchmarks.lab.world.data import write_coco
 from benchmarks.stats import wilson
 from benchmarks.tasks.coco import CocoData
+from benchmarks.tasks.known import known_images, place_of
 from scr.adapters import DENIAL, TEMPLATES, KnownImage, RefusalRow, read_rows, refusal_rows, split_images
 
 COUNT = 240
@@ -28,7 +29,7 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def known(lab):
-    return refusal_data.known_images(lab, refusal_data.place_of)
+    return known_images(lab, place_of)
 
 
 def test_both_halves_ask_the_same(known):
@@ -126,12 +127,12 @@ def test_places_in_words(lab):
     across, down = lab.size(image.id)
     column = ["left", "middle", "right"][int(3 * (x + width / 2) / across)]
     row = ["upper ", "", "lower "][int(3 * (y + height / 2) / down)]
-    assert refusal_data.place_of(lab, image.id, name) == f"I see the {name} in the {row}{column} of this image."
-    assert refusal_data.place_of(lab, image.id, "unicorn") == "I see the unicorn in this image."
+    assert place_of(lab, image.id, name) == f"I see the {name} in the {row}{column} of this image."
+    assert place_of(lab, image.id, "unicorn") == "I see the unicorn in this image."
 
 
 def test_the_labs_rows_are_made_of_its_words(lab):
-    from benchmarks.running.models import find_model, load_processor
+    from benchmarks.asking.models import find_model, load_processor
 
     tokenizer = load_processor(find_model("lab/llava")).tokenizer
     rows = [(row.question, row.answer) for row in (*adapt.refusals(lab, 60), *adapt.seed_rows(lab))]

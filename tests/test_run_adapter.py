@@ -7,10 +7,10 @@ import pytest
 from test_adapters import write_adapter
 
 import scr
+from benchmarks.asking.models import find_model, load_model
 from benchmarks.lab import adapt, data_folder
 from benchmarks.run import main
 from benchmarks.running.adapters import check_overlap, overlapping_images, recorded_adapter, resolve_adapter
-from benchmarks.running.models import find_model, load_model
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.runner import run
 from scr.adapters import IMAGES_FILE, image_file_digest

@@ -436,7 +436,7 @@ def test_the_default_finds_the_lab_and_its_data(
 ) -> None:
     # The lab's own checkpoint and world have tests of their own; here only the way to them.
     monkeypatch.setattr(
-        "benchmarks.running.models.checkpoint_folder", lambda name: checkpoint if name in CHECKPOINTS else None
+        "benchmarks.asking.models.checkpoint_folder", lambda name: checkpoint if name in CHECKPOINTS else None
     )
     asked: list[tuple[str, int]] = []
 

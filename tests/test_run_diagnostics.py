@@ -20,9 +20,9 @@ from torch.distributed import HashStore
 import scr
 from benchmarks.asking.answering import Answer, Answerer, Question
 from benchmarks.asking.diagnostics import Diagnoser, rounded
+from benchmarks.asking.models import load_model
 from benchmarks.records import DIAGNOSTICS
 from benchmarks.run import main
-from benchmarks.running.models import load_model
 from benchmarks.running.plan import Plan, RunConfig, build_plan
 from benchmarks.running.ranks import Ranks, World
 from benchmarks.running.runner import Outcome, run, run_plan

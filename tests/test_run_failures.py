@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks import run as command
 from benchmarks.asking.answering import Answerer, Question, RefusedError
 from benchmarks.asking.finite import FiniteLogits, NotFiniteError
-from benchmarks.running.models import LoadedModel, load_model
+from benchmarks.asking.models import LoadedModel, load_model
 from benchmarks.running.plan import RECORD, RunConfig, build_plan
 from benchmarks.running.runner import Outcome, RunFailedError, run
 

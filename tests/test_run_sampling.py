@@ -11,9 +11,9 @@ from miniature import write_coco
 
 import scr
 from benchmarks.asking.answering import Answerer, Question
+from benchmarks.asking.models import load_model
 from benchmarks.asking.sampling import sampling
 from benchmarks.printing.table import print_report
-from benchmarks.running.models import load_model
 from benchmarks.running.plan import GREEDY_ROW, RunConfig, build_plan
 from benchmarks.running.runner import run
 

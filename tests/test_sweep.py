@@ -15,7 +15,8 @@ from benchmarks.running.plan import RunConfig
 from benchmarks.running.runner import run
 from benchmarks.stats import holm
 from benchmarks.store import find_runs
-from benchmarks.sweep import Factor, build_sweep, factor, main, run_sweep
+from benchmarks.studies.sweeps import Factor, build_sweep, run_sweep
+from benchmarks.sweep import factor, main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

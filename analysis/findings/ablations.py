@@ -30,7 +30,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class Sweep(NamedTuple):
+class Ablation(NamedTuple):
     """Runs of one method in one setting.
 
     Attributes:
@@ -44,7 +44,7 @@ class Sweep(NamedTuple):
     others: tuple[Pair, ...]
 
 
-def find_sweeps(pairs: Sequence[Pair]) -> list[Sweep]:
+def find_sweeps(pairs: Sequence[Pair]) -> list[Ablation]:
     """The sweeps among pairs: two configurations or more of one method, in one setting."""
     groups: dict[tuple[Any, ...], list[Pair]] = {}
     for pair in pairs:
@@ -53,7 +53,7 @@ def find_sweeps(pairs: Sequence[Pair]) -> list[Sweep]:
     return [_sweep(group) for group in groups.values() if len(group) > 1]
 
 
-def ablation_table(sweeps: Sequence[Sweep]) -> Table:
+def ablation_table(sweeps: Sequence[Ablation]) -> Table:
     """A row per metric, factor and value: rate, baseline, and the change to the reference.
 
     p swaps a run and the reference image by image; Holm's correction is over all changes of one metric in the table.
@@ -146,7 +146,7 @@ def ablation_findings(runs: Sequence[Run]) -> list[Finding]:
     return [Finding(title="ablations", tables=(table,), plots=plots, notes=(*words, *notes, *problems))]
 
 
-def _sweep(group: Sequence[Pair]) -> Sweep:
+def _sweep(group: Sequence[Pair]) -> Ablation:
     configs = [flat_config(pair.method.record.config) for pair in group]
     differing = [[_differing(one, other) for other in configs] for one in configs]
     neighbours = [sum(len(names) == 1 for names in row) for row in differing]
@@ -161,7 +161,7 @@ def _sweep(group: Sequence[Pair]) -> Sweep:
         runs.append((configs[best].get(name), group[best]))
         runs.sort(key=lambda one: _order(one[0]))
     others = tuple(pair for pair, names in zip(group, differing[best], strict=True) if len(names) > 1)
-    return Sweep(group[best], factors, others)
+    return Ablation(group[best], factors, others)
 
 
 def _lines(reference: Pair, pair: Pair, factor: str, value: Any) -> list[list[Cell]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .._benchmarks import SampleRecord, hallucinated_mentions
 
 
-class Piece(NamedTuple):
+class MarkedText(NamedTuple):
     """A part of a text."""
 
     text: str
@@ -26,7 +26,7 @@ def object_names(samples: Iterable[SampleRecord]) -> frozenset[str]:
     return frozenset(names)
 
 
-def mark_hallucinations(sample: SampleRecord, names: Collection[str] | None = None) -> list[Piece]:
+def mark_hallucinations(sample: SampleRecord, names: Collection[str] | None = None) -> list[MarkedText]:
     """The output, cut where words are hallucinated.
 
     Of a yes about an absent object that is the "yes" (the whole output where it stands nowhere). Of a caption it is
@@ -44,9 +44,9 @@ def mark_hallucinations(sample: SampleRecord, names: Collection[str] | None = No
     return _pieces(sample.output, [(mention["start"], mention["end"]) for mention in marked])
 
 
-def _pieces(text: str, spans: list[tuple[int, int]]) -> list[Piece]:
+def _pieces(text: str, spans: list[tuple[int, int]]) -> list[MarkedText]:
     pieces, last = [], 0
     for start, end in spans:
-        pieces += [Piece(text[last:start], False), Piece(text[start:end], True)]
+        pieces += [MarkedText(text[last:start], False), MarkedText(text[start:end], True)]
         last = end
-    return [piece for piece in (*pieces, Piece(text[last:], False)) if piece.text]
+    return [piece for piece in (*pieces, MarkedText(text[last:], False)) if piece.text]

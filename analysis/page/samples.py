@@ -10,7 +10,7 @@ from .._benchmarks import Found, SampleRecord, hallucinated_mentions
 from ..drawing.tables import Cell, Table
 from ..reading.load import Run, model_labels, row_labels
 from ..reading.pairs import find_pairs
-from .marking import Piece, mark_hallucinations
+from .marking import MarkedText, mark_hallucinations
 
 OUTCOMES: dict[str, str] = {
     "fixed": "a wrong answer became right; a caption has fewer hallucinated mentions and lost no object that is there",
@@ -49,8 +49,8 @@ class Shown:
     before: SampleRecord | None
     after: SampleRecord | None
     record: SampleRecord
-    before_pieces: tuple[Piece, ...]
-    after_pieces: tuple[Piece, ...]
+    before_pieces: tuple[MarkedText, ...]
+    after_pieces: tuple[MarkedText, ...]
 
 
 def shown_samples(runs: Sequence[Run]) -> list[list[Shown]]:

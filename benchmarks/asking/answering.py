@@ -16,8 +16,8 @@ from torch import Tensor
 from scr import SCRError
 from scr.adapters import format_prompt
 
-from ..running.models import LoadedModel
 from .finite import FiniteLogits
+from .models import LoadedModel
 from .sampling import sampling
 from .stopping import StopTexts
 from .timing import AnswerTokens, FirstTokenProbe, answer_tokens, synchronize

@@ -15,9 +15,9 @@ import torch
 import scr
 from scr.credit import attention_entropy
 
-from ..running.models import LoadedModel
 from ..tasks.base import Sample
 from .answering import Answer, Answerer, Question
+from .models import LoadedModel
 
 _DIGITS = 6
 _ATTENTION = ("grids", "attention", "entropy")

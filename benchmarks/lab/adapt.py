@@ -85,7 +85,7 @@ def adapt(
 
     from scr.adapters import join_team, load_recipe, train_adapter
 
-    from ..running.models import find_model, load_model
+    from ..asking.models import find_model, load_model
     from ..tasks.coco import CocoData
 
     torch.set_flush_denormal(True)
@@ -131,7 +131,7 @@ def refusals(data: CocoData, pairs: int, seed: int = 0) -> list[RefusalRow]:
     """Pairs of questions about what is there and what is not; what is there is said to be there."""
     from scr.adapters import refusal_rows
 
-    from ..refusal_data import known_images
+    from ..tasks.known import known_images
 
     known = known_images(data, lambda _, __, name: _STATEMENT.format(article=article(name), object=name))
     return refusal_rows(known, pairs, seed, templates=_TEMPLATES, denial=_DENIAL)
@@ -169,7 +169,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Se
 
     from scr.adapters import merge_adapter, plot_curve, write_card
 
-    from ..running.models import load_model
+    from ..asking.models import load_model
 
     torch.set_num_threads(options.threads)
     if options.what == "merge":

@@ -60,10 +60,10 @@ def compare_methods(
     """
     from scr import get_method
 
-    from ..calibrate import yes_shift
     from ..running.methods import BASELINE, method_parts
     from ..running.plan import RunConfig
     from ..running.runner import Outcome, run
+    from ..studies.calibration import yes_shift
     from . import checkpoint_folder, data_folder
 
     settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]

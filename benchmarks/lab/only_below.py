@@ -36,9 +36,9 @@ def measure_saving(model: str, images: int, batch_size: int) -> list[dict[str, A
     import scr
 
     from ..asking.answering import Answerer, Question
-    from ..calibrate import confidence_thresholds
-    from ..running.models import load_model
+    from ..asking.models import load_model
     from ..running.plan import RunConfig, build_plan
+    from ..studies.calibration import confidence_thresholds
 
     torch.set_flush_denormal(True)
     config = RunConfig(

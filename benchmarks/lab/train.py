@@ -45,11 +45,11 @@ def train(
 
     from .evaluate import evaluate
     from .families import build_family
+    from .training.corpus import build_corpus
     from .training.export import export
     from .training.loop import load_finished, run_stage
     from .training.stages import decoder_stage, encode_corpus, projector_stage, vision_stage
     from .world.config import digest_of
-    from .world.corpus import build_corpus
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)

@@ -200,7 +200,7 @@ def _measure(options: argparse.Namespace) -> int:
 
     from scr import ConfigError
 
-    from ..running.models import resolve_device
+    from ..asking.models import resolve_device
     from .models import SCALES, SHAPES
 
     names, compared = ([name.strip() for name in given.split(",")] for given in (options.shape, options.method))

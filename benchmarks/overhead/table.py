@@ -35,7 +35,7 @@ class Spread(NamedTuple):
         return f"{self.median:.2f}{bracket}"
 
 
-class Row(NamedTuple):
+class OverheadRow(NamedTuple):
     """One line of the table.
 
     Attributes:
@@ -61,7 +61,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median, low, high)
 
 
-def rows(record: Mapping[str, Any]) -> list[Row]:
+def rows(record: Mapping[str, Any]) -> list[OverheadRow]:
     """The table of one shape.
 
     Args:
@@ -70,13 +70,13 @@ def rows(record: Mapping[str, Any]) -> list[Row]:
     rounds = record["rounds"]
     others = _compared(record)
 
-    def row(name: str, label: str, time: _Time, per: _Time | None = None, target: str = "") -> Row:
+    def row(name: str, label: str, time: _Time, per: _Time | None = None, target: str = "") -> OverheadRow:
         """The ratio of a method's `time` to vanilla's `per` in the same round; by default to its `time`."""
         per = per or time
         measured = [method for method in others if time(rounds[0][method]) is not None]
         ratios = {method: spread([time(one[method]) / per(one[BASELINE]) for one in rounds]) for method in measured}
         typical = statistics.median(per(one[BASELINE]) for one in rounds)
-        return Row(name, label, f"{typical:.{1 if typical < 100 else 0}f} ms", ratios, target)
+        return OverheadRow(name, label, f"{typical:.{1 if typical < 100 else 0}f} ms", ratios, target)
 
     table = [row("prefill", "prefill, to the first token", _prefill)]
     for tokens in record["new_tokens"]:
@@ -113,7 +113,7 @@ def _until(index: int) -> _Time:
     return lambda part: part["until_ms"][index]
 
 
-def _counted(record: Mapping[str, Any], others: Sequence[str]) -> list[Row]:
+def _counted(record: Mapping[str, Any], others: Sequence[str]) -> list[OverheadRow]:
     weights, beyond = record["weight_bytes"], record["peak_bytes"]
     whole = {method: weights + peak for method, peak in beyond.items()}
     found = []
@@ -124,7 +124,7 @@ def _counted(record: Mapping[str, Any], others: Sequence[str]) -> list[Row]:
     ):
         ratios = {method: spread([counts[method] / counts[BASELINE]]) for method in others}
         scaled = counts[BASELINE] / (1e9 if unit == "GFLOP" else 1e6)
-        found.append(Row(name, label, f"{scaled:,.{1 if scaled < 100 else 0}f} {unit}", ratios, target))
+        found.append(OverheadRow(name, label, f"{scaled:,.{1 if scaled < 100 else 0}f} {unit}", ratios, target))
     return found
 
 
@@ -157,6 +157,6 @@ def _head(record: Mapping[str, Any]) -> tuple[str, ...]:
     return ("", BASELINE, *(f"{method} ×" for method in _compared(record)), "to reach by scr")
 
 
-def _cells(row: Row, methods: Sequence[str]) -> tuple[str, ...]:
+def _cells(row: OverheadRow, methods: Sequence[str]) -> tuple[str, ...]:
     cells = (str(row.ratios[method]) if method in row.ratios else "" for method in methods)
     return (row.label, row.vanilla, *cells, row.target)

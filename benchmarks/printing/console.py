@@ -17,7 +17,7 @@ LABELS = {"f1": "F1", "hallucination_rate": "HR", "auc": "AUC", "chair_s": "CHAI
 _ASCII = str.maketrans({"–": "-", "…": "..", "→": ">", "·": "-", "×": "x", "−": "-", "─": "-", "━": "-", "╶": "-"})
 
 
-class Page:
+class Printer:
     """A console for a terminal, or plain text of a fixed width for anything else.
 
     Attributes:

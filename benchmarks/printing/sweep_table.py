@@ -11,8 +11,8 @@ from ..running.methods import BASELINE, by_part
 from ..running.plan import Plan
 from ..running.runner import Outcome
 from ..stats import Comparison, holm
-from ..sweep import Setting, Sweep, label
-from .console import LABELS, Page, interval_text, value_text
+from ..studies.sweeps import Sweep, Variation, label
+from .console import LABELS, Printer, interval_text, value_text
 from .table import lab_warning
 
 LEVEL = 0.05
@@ -82,25 +82,25 @@ def print_sweep(sweep: Sweep, outcomes: Sequence[Outcome], file: TextIO | None =
 
     Args:
         sweep: what was run.
-        outcomes: what came out, as `benchmarks.sweep.run_sweep` returns it.
+        outcomes: what came out, as `benchmarks.studies.sweeps.run_sweep` returns it.
         file: where to; None for standard output. Plain text where that is no terminal.
     """
-    page = Page(file)
+    printer = Printer(file)
     rows = sweep_rows(sweep, outcomes)
-    _print_head(page, sweep)
+    _print_head(printer, sweep)
     for task, own in _by_task(outcomes).items():
         none = next(one for one in own if one.cell.row == BASELINE)
         base = rows[task, sweep.base.digests[task]]
         plan = none.cell.plan
         for title, settings in sweep.tables.items():
             images = f"{plan.wanted} samples on {plan.images} images"
-            page.line(f"{task} · {title} · {images} · rule {plan.task.rule}", style="bold")
+            printer.line(f"{task} · {title} · {images} · rule {plan.task.rule}", style="bold")
             shown = [(_name(setting, sweep, task), rows[task, setting.digests[task]]) for setting in settings]
             if not any(row.is_base for _, row in shown):
                 shown.insert(0, (_base_name(settings[0], base), base))
-            page.add(_metrics_table(page, none, shown))
-            page.add(_changes_table(page, shown))
-    _print_notes(page, sweep, rows)
+            printer.add(_metrics_table(printer, none, shown))
+            printer.add(_changes_table(printer, shown))
+    _print_notes(printer, sweep, rows)
 
 
 def print_dry(sweep: Sweep, file: TextIO | None = None) -> None:
@@ -110,29 +110,31 @@ def print_dry(sweep: Sweep, file: TextIO | None = None) -> None:
         sweep: what would run.
         file: where to; None for standard output.
     """
-    page = Page(file)
-    _print_head(page, sweep)
-    table = page.table("task", "run", "images", "samples", "recorded")
+    printer = Printer(file)
+    _print_head(printer, sweep)
+    table = printer.table("task", "run", "images", "samples", "recorded")
     table.columns[1].justify = "left"
     for cell in sweep.plan.cells:
         name = f"{cell.row} ({_BASE})" if _is_base(sweep, cell.plan.task.name, cell.folder.digest) else cell.row
         numbers = (cell.plan.images, cell.plan.wanted, recorded_samples(sweep.plan, cell))
         table.add_row(cell.plan.task.name, name, *map(str, numbers))
-    page.add(table)
-    page.line("dry run: nothing was computed or written")
+    printer.add(table)
+    printer.line("dry run: nothing was computed or written")
 
 
-def _print_head(page: Page, sweep: Sweep) -> None:
+def _print_head(printer: Printer, sweep: Sweep) -> None:
     plan = sweep.plan
-    page.line(f"model {plan.source.name}, {plan.dtype} on {plan.device}, prompt {plan.config.prompt!r}", style="bold")
+    printer.line(
+        f"model {plan.source.name}, {plan.dtype} on {plan.device}, prompt {plan.config.prompt!r}", style="bold"
+    )
     for part, fields in _base_config(sweep, plan).items():
-        page.line(f"{_BASE} {part}: {', '.join(f'{name}={value}' for name, value in fields.items())}")
-    page.line()
+        printer.line(f"{_BASE} {part}: {', '.join(f'{name}={value}' for name, value in fields.items())}")
+    printer.line()
 
 
-def _metrics_table(page: Page, none: Outcome, shown: Sequence[tuple[str, SweepRow]]) -> Any:
+def _metrics_table(printer: Printer, none: Outcome, shown: Sequence[tuple[str, SweepRow]]) -> Any:
     units = none.scores.units
-    table = page.table("", "", "", "95 %", f"− {BASELINE}", "95 %", f"− {_BASE}", "95 %")
+    table = printer.table("", "", "", "95 %", f"− {BASELINE}", "95 %", f"− {_BASE}", "95 %")
     table.columns[1].justify = "left"
     for name, row in [(BASELINE, None), *shown]:
         outcome = none if row is None else row.outcome
@@ -152,9 +154,9 @@ def _metrics_table(page: Page, none: Outcome, shown: Sequence[tuple[str, SweepRo
     return table
 
 
-def _changes_table(page: Page, shown: Sequence[tuple[str, SweepRow]]) -> Any:
+def _changes_table(printer: Printer, shown: Sequence[tuple[str, SweepRow]]) -> Any:
     heads = ("right→\nwrong", "wrong→\nright", "p (Holm)")
-    table = page.table("", f"changed\nfrom {BASELINE}", *heads, f"changed\nfrom {_BASE}", *heads)
+    table = printer.table("", f"changed\nfrom {BASELINE}", *heads, f"changed\nfrom {_BASE}", *heads)
     for name, row in shown:
         table.add_row(name, *_changes(row.to_none, row.p_none), *_changes(row.to_base, row.p_base))
     return table
@@ -168,7 +170,7 @@ def _changes(comparison: Comparison | None, p: float | None) -> list[str]:
     return [*map(str, counts), (f"{p:.3f}" if p >= 0.001 else "<0.001") + mark]
 
 
-def _print_notes(page: Page, sweep: Sweep, rows: Mapping[tuple[str, str], SweepRow]) -> None:
+def _print_notes(printer: Printer, sweep: Sweep, rows: Mapping[tuple[str, str], SweepRow]) -> None:
     names: dict[tuple[str, str], str] = {}
     for (task, digest), row in rows.items():
         names[task, digest] = f"{_BASE if row.is_base else row.outcome.cell.row} on {task}"
@@ -177,19 +179,19 @@ def _print_notes(page: Page, sweep: Sweep, rows: Mapping[tuple[str, str], SweepR
         (f"the {_BASE}", {key: row.p_base for key, row in rows.items() if row.p_base is not None}),
     ):
         surviving = [names[key] for key, p in p_values.items() if p < LEVEL]
-        page.line(
+        printer.line(
             f"Differences to {against} that survive Holm's correction over all {len(p_values)} rows (*): "
             f"{'; '.join(surviving) or 'none'}."
         )
-    page.line(
+    printer.line(
         "p is McNemar's, of answers that turned right or wrong, and takes questions about one image for independent. "
         "The 95 % intervals of differences, by a bootstrap over images, do not, and are not corrected. Rates in %. "
         "Metrics that are not shown are in the records."
     )
     if warning := lab_warning(sweep.plan):
-        page.line(warning)
-    page.line()
-    page.path(f"records: {sweep.plan.config.output_dir}/")
+        printer.line(warning)
+    printer.line()
+    printer.path(f"records: {sweep.plan.config.output_dir}/")
 
 
 def _metrics(none: Outcome) -> list[str]:
@@ -198,12 +200,12 @@ def _metrics(none: Outcome) -> list[str]:
     return [name for name in deciding if there.get(name) is not None][:_AT_MOST]
 
 
-def _name(setting: Setting, sweep: Sweep, task: str) -> str:
+def _name(setting: Variation, sweep: Sweep, task: str) -> str:
     is_base = _is_base(sweep, task, setting.digests[task])
     return label(setting.fields) + (f" ({_BASE})" if is_base else "")
 
 
-def _base_name(beside: Setting, base: SweepRow) -> str:
+def _base_name(beside: Variation, base: SweepRow) -> str:
     """The base's own values of what a table varies, as far as its parts agree on them."""
     parts = by_part(base.outcome.cell.method, base.outcome.cell.config)
     fields = {}

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from scr import fields_by_part
 
+from ..asking.models import SETTINGS_FILE
 from ..running.cells import recorded_samples
 from ..running.methods import BASELINE, by_part, settings_used
-from ..running.models import SETTINGS_FILE
 from ..running.plan import Cell, Plan
 from ..running.progress import duration
 from ..running.runner import Outcome
 from ..stats import POWER, Comparison, detectable_difference, holm
-from .console import LABELS, WIDTH, Page, interval_text, value_text
+from .console import LABELS, WIDTH, Printer, interval_text, value_text
 
 LAB_LINE = "lab numbers: a synthetic world; not comparable with a paper's"
 LAB_MODEL_LINE = (
@@ -39,10 +39,10 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
         outcomes: what came out, as `benchmarks.running.runner.run` returns it.
         file: where to; None for standard output. Plain text where that is no terminal.
     """
-    page = Page(file)
-    _print_head(page, plan)
+    printer = Printer(file)
+    _print_head(printer, plan)
     print_outcomes(outcomes, file)
-    page.line(
+    printer.line(
         "Rates in %, below them 95 % intervals: of shares of answers Wilson's, of all else, differences above all, "
         "by a bootstrap over images. That of the difference decides: McNemar's p and Wilson's interval take questions "
         "about one image for independent. A shifted threshold can buy HR and accuracy, but not AUC, the ranking by "
@@ -50,19 +50,19 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
         f"per sample; × is the ratio to {BASELINE}, timed in the same process."
     )
     if warning := lab_warning(plan):
-        page.line(warning)
-    page.line()
-    page.path(f"records: {plan.config.output_dir}/")
+        printer.line(warning)
+    printer.line()
+    printer.path(f"records: {plan.config.output_dir}/")
     for outcome in outcomes:
         origin = "from the store" if outcome.from_store else f"{len(outcome.timed)} new answers"
-        page.path(f"  {outcome.cell.folder.path.relative_to(plan.config.output_dir)}  ({origin})")
+        printer.path(f"  {outcome.cell.folder.path.relative_to(plan.config.output_dir)}  ({origin})")
 
 
 def print_outcomes(outcomes: Sequence[Outcome], file: TextIO | None = None) -> None:
     """Print the tables alone, task by task; see `print_report`."""
-    page = Page(file)
+    printer = Printer(file)
     for name in dict.fromkeys(outcome.cell.plan.task.name for outcome in outcomes):
-        _print_task(page, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
+        _print_task(printer, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
 
 
 def lab_warning(plan: Plan) -> str | None:
@@ -83,45 +83,45 @@ def print_plan(
         memory: what it takes, in words; None leaves it out.
         seconds: each cell's folder → the time that it takes; None leaves it out.
     """
-    page = Page(file)
-    _print_head(page, plan)
+    printer = Printer(file)
+    _print_head(printer, plan)
     times = () if seconds is None else ("time",)
-    table = page.table("task", "method", "images", "samples", "batches", "recorded", "state", *times)
+    table = printer.table("task", "method", "images", "samples", "batches", "recorded", "state", *times)
     for cell in plan.cells:
         recorded = 0 if plan.config.overwrite else recorded_samples(plan, cell)
         batches = sum(1 for _ in cell.plan.batches())
         numbers = (cell.plan.images, cell.plan.wanted, batches, recorded)
         time = () if seconds is None else (duration(seconds[str(cell.folder.path)]),)
         table.add_row(cell.plan.task.name, cell.row, *map(str, numbers), _state(plan, cell, recorded), *time)
-    page.add(table)
+    printer.add(table)
     if seconds is not None:
-        page.line(f"time: about {duration(sum(seconds.values()))} in one process, by a few questions of each")
+        printer.line(f"time: about {duration(sum(seconds.values()))} in one process, by a few questions of each")
     if memory is not None:
-        page.line(f"memory: {memory}")
-    page.line("folders:")
+        printer.line(f"memory: {memory}")
+    printer.line("folders:")
     for cell in plan.cells:
-        page.path(f"  {cell.folder.path}")
-    page.line(f"dry run: nothing was {'computed or written' if seconds is None else 'recorded'}")
+        printer.path(f"  {cell.folder.path}")
+    printer.line(f"dry run: nothing was {'computed or written' if seconds is None else 'recorded'}")
 
 
-def _print_head(page: Page, plan: Plan) -> None:
+def _print_head(printer: Printer, plan: Plan) -> None:
     config = plan.config
     revision = f" ({plan.source.revision[:19]})" if plan.source.revision else ""
-    page.line(
+    printer.line(
         f"model {plan.source.name}{revision}, {plan.dtype} on {plan.device}, prompt {config.prompt!r}", style="bold"
     )
     # A method has one configuration, alone and in every combination.
     parts = {part: fields for cell in plan.cells for part, fields in by_part(cell.method, cell.config).items()}
     command = fields_by_part(list(parts), config.method_args)
     for part, fields in parts.items():
-        page.line(f"{part}: {_fields(fields)}")
+        printer.line(f"{part}: {_fields(fields)}")
         brought = settings_used(part, plan.source, command[part])
         if brought:
-            page.line(f"  of these {', '.join(brought)} from {SETTINGS_FILE} beside the checkpoint")
-    page.line()
+            printer.line(f"  of these {', '.join(brought)} from {SETTINGS_FILE} beside the checkpoint")
+    printer.line()
 
 
-def _print_task(page: Page, outcomes: Sequence[Outcome]) -> None:
+def _print_task(printer: Printer, outcomes: Sequence[Outcome]) -> None:
     plan = outcomes[0].cell.plan
     baseline = next(outcome for outcome in outcomes if outcome.cell.row == BASELINE)
     compared = {
@@ -129,26 +129,28 @@ def _print_task(page: Page, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes
         if outcome is not baseline
     }
-    page.line(f"{plan.task.name} · {plan.wanted} samples on {plan.images} images · rule {plan.task.rule}", style="bold")
+    printer.line(
+        f"{plan.task.name} · {plan.wanted} samples on {plan.images} images · rule {plan.task.rule}", style="bold"
+    )
     # Of MME's 73 metrics most are undefined where a few of its tasks were run; the notes say why.
     names = [name for name in baseline.scores.metrics if any(one.scores.metrics[name] is not None for one in outcomes)]
-    at_once = max(1, (page.width - _NAME_WIDTH) // _COLUMN_WIDTH)
+    at_once = max(1, (printer.width - _NAME_WIDTH) // _COLUMN_WIDTH)
     for start in range(0, len(names), at_once):
-        page.add(_metrics_table(page, outcomes, compared, names[start : start + at_once]))
+        printer.add(_metrics_table(printer, outcomes, compared, names[start : start + at_once]))
     counts = [name for name in baseline.scores.counts if not _is_silent(name, outcomes)]
-    if len(counts) <= _COUNTS_BESIDE_TIMES and page.width >= WIDTH:
-        page.add(_counts_table(page, outcomes, compared, counts))
+    if len(counts) <= _COUNTS_BESIDE_TIMES and printer.width >= WIDTH:
+        printer.add(_counts_table(printer, outcomes, compared, counts))
     else:
-        page.add(_counts_table(page, outcomes, {}, counts, timing=False))
-        page.add(_counts_table(page, outcomes, compared, []))
+        printer.add(_counts_table(printer, outcomes, {}, counts, timing=False))
+        printer.add(_counts_table(printer, outcomes, compared, []))
     for line in _notes(outcomes, compared):
-        page.line(line)
+        printer.line(line)
 
 
 def _metrics_table(
-    page: Page, outcomes: Iterable[Outcome], compared: Mapping[str, Comparison], names: Sequence[str]
+    printer: Printer, outcomes: Iterable[Outcome], compared: Mapping[str, Comparison], names: Sequence[str]
 ) -> Table:
-    table = page.table("", *(LABELS.get(name, name.replace("_", " ")) for name in names))
+    table = printer.table("", *(LABELS.get(name, name.replace("_", " ")) for name in names))
     for outcome in outcomes:
         scores, units = outcome.scores, outcome.scores.units
         table.add_row(_short(outcome.cell.row), *(value_text(name, scores.metrics[name], units) for name in names))
@@ -164,7 +166,7 @@ def _metrics_table(
 
 
 def _counts_table(
-    page: Page,
+    printer: Printer,
     outcomes: Sequence[Outcome],
     compared: Mapping[str, Comparison],
     counts: Sequence[str],
@@ -176,7 +178,7 @@ def _counts_table(
     changes = ("changed", "right→\nwrong", "wrong→\nright", p_label) if compared else ()
     ratio = ("×",) if compared else ()
     times = ("prefill\nms", *ratio, "ms per\ntoken", *ratio) if timing else ()
-    table = page.table("", *(_COUNT_LABELS.get(name, name.replace("_", "\n")) for name in counts), *changes, *times)
+    table = printer.table("", *(_COUNT_LABELS.get(name, name.replace("_", "\n")) for name in counts), *changes, *times)
     for outcome in outcomes:
         cells = [str(outcome.scores.counts[name]) for name in counts]
         comparison = compared.get(outcome.cell.row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from scr import ConfigError
 from scr.adapters import AdapterSource, check_base, find_adapter, image_file_digest, trained_images
 
-from .models import ModelSource
+from ..asking.models import ModelSource
 
 
 def resolve_adapter(name: str, source: ModelSource) -> AdapterSource:

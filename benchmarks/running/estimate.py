@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-import scr
-
 from ..asking.answering import Answerer, RefusedError
+from ..asking.models import load_model, skeleton
+from .applying import applied
 from .cells import question, recorded_samples
-from .methods import by_part, patched
-from .models import LoadedModel, load_model, skeleton
+from .methods import by_part
 from .plan import Cell, Plan
 from .prompts import YES_NO
 
@@ -48,7 +45,7 @@ def seconds_left(plan: Plan, device_map: str | dict[str, Any] | None = None) -> 
 
     Args:
         plan: what would run.
-        device_map: see `benchmarks.running.models.load_model`.
+        device_map: see `benchmarks.asking.models.load_model`.
 
     Raises:
         ModelLoadError, RefusedError, ...: as the run would.
@@ -69,7 +66,7 @@ def seconds_left(plan: Plan, device_map: str | dict[str, Any] | None = None) -> 
     answerer = Answerer(loaded)
     for cell in plan.cells:
         if missing[cell.folder]:
-            with _applied(loaded, cell):
+            with applied(loaded.model, cell.method, by_part(cell.method, cell.config_given), cell.adapter):
                 found[str(cell.folder.path)] = missing[cell.folder] * _seconds_each(plan, cell, answerer)
     return found
 
@@ -90,12 +87,3 @@ def _seconds_each(plan: Plan, cell: Cell, answerer: Answerer) -> float:
     started = time.perf_counter()
     answerer.answer(asked, cell.generation, seed=plan.config.seed, margins=margins)
     return (time.perf_counter() - started) / len(asked)
-
-
-@contextlib.contextmanager
-def _applied(loaded: LoadedModel, cell: Cell) -> Iterator[None]:
-    """The cell's adapter and, inside it, its method on the model."""
-    given = by_part(cell.method, cell.config_given)
-    adapter = contextlib.nullcontext() if cell.adapter is None else scr.adapter(loaded.model, cell.adapter)
-    with adapter, patched(loaded.model, cell.method, given):
-        yield

@@ -11,8 +11,8 @@ import scr
 from scr import BASELINE as BASELINE
 from scr import ConfigError, fields_by_part, method_parts
 
+from ..asking.models import ModelSource, load_processor
 from ..asking.timing import answer_tokens
-from .models import ModelSource, load_processor
 
 Configs = dict[str, dict[str, Any]]
 """Part of a method → fields of its configuration."""

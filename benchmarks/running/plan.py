@@ -15,6 +15,7 @@ from scr.adapters import AdapterSource
 
 from ..asking import sampling
 from ..asking.generation import SAMPLING, check_generation
+from ..asking.models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
 from ..lab import data_folder
 from ..records import DIAGNOSTICS
 from ..store import RunFolder, config_hash
@@ -24,7 +25,6 @@ from ..tasks.base import Sample, Task, TaskData
 from ..tasks.coco import CocoData
 from .adapters import check_overlap, recorded_adapter, resolve_adapter
 from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
-from .models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
 from .prompts import get_prompt
 
 LAB_SPLIT = "test"
@@ -45,7 +45,7 @@ class RunConfig:
     Attributes:
         model: lab name, local folder or hub id.
         revision: branch, tag or commit of a hub model.
-        dtype: "auto", or one of `benchmarks.running.models.DTYPES`.
+        dtype: "auto", or one of `benchmarks.asking.models.DTYPES`.
         device: "auto", "cpu", "cuda", "cuda:N".
         attn_implementation: None leaves it to transformers.
         methods: names of `scr.list_methods()`, or several of them with "+" between, which are nested in that order, or

@@ -21,8 +21,8 @@ from scr import SCRError
 
 from ..asking.answering import Answer, Answerer, Question, RefusedError
 from ..asking.diagnostics import Diagnoser
+from ..asking.models import LoadedModel, load_model
 from ..asking.speed import summarize_timing
-from ..printing.shown import Outcomes
 from ..records import RunRecord, SampleRecord
 from ..tasks.base import Sample, Scores
 from .cells import (
@@ -38,7 +38,6 @@ from .cells import (
     wanted_records,
 )
 from .methods import BASELINE, by_part, patched
-from .models import LoadedModel, load_model
 from .plan import STOP, Cell, Plan, RunConfig, build_plan
 from .progress import Progress
 from .prompts import YES_NO
@@ -79,7 +78,7 @@ class Outcome:
         return not self.timed
 
 
-def run(config: RunConfig, report: Callable[[str], None] = lambda line: None) -> Outcomes:
+def run(config: RunConfig, report: Callable[[str], None] = lambda line: None) -> list[Outcome]:
     """Run a command: what is not recorded yet is computed, the rest taken from the store.
 
     Args:
@@ -102,14 +101,14 @@ def run_plan(
     *,
     ranks: Ranks | None = None,
     device_map: str | dict[str, Any] | None = None,
-) -> Outcomes:
+) -> list[Outcome]:
     """As `run`, of a plan that was built before.
 
     Args:
         plan: what to run; the same in all processes.
         report: see `run`; called by the first process alone.
         ranks: the processes that share the work; None for this one alone.
-        device_map: see `benchmarks.running.models.load_model`.
+        device_map: see `benchmarks.asking.models.load_model`.
 
     Returns:
         As `run`, in the first process; nothing in the others.
@@ -125,7 +124,7 @@ def run_plan(
         for cell in plan.cells:
             check_diagnosed(cell, plan.config.diagnostics)
     session = _Session(plan, report, ranks, device_map)
-    outcomes = Outcomes()
+    outcomes: list[Outcome] = []
     for cell in plan.cells:
         if ranks.world.first:
             same = (one for one in outcomes if one.cell.plan is cell.plan and one.cell.row == BASELINE)

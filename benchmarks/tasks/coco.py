@@ -95,7 +95,9 @@ class CocoData:
         for path in sorted((folder / QUESTION_FOLDER).glob("*.json")):
             digest.update(path.name.encode("utf-8", "surrogateescape") + read_bytes(path))
         try:
-            rows, objects, measured, sizes = _objects_and_sizes(_indexed(instances, ("images", "annotations", "categories")))
+            rows, objects, measured, sizes = _objects_and_sizes(
+                _indexed(instances, ("images", "annotations", "categories"))
+            )
             texts = {
                 int(number): tuple(str(entry["caption"]) for entry in entries)
                 for number, entries in _indexed(captions, ("annotations",)).imgToAnns.items()

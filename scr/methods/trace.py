@@ -65,4 +65,6 @@ class Trace:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the map and the edits over the grid, and the line above."""
-        return f"<figure>{as_svg(self)}<figcaption><code>{html.escape(repr(self))}</code></figcaption></figure>"
+        lists = [one.tolist() for one in (self.attention, self.sources, self.neighbors, self.owners)]
+        drawing = as_svg(repr(self), self.grids, *lists)
+        return f"<figure>{drawing}<figcaption><code>{html.escape(repr(self))}</code></figcaption></figure>"

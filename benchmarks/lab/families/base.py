@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from ..training.tokenizer import SpecialTokens, build_tokenizer
 from ..world.packing import Chat
+from .tokenizer import SpecialTokens, build_tokenizer
 
 __all__ = ["LabFamily", "ModelSize", "Region", "Shape", "normalized", "resized"]
 

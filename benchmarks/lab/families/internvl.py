@@ -19,8 +19,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from ..training.tokenizer import CHATML, SpecialTokens
 from .base import LabFamily, ModelSize, Region, Shape, normalized, resized
+from .tokenizer import CHATML, SpecialTokens
 
 __all__ = ["InternVL", "InternVLSize"]
 

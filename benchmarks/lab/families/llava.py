@@ -18,8 +18,8 @@ from transformers import (
     LlavaProcessor,
 )
 
-from ..training.tokenizer import SpecialTokens
 from .base import LabFamily, Region, Shape, normalized, resized
+from .tokenizer import SpecialTokens
 
 __all__ = ["Llava"]
 

@@ -17,8 +17,8 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from ..training.tokenizer import CHATML, SpecialTokens
 from .base import LabFamily, ModelSize, Region, Shape, normalized
+from .tokenizer import CHATML, SpecialTokens
 
 __all__ = ["Qwen2VL", "Qwen2VLSize"]
 

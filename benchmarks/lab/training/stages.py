@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ..families import LabFamily
 from ..world.categories import CATEGORIES
-from ..world.corpus import PATCH_LABELS, Corpus
 from ..world.packing import conversations, pack
+from .corpus import PATCH_LABELS, Corpus
 from .loop import batch_indices
 from .recipe import Recipe
 

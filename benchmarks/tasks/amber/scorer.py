@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from scr.command.types import real
 from scr.files import read_json, read_rows, read_text
 
-from ...printing.arguments import real
 from ..parsing import parse_yes_no
 from ..scoring import AnswerFileError, Scored, Scorer, field_of, match_ids
 from .rule import GENERATIVE, KINDS, PARTS, RULES, Response, Words, count_caption, score_responses

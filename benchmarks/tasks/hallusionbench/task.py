@@ -33,7 +33,7 @@ QUESTIONS = "HallusionBench.json"
 _FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id", "visual_input")
 
 
-class Row(NamedTuple):
+class FigureQuestion(NamedTuple):
     """One question of the official file: its name, its text, and its figure's file, None without one."""
 
     question: Question
@@ -66,7 +66,7 @@ class HallusionBench(YesNoTask):
     )
 
     @classmethod
-    def open_data(cls, folder: Path, split: str | None) -> OfficialData[list[Row]]:
+    def open_data(cls, folder: Path, split: str | None) -> OfficialData[list[FigureQuestion]]:
         """The official questions, in their order.
 
         Raises:
@@ -97,10 +97,10 @@ class HallusionBench(YesNoTask):
         shown = [name for name in names if name is not None]
         images = find_images(shown, [folder / "hallusion_bench", folder], cls.files)
         files = [None if name is None else images[name] for name in names]
-        content = [Row(*row) for row in zip(questions, texts, files, strict=True)]
+        content = [FigureQuestion(*row) for row in zip(questions, texts, files, strict=True)]
         return OfficialData(folder=folder, sha256=digest(folder, [path]), content=content)
 
-    def samples(self, data: OfficialData[list[Row]], seed: int) -> list[Sample]:
+    def samples(self, data: OfficialData[list[FigureQuestion]], seed: int) -> list[Sample]:
         """The official questions, set after set; nothing is drawn. The id names the question and its `visual_input`."""
         return grouped(
             Sample(

@@ -23,7 +23,7 @@ _NO_GRADES = (
 )
 
 
-class Row(NamedTuple):
+class NamedQuestion(NamedTuple):
     """One question: its official name, what the file says, and the image's file."""
 
     id: str
@@ -49,7 +49,7 @@ class MmVet(Task):
     files = f"{QUESTIONS} of MM-Vet's release (yuweihao/MM-Vet, v1) and its images in images/ or beside it"
 
     @classmethod
-    def open_data(cls, folder: Path, split: str | None) -> OfficialData[list[Row]]:
+    def open_data(cls, folder: Path, split: str | None) -> OfficialData[list[NamedQuestion]]:
         """The official questions, in their order.
 
         Raises:
@@ -62,10 +62,10 @@ class MmVet(Task):
         require_files([path], cls.files)
         questions = read_questions(path)
         images = find_images((one.image for one in questions.values()), [folder / "images", folder], cls.files)
-        content = [Row(name, one, images[one.image]) for name, one in questions.items()]
+        content = [NamedQuestion(name, one, images[one.image]) for name, one in questions.items()]
         return OfficialData(folder=folder, sha256=digest(folder, [path]), content=content)
 
-    def samples(self, data: OfficialData[list[Row]], seed: int) -> list[Sample]:
+    def samples(self, data: OfficialData[list[NamedQuestion]], seed: int) -> list[Sample]:
         """The official questions under their official names, grouped by image; nothing is drawn."""
         return grouped(
             Sample(

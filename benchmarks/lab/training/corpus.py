@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from ..families import LabFamily
 from ..families.base import Region, Shape, resized
-from ..training.recipe import Recipe
-from .categories import CATEGORY_ORDER, SCENES
-from .scenes import LabImage, make_image
+from ..world.categories import CATEGORY_ORDER, SCENES
+from ..world.scenes import LabImage, make_image
+from .recipe import Recipe
 
 __all__ = ["PATCH_LABELS", "Corpus", "build_corpus", "patch_labels"]
 
