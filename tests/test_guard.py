@@ -108,7 +108,7 @@ BEGUN = {
     "benchmarks.results": (["list", "."], "benchmarks.studies.stored.find_runs"),
     "benchmarks.run": ([], "benchmarks.running.plan.build_plan"),
     "benchmarks.score": (["pope", "--questions", "q", "--answers", "a"], "benchmarks.score.load_scorer"),
-    "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.running.plan.build_plan"),
+    "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.studies.sweeps.build_plan"),
     "scr.adapters.train": (["seed", "--model", "m", "--data", "d", "--output", "o"], "scr.adapters.recipe.load_recipe"),
 }
 
