@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
 
+from scr.fields import FieldError, read_fields, wrong_names
 from scr.files import json_value
-
-from .typed import wrong_field
 
 SCHEMA: int = 2
 """Version of the two formats. Raised to 2 when samples got `found`."""
@@ -125,10 +124,10 @@ class SampleRecord:
             RecordError: for missing or unknown fields, a value of another type, or a `found` that does not fit the
                 output.
         """
-        _check_fields(cls, data)
-        if data.get("found") is not None:
-            _check_places(data["found"], data["output"])
-        return cls(**data)
+        record = cls(**_fields_of(cls, data))
+        if record.found is not None:
+            _check_places(record.found, record.output)
+        return record
 
 
 @dataclass(kw_only=True)
@@ -233,36 +232,29 @@ class RunRecord:
                 f"the run was recorded in another format: got schema {schema!r}; expected {readable}. "
                 "Read it with the version of scr-vlm that wrote it, or run it again with --overwrite."
             )
-        _check_fields(cls, data)
-        return cls(**data)
+        return cls(**_fields_of(cls, data))
 
 
 def _to_dict(record: SampleRecord | RunRecord) -> dict[str, Any]:
     return {entry.name: json_value(getattr(record, entry.name)) for entry in dataclasses.fields(record)}
 
 
-def _check_fields(cls: type[SampleRecord] | type[RunRecord], data: object) -> None:
+def _fields_of(cls: type[SampleRecord] | type[RunRecord], data: object) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise RecordError(f"a {cls.__name__} is no object: got {data!r}; expected a JSON object. Run it again.")
-    fields = dataclasses.fields(cls)
-    required = [
-        entry.name
-        for entry in fields
-        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in data]
-    unknown = sorted(set(data) - {entry.name for entry in fields})
+    missing, unknown = wrong_names(cls, data)
     if missing or unknown:
         raise RecordError(
             f"a {cls.__name__} has wrong fields: got missing {missing}, unknown {unknown}; "
-            f"expected {[entry.name for entry in fields]}. Run it again."
+            f"expected {[entry.name for entry in dataclasses.fields(cls)]}. Run it again."
         )
-    wrong = wrong_field(cls, data)
-    if wrong is not None:
-        name, found, wanted = wrong
+    try:
+        return read_fields(cls, data)
+    except FieldError as error:
         raise RecordError(
-            f"{name!r} of a {cls.__name__} is of another type: got {repr(found)[:80]}; expected {wanted}. Run it again."
-        )
+            f"{error.name!r} of a {cls.__name__} is of another type: got {error.got}; expected {error.expected}. "
+            "Run it again."
+        ) from error
 
 
 def _check_places(found: Found, output: str) -> None:

@@ -15,20 +15,22 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .errors import ConfigError
-from .variants import LARGEST, Variant, check_integer, check_number, choose, plain_value, take_plain_values
+from .fields import SOME, Between, ChosenBy, Factor, Share, checked
+from .variants import Variant, choose
 
 Space = Literal["logits", "logprobs"]
 Confidence = Literal["max_logprob", "entropy", "margin"]
 
 STRENGTHS = (1.1, 0.8, 0.6, 0.4)
 """SEED's contrast from the least to the most confident quarter of tokens."""
+Strengths = Annotated[tuple[Factor, ...], SOME]
 QUANTILES = (0.25, 0.50, 0.75)
 """SEED's cuts between them."""
 
@@ -64,8 +66,7 @@ def contrast_logits(
     Raises:
         ConfigError: for an unknown space, a value out of range, or shapes that do not fit.
     """
-    if space not in get_args(Space):
-        raise ConfigError(f"unknown space: got {space!r}; expected one of {get_args(Space)}. Choose one of them.")
+    checked("space", space, Space)
     if clean.shape != noisy.shape:
         raise ConfigError(
             f"branches do not fit: got shapes {tuple(clean.shape)} and {tuple(noisy.shape)}; expected equal ones. "
@@ -80,8 +81,7 @@ def contrast_logits(
             )
         contrast = contrast.to(clean.device, torch.float32)[..., None]
     else:
-        contrast = plain_value(contrast)
-        check_number("contrast", contrast, high=LARGEST)
+        contrast = checked("contrast", contrast, Factor)
     kept = plausible_tokens(clean, plausibility)
     clean, noisy = _with_infinity(clean), _with_infinity(noisy)
     if space == "logprobs":
@@ -103,7 +103,7 @@ def plausible_tokens(clean: Float[Tensor, "*batch vocab"], plausibility: float) 
     Raises:
         ConfigError: if it is not in [0, 1].
     """
-    check_number("plausibility", plausibility, high=1)
+    plausibility = checked("plausibility", plausibility, Share)
     clean = _with_infinity(clean)
     cutoff = clean.amax(dim=-1, keepdim=True) + (math.log(plausibility) if plausibility else -math.inf)
     return (clean >= cutoff) & (clean > -math.inf)
@@ -123,10 +123,7 @@ def confidence(logits: Float[Tensor, "*batch vocab"], kind: Confidence = "max_lo
     Raises:
         ConfigError: for an unknown kind.
     """
-    if kind not in get_args(Confidence):
-        raise ConfigError(
-            f"unknown confidence: got {kind!r}; expected one of {get_args(Confidence)}. Choose one of them."
-        )
+    checked("confidence", kind, Confidence)
     logprobs = _with_infinity(logits).log_softmax(dim=-1)
     if kind == "max_logprob":
         return logprobs.amax(dim=-1)
@@ -149,7 +146,7 @@ def calibrate_thresholds(
         ConfigError: if there are none, or one is not finite, or a quantile is out of range.
     """
     for quantile in quantiles:
-        check_number("quantile", quantile, high=1)
+        checked("quantile", quantile, Share)
     seen = torch.as_tensor(confidences, dtype=torch.float64, device="cpu").flatten().sort().values
     if not len(seen) or not torch.isfinite(seen).all():
         raise ConfigError(
@@ -188,12 +185,7 @@ class FixedStrength(Strength):
     """
 
     name: ClassVar[str] = "fixed"
-    contrast: float = 0.6
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        check_number("contrast", self.contrast, high=LARGEST)
+    contrast: Factor = 0.6
 
     def start(self) -> StrengthFunction:
         """See `Strength.start`."""
@@ -212,17 +204,15 @@ class QuantileStrength(Strength):
     """
 
     name: ClassVar[str] = "quantile"
-    thresholds: tuple[float, ...]
-    strengths: tuple[float, ...] = STRENGTHS
+    thresholds: Annotated[tuple[Annotated[float, Between()], ...], SOME]
+    strengths: Strengths = STRENGTHS
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        _check_numbers(self, "strengths", low=0, high=LARGEST)
-        thresholds = _check_numbers(self, "thresholds", low=-math.inf)
-        if list(thresholds) != sorted(thresholds) or len(thresholds) != len(self.strengths) - 1:
+        super().__post_init__()
+        if list(self.thresholds) != sorted(self.thresholds) or len(self.thresholds) != len(self.strengths) - 1:
             raise ConfigError(
-                f"thresholds do not fit the strengths: got {thresholds} for {self.strengths}; expected "
+                f"thresholds do not fit the strengths: got {self.thresholds} for {self.strengths}; expected "
                 f"{len(self.strengths) - 1} in ascending order. Take those of `calibrate_thresholds`."
             )
 
@@ -241,14 +231,8 @@ class ContinuousStrength(Strength):
     """
 
     name: ClassVar[str] = "continuous"
-    maximum: float = 1.1
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        check_number("maximum", self.maximum, high=LARGEST)
-        check_number("temperature", self.temperature, exclusive=True)
+    maximum: Factor = 1.1
+    temperature: Annotated[float, Between(0, above=True)] = 1.0
 
     def start(self) -> StrengthFunction:
         """See `Strength.start`."""
@@ -269,15 +253,13 @@ class RollingStrength(Strength):
     name: ClassVar[str] = "rolling"
     unordered: ClassVar[str | None] = "quantile"
     history: int = 1000
-    strengths: tuple[float, ...] = STRENGTHS
-    first: float = 0.6
+    strengths: Strengths = STRENGTHS
+    first: Factor = 0.6
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        _check_numbers(self, "strengths", low=0, high=LARGEST)
-        check_number("first", self.first, high=LARGEST)
-        check_integer("history", self.history, low=len(self.strengths))
+        super().__post_init__()
+        checked("history", self.history, Annotated[int, Between(len(self.strengths))])
 
     def start(self) -> RollingHistory:
         """An empty history."""
@@ -337,6 +319,10 @@ def get_strength(name: str, **settings: Any) -> Strength:
     return choose(STRENGTH_SCHEDULES, "strength schedule", name, settings)
 
 
+NamedStrength = Annotated[Strength, ChosenBy(get_strength)]
+"""A field that holds one, and is given as one, its name, or its name and settings."""
+
+
 def _with_infinity(logits: Tensor) -> Float[Tensor, "*batch vocab"]:
     """Float32, with −∞ for banned tokens."""
     logits = logits.float()
@@ -348,16 +334,3 @@ def _step(seen: Tensor, thresholds: Sequence[float], strengths: Sequence[float])
     for threshold, strength in zip(thresholds, strengths[1:], strict=True):
         contrast.masked_fill_(seen >= threshold, strength)
     return contrast
-
-
-def _check_numbers(owner: Any, name: str, low: float, high: float = math.inf) -> tuple[float, ...]:
-    """The field as a tuple, for JSON makes it a list; ConfigError unless it holds numbers in [low, high]."""
-    values = getattr(owner, name)
-    if not isinstance(values, (list, tuple)) or not values:
-        raise ConfigError(
-            f"{name} are no list of numbers: got {values!r}; expected at least one number. Give a tuple of numbers."
-        )
-    for value in values:
-        check_number(name, value, low=low, high=high)
-    object.__setattr__(owner, name, tuple(values))
-    return tuple(values)

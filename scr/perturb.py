@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ._hooks import PIXELS, find_family, image_digest, pixel_digests, unwrap
 from .errors import ConfigError
-from .variants import Variant, check_integer, check_number, choose, take_plain_values
+from .fields import Between, ChosenBy, Count, Index, Share
+from .variants import Variant, choose
 
 _STEPS = 1000  # of VCD's diffusion schedule
 
@@ -39,12 +40,7 @@ class Perturbation(Variant, ABC):
 
     acts_on: ClassVar[Literal["pixels", "features"]] = "pixels"
     """Normalised pixels, or the features that the projector makes of them: then no second vision pass is needed."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        check_integer("seed", self.seed)
+    seed: Index = 0
 
     @abstractmethod
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
@@ -68,12 +64,7 @@ class GaussianNoise(Perturbation):
     """
 
     name: ClassVar[str] = "gaussian"
-    image_keep: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        super().__post_init__()
-        check_number("image_keep", self.image_keep, high=1)
+    image_keep: Share = 0.3
 
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
         """See `Perturbation.apply`."""
@@ -89,12 +80,7 @@ class DiffusionNoise(Perturbation):
     """
 
     name: ClassVar[str] = "diffusion"
-    noise_step: int = 500
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        super().__post_init__()
-        check_integer("noise_step", self.noise_step, high=_STEPS - 1)
+    noise_step: Annotated[int, Between(0, _STEPS - 1)] = 500
 
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
         """See `Perturbation.apply`."""
@@ -111,14 +97,8 @@ class PatchMask(Perturbation):
     """
 
     name: ClassVar[str] = "mask"
-    share: float = 0.5
-    patch: int = 14
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        super().__post_init__()
-        check_number("share", self.share, high=1)
-        check_integer("patch", self.patch, low=1)
+    share: Share = 0.5
+    patch: Count = 14
 
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
         """See `Perturbation.apply`."""
@@ -142,12 +122,7 @@ class GaussianBlur(Perturbation):
     """
 
     name: ClassVar[str] = "blur"
-    sigma: float = 8.0
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        super().__post_init__()
-        check_number("sigma", self.sigma)
+    sigma: Annotated[float, Between(0)] = 8.0
 
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
         """See `Perturbation.apply`."""
@@ -181,12 +156,7 @@ class FeatureNoise(Perturbation):
 
     name: ClassVar[str] = "features"
     acts_on: ClassVar[Literal["pixels", "features"]] = "features"
-    image_keep: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        super().__post_init__()
-        check_number("image_keep", self.image_keep, high=1)
+    image_keep: Share = 0.3
 
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
         """See `Perturbation.apply`."""
@@ -205,6 +175,10 @@ def get_perturbation(name: str, **settings: Any) -> Perturbation:
         ConfigError: for an unknown name or setting, or a value out of range.
     """
     return choose(PERTURBATIONS, "perturbation", name, settings)
+
+
+NamedPerturbation = Annotated[Perturbation, ChosenBy(get_perturbation)]
+"""A field that holds one, and is given as one, its name, or its name and settings."""
 
 
 def perturb_inputs(model: Any, inputs: Mapping[str, Any], perturbation: Perturbation) -> dict[str, Any]:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import ConfigError
-from .variants import LARGEST, check_choice, check_integer, plain_value
+from .fields import LARGEST, Between, Count, checked
 
 Selection = Literal["top_k", "greedy"]
+Connectivity = Literal[4, 8]
+Scale = Annotated[float, Between(1, LARGEST)]
 Grids = tuple[tuple[int, int], ...]
 
 
@@ -43,7 +45,7 @@ def plan_redistribution(
     attention: Float[Tensor, "height width"] | Sequence[Float[Tensor, "height width"]],
     *,
     num_sources: int = 32,
-    connectivity: Literal[4, 8] = 8,
+    connectivity: Connectivity = 8,
     radius: int = 1,
     include_border: bool = False,
     selection: Selection = "top_k",
@@ -67,8 +69,10 @@ def plan_redistribution(
     Raises:
         ConfigError: for values out of range, or attention that is not 2-D and finite.
     """
-    num_sources, connectivity, radius = map(plain_value, (num_sources, connectivity, radius))
-    check_topology(num_sources, connectivity, radius, selection)
+    num_sources = checked("num_sources", num_sources, Count)
+    connectivity = checked("connectivity", connectivity, Connectivity)
+    radius = checked("radius", radius, Count)
+    selection = checked("selection", selection, Selection)
     given = [attention] if hasattr(attention, "ndim") else attention
     # Without a device `as_tensor` would move them to torch's default one.
     grids = [grid if isinstance(grid, Tensor) else torch.as_tensor(grid, device="cpu") for grid in given]
@@ -127,8 +131,7 @@ def redistribute(
     Raises:
         ConfigError: for a scale below 1.
     """
-    scale = plain_value(scale)
-    check_scale(scale)
+    scale = checked("scale", scale, Scale)
     sources, neighbors, owners = (index.to(hidden.device) for index in (plan.sources, plan.neighbors, plan.owners))
     given = hidden[sources]
     hidden = hidden.index_put((neighbors,), receive(hidden[neighbors], given[owners], scale))
@@ -145,22 +148,6 @@ def receive(
 def give(sources: Float[Tensor, "sources dim"], scale: float) -> Float[Tensor, "sources dim"]:
     """New states of sources: `h_s / λ`."""
     return sources / scale
-
-
-def check_scale(scale: float) -> None:
-    """Raise ConfigError unless λ is a number from 1 to `LARGEST`; shared with `SCRConfig`."""
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale <= LARGEST:
-        raise ConfigError(
-            f"scale (λ) out of range: got {scale!r}; expected a number from 1 to {LARGEST:g}. The paper's is 1.1."
-        )
-
-
-def check_topology(num_sources: int, connectivity: int, radius: int, selection: str) -> None:
-    """Raise ConfigError for a topology out of range; shared with `SCRConfig`."""
-    check_integer("num_sources", num_sources, low=1)
-    check_integer("radius", radius, low=1)
-    check_choice("connectivity", connectivity, (4, 8))
-    check_choice("selection", selection, get_args(Selection))
 
 
 @dataclass(frozen=True)

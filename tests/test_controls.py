@@ -145,8 +145,8 @@ def test_the_shift_under_beams_acts_on_the_first_token_alone(llava):
     [
         ({"shift": "1", "no_tokens": [3]}, "shift out of range"),
         ({"shift": float("inf"), "no_tokens": [3]}, "shift out of range"),
-        ({"shift": 1.0, "no_tokens": []}, "no_tokens are no list of ids"),
-        ({"shift": 1.0, "no_tokens": 3}, "no_tokens are no list of ids"),
+        ({"shift": 1.0, "no_tokens": []}, r"no_tokens of another kind: got \[\]; .*integer ≥ 0, not empty"),
+        ({"shift": 1.0, "no_tokens": 3}, "no_tokens of another kind: got 3; expected a list"),
         ({"shift": 1.0, "no_tokens": [-1]}, "no_tokens out of range"),
         ({"shift": 1.0, "no_tokens": [2.0]}, "no_tokens out of range"),
         ({"no_tokens": [3]}, r"expected \['shift'\] too"),

@@ -43,6 +43,7 @@ PUBLIC_MODULES = {
     "scr.credit",
     "scr.contrast",
     "scr.perturb",
+    "scr.fields",
     "scr.adapters",
     "scr.checkpoints",
     "scr.checkpoints.digests",
@@ -51,6 +52,7 @@ PUBLIC_MODULES = {
 }
 ONLY_STANDARD_LIBRARY = {
     "scr/errors.py",
+    "scr/fields.py",
     "scr/files.py",
     "scr/__main__.py",
     "scr/command/types.py",
@@ -61,7 +63,6 @@ ONLY_STANDARD_LIBRARY = {
     "benchmarks/records.py",
     "benchmarks/hashing.py",
     "benchmarks/store.py",
-    "benchmarks/typed.py",
     "benchmarks/suggest.py",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import re
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def test_symbols_name_fields():
             assert re.fullmatch(r"\w+'s \S+", symbol)
             with pytest.raises(ConfigError, match=re.escape(f"{symbol} is `{field}`.")):
                 kind.from_dict({symbol.split()[-1]: 1})
-            assert field in kind.from_dict.__func__.__globals__["inspect"].signature(kind).parameters
+            assert field in inspect.signature(kind).parameters
 
 
 def test_yes_shift_names_the_command_that_finds_it(tiny):

@@ -150,7 +150,7 @@ def test_defaults_are_the_sources():
     [
         ("gausian", {}, "unknown perturbation: got 'gausian'.*Did you mean 'gaussian'"),
         (None, {}, "unknown perturbation: got None"),
-        ("gaussian", {"image_kept": 1}, "unknown setting of 'gaussian': got 'image_kept'.*Did you mean 'image_keep'"),
+        ("gaussian", {"image_kept": 1}, "unknown field of 'gaussian': got 'image_kept'.*Did you mean 'image_keep'"),
         ("gaussian", {"image_keep": 1.1}, r"image_keep out of range: got 1\.1; .*≤ 1"),
         ("features", {"image_keep": -0.1}, "image_keep out of range"),
         ("gaussian", {"image_keep": math.nan}, "image_keep out of range: got nan"),
@@ -160,7 +160,7 @@ def test_defaults_are_the_sources():
         ("mask", {"share": 2}, "share out of range"),
         ("mask", {"patch": 0}, "patch out of range: got 0; expected an integer ≥ 1"),
         ("blur", {"sigma": -1}, "sigma out of range"),
-        ("blank", {"sigma": 1}, "unknown setting of 'blank'"),
+        ("blank", {"sigma": 1}, "unknown field of 'blank'"),
     ],
 )
 def test_bad_settings_are_refused(name, settings, message):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from ..errors import AdapterLoadError, ConfigError
+from ..fields import Count, FieldError, Index, Share, That, checked
 from .lora import require_peft
 from .sources import AdapterSource, read_configuration
 
@@ -49,12 +49,13 @@ def read_lora_config(source: AdapterSource) -> Any:
         if name in given and not (given[name] is None and usual[name] in (None, {}))
     }
     for name, value in values.items():
-        fits, expected = _FIELDS[name]
-        if not fits(value):
+        try:
+            checked(name, value, _FIELDS[name])
+        except FieldError as error:
             raise AdapterLoadError(
-                f"adapter cannot be read: got {name} = {str(value)[:60]!r} in {source.config}; expected {expected}. "
-                "Download or train it again."
-            )
+                f"adapter cannot be read: got {error.name} = {error.got} in {source.config}; expected "
+                f"{error.expected}. Download or train it again."
+            ) from error
     if not any((values.get("lora_alpha", usual["lora_alpha"]), *values.get("alpha_pattern", {}).values())):
         raise AdapterLoadError(
             f"an adapter that adds nothing: got lora_alpha = 0 in {source.config}; expected a number that is not 0, "
@@ -89,45 +90,26 @@ def _check_plain(given: dict[str, Any], usual: dict[str, Any]) -> None:
         )
 
 
-def _is_rank(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _is_flag(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _is_pattern(value: Any) -> bool:
+def _is_pattern(text: str) -> bool:
     try:
-        return isinstance(value, str) and bool(re.compile(value))
+        return bool(re.compile(text))
     except (re.error, RecursionError, OverflowError):
         return False
 
 
-def _by_layer(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(_is_pattern(k) and fits(v) for k, v in value.items())
-
-
-def _one_or_more(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: fits(value) or (isinstance(value, list) and all(map(fits, value)))
-
-
-_NAMES = (_one_or_more(_is_pattern), "a pattern or a list of names")
-# Field → whether a value is one, and what is expected. All that peft needs for sums of two small matrices.
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "r": (_is_rank, "an integer ≥ 1"),
-    "lora_alpha": (_is_number, "a finite number"),
-    "lora_dropout": (lambda value: _is_number(value) and 0 <= value <= 1, "a number in [0, 1]"),
-    "use_rslora": (_is_flag, "true or false"),
-    "fan_in_fan_out": (_is_flag, "true or false"),
-    "rank_pattern": (_by_layer(_is_rank), "patterns of layers → integers ≥ 1"),
-    "alpha_pattern": (_by_layer(_is_number), "patterns of layers → finite numbers"),
-    "target_modules": _NAMES,
-    "exclude_modules": _NAMES,
-    "layers_to_transform": (_one_or_more(lambda value: type(value) is int and value >= 0), "numbers of layers"),
-    "layers_pattern": _NAMES,
+_Pattern = Annotated[str, That(_is_pattern, "that is a regular expression")]
+_Names = _Pattern | list[_Pattern]
+# All that peft needs for sums of two small matrices.
+_FIELDS: dict[str, Any] = {
+    "r": Count,
+    "lora_alpha": float,
+    "lora_dropout": Share,
+    "use_rslora": bool,
+    "fan_in_fan_out": bool,
+    "rank_pattern": dict[_Pattern, Count],
+    "alpha_pattern": dict[_Pattern, float],
+    "target_modules": _Names,
+    "exclude_modules": _Names,
+    "layers_to_transform": Index | list[Index],
+    "layers_pattern": _Names,
 }

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from .._hooks import GenerateCall, HookStack, current_calls, find_family, hidden_of, is_beside, when_idle
 from ..contrast import plausible_tokens
 from ..errors import ConfigError, UnsupportedGenerationError
-from ..variants import check_number, take_plain_values
+from ..fields import SOME, Index, Share
 from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -38,25 +38,8 @@ class DoLaConfig(MethodConfig):
         "DoLa's dola_layers": "layers",
     }
 
-    layers: Literal["low", "high"] | tuple[int, ...] = "low"
-    plausibility: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        check_number("plausibility", self.plausibility, high=1)
-        if isinstance(self.layers, list | tuple):
-            object.__setattr__(self, "layers", tuple(self.layers))  # JSON makes it a list
-        named = self.layers in ("low", "high")
-        if not named and not (
-            isinstance(self.layers, tuple)
-            and self.layers
-            and all(type(layer) is int and layer >= 0 for layer in self.layers)
-        ):
-            raise ConfigError(
-                f"layers are none: got {self.layers!r}; expected 'low', 'high', or indices from 0. "
-                "Name the hidden states to choose from."
-            )
+    layers: Literal["low", "high"] | Annotated[tuple[Index, ...], SOME] = "low"
+    plausibility: Share = 0.1
 
     def candidates(self, num_layers: int, tied: bool) -> tuple[int, ...]:
         """The hidden states to choose from, ascending.

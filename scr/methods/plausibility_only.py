@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 
 from .._hooks import GenerateCall
 from ..contrast import plausible_tokens
-from ..variants import check_number, take_plain_values
+from ..fields import Share
 from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -29,12 +29,7 @@ class PlausibilityOnlyConfig(MethodConfig):
     symbols: ClassVar[Mapping[str, str]] = {"VCD's β": "plausibility", "VCD's cd_beta": "plausibility"}
     example: ClassVar[Mapping[str, Any]] = {"plausibility": 0.5}
 
-    plausibility: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        check_number("plausibility", self.plausibility, high=1)
+    plausibility: Share = 0.1
 
 
 class PlausibilityOnly(LogitsMethod):

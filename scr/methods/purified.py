@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,10 +14,10 @@ from transformers import LogitsProcessor, PreTrainedModel
 
 from .._hooks import PIXELS, DoubledLoop, GenerateCall, encode_images, unwrap, why_not_doubled
 from ..branch import Branch
-from ..contrast import Confidence, FixedStrength, Space, Strength, confidence, contrast_logits, get_strength
+from ..contrast import Confidence, FixedStrength, NamedStrength, Space, confidence, contrast_logits
 from ..errors import ConfigError, UnsupportedGenerationError
-from ..perturb import GaussianNoise, Perturbation, get_perturbation, perturb_encoded, perturb_inputs
-from ..variants import check_choice, check_number, take_plain_values
+from ..fields import Between, Share
+from ..perturb import GaussianNoise, NamedPerturbation, perturb_encoded, perturb_inputs
 from .base import Lever, MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -46,38 +46,21 @@ class ContrastConfig(MethodConfig):
         contrast: short for `strength=FixedStrength(contrast=...)` (SEED's β, VCD's α); not kept.
     """
 
-    perturbation: Perturbation = _SEED_NOISE
-    strength: Strength = _SEED_STRENGTH
-    plausibility: float = 0.0
+    perturbation: NamedPerturbation = _SEED_NOISE
+    strength: NamedStrength = _SEED_STRENGTH
+    plausibility: Share = 0.0
     confidence: Confidence = "max_logprob"
     space: Space = "logits"
-    only_below: float | None = None
+    only_below: Annotated[float, Between()] | None = None
     edited: bool = True
     engine: Engine = "auto"
     contrast: InitVar[float | None] = None
 
     def __post_init__(self, contrast: float | None) -> None:
         """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
+        super().__post_init__()
         if contrast is not None:
             self._fill_in("strength", "contrast", FixedStrength(contrast=contrast))
-        for name, get, kind in (("perturbation", get_perturbation, Perturbation), ("strength", get_strength, Strength)):
-            value = getattr(self, name)
-            if isinstance(value, str | Mapping):
-                settings = {"name": value} if isinstance(value, str) else dict(value)
-                object.__setattr__(self, name, get(settings.pop("name", None), **settings))
-            elif not isinstance(value, kind):
-                raise ConfigError(
-                    f"{name} is none: got {value!r}; expected an object of scr, its name, or its settings with a name. "
-                    "See scr.perturb and scr.contrast."
-                )
-        check_number("plausibility", self.plausibility, high=1)
-        if self.only_below is not None:
-            check_number("only_below", self.only_below, low=-float("inf"))
-        check_choice("confidence", self.confidence, get_args(Confidence))
-        check_choice("space", self.space, get_args(Space))
-        check_choice("engine", self.engine, get_args(Engine))
-        check_choice("edited", self.edited, (True, False))
 
     def _fill_in(self, name: str, short: str, value: Any) -> None:
         """Set a field from its short form, unless both are given."""
@@ -107,9 +90,9 @@ class PurifiedConfig(ContrastConfig):
 
     def __post_init__(self, contrast: float | None, image_keep: float | None) -> None:
         """Raise ConfigError for a value out of range."""
+        super().__post_init__(contrast)
         if image_keep is not None:
             self._fill_in("perturbation", "image_keep", GaussianNoise(image_keep=image_keep))
-        super().__post_init__(contrast)
 
 
 class PurifiedLogitsProcessor(ImageRowsProcessor):

@@ -17,17 +17,17 @@ from transformers import PreTrainedModel
 from .._hooks import Diagnosis, ImagePatches, Placed, PrefillSession, edit_tokens, find_family, hidden_of
 from ..credit import attention_entropy, hidden_norms
 from ..errors import ConfigError, NotFiniteError
+from ..fields import Count, Index
 from ..perturb import noise_generator
 from ..redistribution import (
+    Connectivity,
     RedistributionPlan,
+    Scale,
     Selection,
-    check_scale,
-    check_topology,
     give,
     plan_redistribution,
     receive,
 )
-from ..variants import check_choice, check_integer, take_plain_values
 from .activations import ActivationsMethod
 from .base import MethodConfig
 from .noise import random_directions, with_norms_of
@@ -60,38 +60,18 @@ class SCRConfig(MethodConfig):
     example: ClassVar[Mapping[str, Any]] = {"scale": 1.6, "num_sources": 4}
     takes_settings: ClassVar[bool] = True
 
-    scale: float = 1.10
-    num_sources: int = 32
+    scale: Scale = 1.10
+    num_sources: Count = 32
     layers: range | None = None
     attention_layers: range | None = None
-    connectivity: Literal[4, 8] = 8
-    radius: int = 1
+    connectivity: Connectivity = 8
+    radius: Count = 1
     include_border: bool = False
     selection: Selection = "top_k"
     source: Literal["attention", "random"] = "attention"
     edit: Literal["redistribute", "noise"] = "redistribute"
-    seed: int = 0
-    keep_traces: int = 16
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        check_scale(self.scale)
-        check_topology(self.num_sources, self.connectivity, self.radius, self.selection)
-        check_choice("include_border", self.include_border, (True, False))
-        check_choice("source", self.source, ("attention", "random"))
-        check_choice("edit", self.edit, ("redistribute", "noise"))
-        check_integer("seed", self.seed)
-        check_integer("keep_traces", self.keep_traces)
-        for name in ("layers", "attention_layers"):
-            value = getattr(self, name)
-            if value is not None and not (
-                isinstance(value, range) and value.step == 1 and 0 <= value.start < value.stop
-            ):
-                raise ConfigError(
-                    f"{name} is not a run of blocks: got {value!r}; expected a non-empty range of step 1 from 0 up, "
-                    "such as range(0, 12). Name the first block and the one after the last."
-                )
+    seed: Index = 0
+    keep_traces: Index = 16
 
     def resolve(self, layers: range, attention_layers: range, num_layers: int) -> SCRConfig:
         """The configuration with the published ranges filled in, checked against a model of `num_layers` blocks.

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
-from ..contrast import FixedStrength, Strength
-from ..perturb import DiffusionNoise, Perturbation
+from ..contrast import FixedStrength, NamedStrength
+from ..fields import Share
+from ..perturb import DiffusionNoise, NamedPerturbation
 from .base import MethodConfig
 from .purified import ContrastConfig, Purified
 
@@ -32,16 +33,16 @@ class VCDConfig(ContrastConfig):
         "VCD's cd_beta": "plausibility",
     }
 
-    perturbation: Perturbation = _NOISE
-    strength: Strength = _STRENGTH
-    plausibility: float = 0.1
+    perturbation: NamedPerturbation = _NOISE
+    strength: NamedStrength = _STRENGTH
+    plausibility: Share = 0.1
     noise_step: InitVar[int | None] = None
 
     def __post_init__(self, contrast: float | None, noise_step: int | None) -> None:
         """Raise ConfigError for a value out of range."""
+        super().__post_init__(contrast)
         if noise_step is not None:
             self._fill_in("perturbation", "noise_step", DiffusionNoise(noise_step=noise_step))
-        super().__post_init__(contrast)
 
 
 class VCD(Purified):

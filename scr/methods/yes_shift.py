@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 
 from .._hooks import GenerateCall
 from ..errors import ConfigError
-from ..variants import LARGEST, check_integer, check_number, take_plain_values
+from ..fields import LARGEST, SOME, Between, Index
 from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
@@ -35,21 +35,13 @@ class YesShiftConfig(MethodConfig):
     example: ClassVar[Mapping[str, Any]] = {"shift": 6.0, "no_tokens": (3,)}
     answer_tokens: ClassVar[Mapping[str, Literal["yes", "no"]]] = {"no_tokens": "no"}
 
-    shift: float
-    no_tokens: tuple[int, ...]
+    shift: Annotated[float, Between(-LARGEST, LARGEST)]
+    no_tokens: Annotated[tuple[Index, ...], SOME]
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
-        take_plain_values(self)
-        check_number("shift", self.shift, low=-LARGEST, high=LARGEST)
-        if not isinstance(self.no_tokens, list | tuple) or not self.no_tokens:
-            raise ConfigError(
-                f"no_tokens are no list of ids: got {self.no_tokens!r}; expected at least one token id. "
-                'Give those that begin "No", "no" and their like in the model\'s vocabulary.'
-            )
-        for token in self.no_tokens:
-            check_integer("no_tokens", token)
-        object.__setattr__(self, "no_tokens", tuple(dict.fromkeys(self.no_tokens)))  # JSON makes it a list
+        super().__post_init__()
+        object.__setattr__(self, "no_tokens", tuple(dict.fromkeys(self.no_tokens)))
 
 
 class YesShift(LogitsMethod):
