@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .errors import ConfigError
-from .fields import SOME, Between, ChosenBy, Factor, Share, checked
+from .fields import SOME, Factor, Number, Share, checked
+from .kinds import Between, ChosenBy
 from .variants import Variant, choose
 
 Space = Literal["logits", "logprobs"]
@@ -204,7 +205,7 @@ class QuantileStrength(Strength):
     """
 
     name: ClassVar[str] = "quantile"
-    thresholds: Annotated[tuple[Annotated[float, Between()], ...], SOME]
+    thresholds: Annotated[tuple[Number, ...], SOME]
     strengths: Strengths = STRENGTHS
 
     def __post_init__(self) -> None:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ._hooks import PIXELS, find_family, image_digest, pixel_digests, unwrap
 from .errors import ConfigError
-from .fields import Between, ChosenBy, Count, Index, Share
+from .fields import Count, Index, Share
+from .kinds import Between, ChosenBy
 from .variants import Variant, choose
 
 _STEPS = 1000  # of VCD's diffusion schedule

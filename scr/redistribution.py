@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import ConfigError
-from .fields import LARGEST, Between, Count, checked
+from .fields import LARGEST, Count, checked
+from .kinds import Between
 
 Selection = Literal["top_k", "greedy"]
 Connectivity = Literal[4, 8]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 from ._hooks import suggestion
-from .fields import FieldError, Fields, shown
+from .fields import Fields
+from .kinds import FieldError, shown
 
 
 @dataclass(frozen=True, kw_only=True)

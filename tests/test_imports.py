@@ -53,6 +53,7 @@ PUBLIC_MODULES = {
 ONLY_STANDARD_LIBRARY = {
     "scr/errors.py",
     "scr/fields.py",
+    "scr/kinds.py",
     "scr/files.py",
     "scr/__main__.py",
     "scr/command/types.py",

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from ..errors import AdapterLoadError, ConfigError
-from ..fields import Count, FieldError, Index, Share, That, checked
+from ..fields import Count, Index, Share, checked
+from ..kinds import FieldError, That
 from .lora import require_peft
 from .sources import AdapterSource, read_configuration
 

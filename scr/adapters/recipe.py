@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from ..contrast import RollingStrength, Strengths
 from ..errors import ConfigError
-from ..fields import SOME, Between, Fields, Index, Share
+from ..fields import SOME, Fields, Index, Share
+from ..kinds import Between
 from ..perturb import NamedPerturbation
 
 Divergence = Literal["reverse", "forward"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from .._hooks import PIXELS, DoubledLoop, GenerateCall, encode_images, unwrap, w
 from ..branch import Branch
 from ..contrast import Confidence, FixedStrength, NamedStrength, Space, confidence, contrast_logits
 from ..errors import ConfigError, UnsupportedGenerationError
-from ..fields import Between, Share
+from ..fields import Number, Share
 from ..perturb import GaussianNoise, NamedPerturbation, perturb_encoded, perturb_inputs
 from .base import Lever, MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
@@ -51,7 +51,7 @@ class ContrastConfig(MethodConfig):
     plausibility: Share = 0.0
     confidence: Confidence = "max_logprob"
     space: Space = "logits"
-    only_below: Annotated[float, Between()] | None = None
+    only_below: Number | None = None
     edited: bool = True
     engine: Engine = "auto"
     contrast: InitVar[float | None] = None

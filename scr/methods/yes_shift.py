@@ -13,7 +13,8 @@ from transformers import LogitsProcessor
 
 from .._hooks import GenerateCall
 from ..errors import ConfigError
-from ..fields import LARGEST, SOME, Between, Index
+from ..fields import LARGEST, SOME, Index
+from ..kinds import Between
 from .base import MethodConfig
 from .logits import ImageRowsProcessor, LogitsMethod
 
