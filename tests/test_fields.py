@@ -159,8 +159,9 @@ SCALARS = st.none() | st.booleans() | NUMBERS | st.sampled_from(WORDS) | st.text
 NAMES = st.sampled_from(["name", "share", "seed", "image_keep", "contrast", "strengths", "thresholds", "history", "x"])
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner), max_leaves=8)
 TABLE = st.fixed_dictionaries({"name": st.sampled_from(WORDS)}, optional={"seed": NUMBERS, "contrast": NUMBERS})
+CONFIGS = {scr.get_method(name).config_class for name in scr.list_methods()}
 CLASSES = {
-    **{kind.__name__: kind for kind in {scr.get_method(name).config_class for name in scr.list_methods()}},
+    **{kind.__name__: kind for kind in CONFIGS},
     **{kind.__name__: kind for kind in (*PERTURBATIONS.values(), *STRENGTH_SCHEDULES.values())},
     **{kind.__name__: kind for kind in (TrainingRecipe, Distillation, SampleRecord, RunRecord)},
 }
@@ -169,7 +170,7 @@ CLASSES = {
 # What fits, of classes that have fields without a default; random values alone would hardly.
 RECIPE = load_recipe("seed").to_dict()
 STARTS = {
-    "YesShiftConfig": {"shift": 1, "no_tokens": [3]},
+    **{kind.__name__: kind.example for kind in CONFIGS},
     "QuantileStrength": {"thresholds": [-2, -1, -0.5]},
     "TrainingRecipe": RECIPE,
     "Distillation": RECIPE["distillation"],
