@@ -12,8 +12,8 @@ from .asking.models import LoadedModel
 from .printing.table import print_outcomes
 from .running import runner
 from .running.methods import Configs
+from .running.outcomes import Outcome
 from .running.plan import RunConfig
-from .running.runner import Outcome
 from .studies import side_by_side
 from .studies.side_by_side import Compared, Condition
 

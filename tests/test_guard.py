@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks.records import RecordError
-from benchmarks.running.runner import RunFailedError
+from benchmarks.running.outcomes import RunFailedError
 from scr import ConfigError
 from scr.command.guard import ERRORS, guarded
 from scr.command.table import COMMANDS

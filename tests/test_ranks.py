@@ -25,11 +25,12 @@ from torch.distributed import HashStore
 import scr
 from benchmarks.asking.answering import Answer, Question
 from benchmarks.records import RecordError
+from benchmarks.running import answers, runner
 from benchmarks.running import ranks as ranks_module
-from benchmarks.running import runner
+from benchmarks.running.outcomes import Outcome, RunFailedError, finish
 from benchmarks.running.plan import Plan, RunConfig, build_plan
 from benchmarks.running.ranks import FailedElsewhereError, Ranks, RanksError, World, device_of, find_world
-from benchmarks.running.runner import Outcome, RunFailedError, run_plan
+from benchmarks.running.runner import run_plan
 from benchmarks.store import FolderInUseError, RunFolder, find_runs
 
 ROOT = Path(__file__).parent.parent
@@ -62,9 +63,9 @@ class FakeAnswerer:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeAnswerer]:
     model = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(_attn_implementation="sdpa")))
-    monkeypatch.setattr(runner, "load_model", lambda *args, **options: model)
+    monkeypatch.setattr(answers, "load_model", lambda *args, **options: model)
     monkeypatch.setattr(FakeAnswerer, "hurdle", staticmethod(lambda name: None))
-    monkeypatch.setattr(runner, "Answerer", FakeAnswerer)
+    monkeypatch.setattr(answers, "Answerer", FakeAnswerer)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(
         "benchmarks.running.cells.checkout_state", lambda: (None, None)
@@ -323,14 +324,13 @@ def test_ratios_are_of_samples_that_one_process_timed_twice(fake: type, plan: Pl
     method = dataclasses.replace(
         none, method="none2", folder=RunFolder(tmp_path, "pope_random", "m", "none2", "0" * 10)
     )
-    session = runner._Session(placed(plan, tmp_path), lambda line: None, Ranks(), None)
     (baseline,) = run_together(plan, tmp_path, 1)[0]
     run_together(plan, tmp_path / "other", 1)
     method.folder.append(placed(plan, tmp_path / "other").cells[0].folder.samples())
     record = baseline.cell.folder.read_run()
     moved = {name: 1 for name in baseline.timed}
-    assert session._finish(method, record, moved, baseline).run.timing["prefill_ratio"] is None
-    assert session._finish(method, record, baseline.timed, baseline).run.timing["prefill_ratio"] == 1.0
+    assert finish(method, record, moved, baseline).run.timing["prefill_ratio"] is None
+    assert finish(method, record, baseline.timed, baseline).run.timing["prefill_ratio"] == 1.0
 
 
 # The environment

@@ -100,7 +100,7 @@ def test_a_dry_run_computes_and_writes_nothing(
     results = tmp_path / "results"
     command = [*arguments, "--tasks", "pope_random", "--output-dir", str(results)]
     with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.running.runner.load_model", None)
+        patched.setattr("benchmarks.running.answers.load_model", None)
         assert main([*command, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert not results.exists()

@@ -23,9 +23,10 @@ from benchmarks.asking.diagnostics import Diagnoser, rounded
 from benchmarks.asking.models import load_model
 from benchmarks.records import DIAGNOSTICS
 from benchmarks.run import main
+from benchmarks.running.outcomes import Outcome
 from benchmarks.running.plan import Plan, RunConfig, build_plan
 from benchmarks.running.ranks import Ranks, World
-from benchmarks.running.runner import Outcome, run, run_plan
+from benchmarks.running.runner import run, run_plan
 from benchmarks.tasks.pope.task import asked_object
 
 Configure = Callable[..., RunConfig]

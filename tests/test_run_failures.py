@@ -16,8 +16,9 @@ from benchmarks import run as command
 from benchmarks.asking.answering import Answerer, Question, RefusedError
 from benchmarks.asking.finite import FiniteLogits, NotFiniteError
 from benchmarks.asking.models import LoadedModel, load_model
+from benchmarks.running.outcomes import Outcome, RunFailedError
 from benchmarks.running.plan import RECORD, RunConfig, build_plan
-from benchmarks.running.runner import Outcome, RunFailedError, run
+from benchmarks.running.runner import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Configure = Callable[..., RunConfig]
@@ -184,7 +185,7 @@ def test_logits_that_are_not_finite_stop_a_run(
             loaded.model.lm_head.weight[3] = value
         return loaded
 
-    monkeypatch.setattr("benchmarks.running.runner.load_model", broken)
+    monkeypatch.setattr("benchmarks.running.answers.load_model", broken)
     config = configure(on_error=on_error, generation={"max_new_tokens": 3, "do_sample": sampled})
     with pytest.raises(RunFailedError, match=r"NotFiniteError: logits that are not finite: got .* for sample '\d-1'"):
         run(config)

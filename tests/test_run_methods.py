@@ -11,7 +11,7 @@ from miniature import write_coco
 
 import scr
 from benchmarks.asking.timing import AnswerTokens
-from benchmarks.running import methods, models, runner
+from benchmarks.running import methods, models
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.runner import run
 
@@ -80,7 +80,7 @@ def test_a_combination_nests_its_parts_in_order(configure: Configure, monkeypatc
     # Both parts act: neither alone gives these margins.
     margins = [[record.margin for record in outcome.records] for outcome in outcomes]
     assert all(margins[3] != other for other in margins[:3])
-    monkeypatch.setattr(runner, "load_model", None)
+    monkeypatch.setattr(answers, "load_model", None)
     assert [one.from_store for one in run(config)] == [True] * 5
 
 
@@ -109,7 +109,7 @@ def test_the_tokens_of_no_come_from_the_tokenizer(
     given = configure(methods=("yes_shift",), method_args={"shift": 0.5, "no_tokens": [7]})
     assert build_plan(given).cells[1].config["no_tokens"] == [7]
     assert loaded == []  # only when they are wanted
-    monkeypatch.setattr(runner, "load_model", None)
+    monkeypatch.setattr(answers, "load_model", None)
     args = {"yes_shift.shift": 0.5}
     _, alone, combined = build_plan(configure(methods=("yes_shift", "scr+yes_shift"), method_args=args)).cells
     assert loaded == [str(checkpoint)]

@@ -23,10 +23,11 @@ from benchmarks.asking.answering import Answerer
 from benchmarks.asking.speed import OTHER_PROCESS
 from benchmarks.asking.timing import AnswerTokens
 from benchmarks.records import SampleRecord
-from benchmarks.running import runner
+from benchmarks.running import answers
+from benchmarks.running.outcomes import Outcome, RunFailedError
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.rescoring import rescore, scored
-from benchmarks.running.runner import Outcome, RunFailedError, run
+from benchmarks.running.runner import run
 from benchmarks.store import FolderInUseError, RunFolder, find_runs
 from benchmarks.tasks import load_task
 
@@ -100,7 +101,7 @@ def test_what_a_run_leaves_behind(configure: Configure) -> None:
 def test_a_finished_run_is_taken_from_the_store(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure(methods=("scr",))
     first = run(config)
-    monkeypatch.setattr(runner, "load_model", None)  # nothing heavy is loaded
+    monkeypatch.setattr(answers, "load_model", None)  # nothing heavy is loaded
     again = run(dataclasses.replace(config, batch_size=7, device="cpu"))
     assert [one.from_store for one in again] == [True, True]
     assert [one.run for one in again] == [one.run for one in first]
@@ -390,6 +391,6 @@ def test_the_model_is_left_as_it_was(configure: Configure, straight: Outcome, mo
 def test_what_cannot_be_run_is_refused_before_a_model_is_loaded(
     fields: dict[str, Any], message: str, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "load_model", None)
+    monkeypatch.setattr(answers, "load_model", None)
     with pytest.raises(scr.ConfigError, match=message):
         run(configure(**fields))

@@ -107,7 +107,7 @@ def test_a_sweep_shares_records_with_runs(
     ):  # fmt: skip
         assert text in out, text
     # Once more: all is there, no model is needed, and the numbers are the same.
-    monkeypatch.setattr("benchmarks.running.runner.load_model", None)
+    monkeypatch.setattr("benchmarks.running.answers.load_model", None)
     assert main(command) == 0
     assert capsys.readouterr().out == out
 
@@ -179,7 +179,7 @@ def test_bad_input_is_refused_before_anything_runs(
     extra: list[str], message: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("benchmarks.running.runner.load_model", None)
+    monkeypatch.setattr("benchmarks.running.answers.load_model", None)
     assert main([*arguments, "--output-dir", str(tmp_path / "results"), *extra]) == 2
     out, err = capsys.readouterr()
     assert out == ""

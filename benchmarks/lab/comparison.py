@@ -61,8 +61,9 @@ def compare_methods(
     from scr import get_method
 
     from ..running.methods import BASELINE, method_parts
+    from ..running.outcomes import Outcome
     from ..running.plan import RunConfig
-    from ..running.runner import Outcome, run
+    from ..running.runner import run
     from ..studies.calibration import yes_shift
     from . import checkpoint_folder, data_folder
 

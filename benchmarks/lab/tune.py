@@ -20,7 +20,7 @@ from ..printing.arguments import Parser, guarded
 from . import checkpoint_folder
 
 if TYPE_CHECKING:
-    from ..running.runner import Outcome
+    from ..running.outcomes import Outcome
 
 # torch is imported below, in the functions that need it, so that --help answers at once.
 

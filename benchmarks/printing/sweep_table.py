@@ -8,8 +8,8 @@ from typing import Any, TextIO
 
 from ..running.cells import recorded_samples
 from ..running.methods import BASELINE, by_part
+from ..running.outcomes import Outcome
 from ..running.plan import Plan
-from ..running.runner import Outcome
 from ..stats import Comparison, holm
 from ..studies.sweeps import Sweep, Variation, label
 from .console import LABELS, Printer, interval_text, value_text

@@ -12,9 +12,9 @@ from scr import fields_by_part
 from ..asking.models import SETTINGS_FILE
 from ..running.cells import recorded_samples
 from ..running.methods import BASELINE, by_part, settings_used
+from ..running.outcomes import Outcome
 from ..running.plan import Cell, Plan
 from ..running.progress import duration
-from ..running.runner import Outcome
 from ..stats import POWER, Comparison, detectable_difference, holm
 from .console import LABELS, WIDTH, Printer, interval_text, value_text
 

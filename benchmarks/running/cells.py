@@ -10,24 +10,17 @@ import torch
 
 from scr import ConfigError
 
-from ..asking.answering import Question
 from ..records import DIAGNOSTICS, RunRecord, SampleRecord
-from ..tasks.base import Sample
 from .adapters import recorded_adapter
 from .plan import Cell, Plan
-from .prompts import apply_prompt
+from .prompts import YES_NO
 from .provenance import checkout_state, package_versions, timestamp
+from .questions import question
 
 
 def title(cell: Cell) -> str:
     """Task and method, for messages."""
     return f"{cell.plan.task.name} · {cell.row}"
-
-
-def question(plan: Plan, cell: Cell, sample: Sample) -> Question:
-    """What the model is asked about a sample, prompt variant included."""
-    prompt = apply_prompt(plan.config.prompt, cell.plan.task.kind, sample.prompt)
-    return Question(id=sample.id, image=sample.image, prompt=prompt)
 
 
 class Standing(NamedTuple):
@@ -182,6 +175,23 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         dirty=dirty,
         packages=package_versions(),
     )
+
+
+def tell_model(run: RunRecord, cell: Cell, model: Any, no_margin: str | None, mapped: bool) -> None:
+    """Put into a run's record what only the loaded model tells.
+
+    Args:
+        run: the record.
+        cell: what it is of.
+        model: the model.
+        no_margin: why its tokenizer allows no margins; None where it does.
+        mapped: whether it is spread over devices by a device map.
+    """
+    run.attention = model.config._attn_implementation
+    if mapped:
+        run.device = mapped_in_words(model)
+    if cell.plan.task.kind == YES_NO and no_margin is not None:
+        run.reasons["margin"] = no_margin
 
 
 def mapped_in_words(model: Any) -> str:

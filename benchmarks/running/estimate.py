@@ -10,10 +10,11 @@ import torch
 from ..asking.answering import Answerer, RefusedError
 from ..asking.models import load_model, skeleton
 from .applying import applied
-from .cells import question, recorded_samples
+from .cells import recorded_samples
 from .methods import by_part
 from .plan import Cell, Plan
 from .prompts import YES_NO
+from .questions import question
 
 QUESTIONS = 8
 """How many of each cell are timed, in one batch."""

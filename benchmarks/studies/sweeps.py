@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from scr import ConfigError
 
 from ..running.methods import BASELINE
+from ..running.outcomes import Outcome
 from ..running.plan import Plan, RunConfig, build_plan
-from ..running.runner import Outcome, run_plan
+from ..running.runner import run_plan
 
 
 class Factor(NamedTuple):

@@ -21,7 +21,7 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "benchmarks.records.RecordError": (UNUSABLE, True),
     "benchmarks.tasks.UnknownTaskError": (UNUSABLE, True),
     "benchmarks.running.prompts.UnknownPromptError": (UNUSABLE, True),
-    "benchmarks.running.runner.RunFailedError": (FAILED, True),
+    "benchmarks.running.outcomes.RunFailedError": (FAILED, True),
     "benchmarks.store.FolderInUseError": (FAILED, True),
     "benchmarks.running.ranks.FailedElsewhereError": (FAILED, True),
     "benchmarks.running.ranks.RanksError": (FAILED, True),
