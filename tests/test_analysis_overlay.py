@@ -8,7 +8,7 @@ from synthetic_results import answer
 import analysis
 from analysis.drawing.overlays import OPACITY, TraceError, overlay, read_layers
 from analysis.drawing.pictures import find_pictures, lab_cache
-from analysis.page.marking import MarkedText, mark_hallucinations, object_names
+from analysis.reading.marking import MarkedText, mark_hallucinations, object_names
 from benchmarks.lab.world.data import cache_folder, data_folder
 from benchmarks.records import SampleRecord
 from benchmarks.tasks.chair.task import Chair

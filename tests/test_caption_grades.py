@@ -15,9 +15,9 @@ from synthetic_results import record, write
 
 from analysis.findings.failures import caption_strata, failure_findings
 from analysis.findings.forest import CAPTIONS, forest_findings, forest_table
-from analysis.page.marking import mark_hallucinations
 from analysis.page.samples import OUTCOMES, outcome_table, shown_samples
 from analysis.reading.load import NothingToShowError, load_results
+from analysis.reading.marking import mark_hallucinations
 from analysis.reading.pairs import caption_pairs, find_pairs
 from benchmarks.lab.probes import LabAmberGenerative
 from benchmarks.records import SampleRecord, hallucinated_mentions

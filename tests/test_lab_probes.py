@@ -262,11 +262,11 @@ def test_a_run_on_two_images(data, tmp_path: Path):
         output_dir=tmp_path,
     )
     outcomes = run(config)
-    assert [one.cell.plan.task.name for one in outcomes] == ["lab_mme", *expand_tasks(["lab_amber"])]
+    assert [one.cell.work.task.name for one in outcomes] == ["lab_mme", *expand_tasks(["lab_amber"])]
     for outcome in outcomes:
         assert len({record.image for record in outcome.records}) == 2
         stored = json.loads((outcome.cell.folder.path / "run.json").read_text())
-        assert stored["metrics"] == outcome.cell.plan.task.score(outcome.records).metrics
+        assert stored["metrics"] == outcome.cell.work.task.score(outcome.records).metrics
         assert stored["status"] == "finished"
     assert {record.output for record in outcomes[0].records} <= {"Yes", "No"}
     assert outcomes[1].records[0].output.startswith(("The image shows", "A"))

@@ -18,10 +18,10 @@ import json, os, resource, sys
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from benchmarks import runner
-from benchmarks.answering import Answer
-from benchmarks.plan import Cell, Plan, RunConfig, TaskPlan
-from benchmarks.models import ModelSource
+from benchmarks.running import answers, runner
+from benchmarks.asking.answering import Answer
+from benchmarks.running.plan import Cell, Plan, RunConfig, TaskWork
+from benchmarks.asking.models import ModelSource
 from benchmarks.store import RunFolder
 from benchmarks.tasks import load_task
 from benchmarks.tasks.base import Sample
@@ -36,17 +36,17 @@ class Answerer:
         return [Answer(text=f"Yes, {one.id} " + "word " * words, margin=None, new_tokens=3, prefill_ms=1.0,
                        decode_ms=1.0) for one in batch]
 
-runner.Answerer = Answerer
-runner.load_model = lambda *a, **o: SimpleNamespace(
+answers.Answerer = Answerer
+answers.load_model = lambda *a, **o: SimpleNamespace(
     model=SimpleNamespace(config=SimpleNamespace(_attn_implementation="sdpa")))
 images = [Path(f"/images/{n:06d}.jpg") for n in range(questions // per_image)]
 samples = [Sample(id=f"{n}-1", image=images[n // per_image], prompt=f"Is there a thing {n % 80} in the image?",
                   target="no" if n % 2 else "yes") for n in range(questions)]
 config = RunConfig(methods=("none",), limit=None, output_dir=root)
 task = load_task("pope_random")
-plan = TaskPlan(task=task, samples=samples, wanted=questions, batch_size=50, data_sha256="0")
+work = TaskWork(task=task, samples=samples, wanted=questions, batch_size=50, data_sha256="0")
 folder = RunFolder(root, "t", "m", "none", "0")
-cell = Cell(plan=plan, row="none", method="none", config={}, config_given={}, generation={}, folder=folder)
+cell = Cell(work=work, row="none", method="none", config={}, config_given={}, generation={}, folder=folder)
 whole = Plan(config=config, source=ModelSource(name="m", location="m", folder=None, revision=None), family=None,
              device=torch.device("cpu"), dtype="float32", cells=(cell,))
 

@@ -261,7 +261,7 @@ def test_short_forms_set_the_long_ones():
         ("purified", {"contrast": float("nan")}, "contrast out of range"),
         ("purified", {"image_keep": 1.2}, "image_keep out of range"),
         ("purified", {"perturbation": "blurr"}, "Did you mean 'blur'"),
-        ("purified", {"perturbation": 3}, "perturbation is none"),
+        ("purified", {"perturbation": 3}, "perturbation that cannot be used: got 3; expected an object of scr"),
         ("purified", {"perturbation": {"sigma": 1}}, "unknown perturbation: got None"),
         ("purified", {"strength": "quantile"}, "thresholds"),
         ("purified", {"strength": scr.perturb.GaussianBlur()}, "strength is none"),

@@ -498,7 +498,7 @@ def test_data_are_opened_once_for_all_parts(checkpoint: Path, tmp_path: Path, mo
     tasks = ("amber_attribute", "amber_existence", "amber_relation")
     plan = build_plan(RunConfig(model=str(checkpoint), methods=("none",), tasks=tasks, data_dir=folder))
     assert len(opened) == 1
-    assert [cell.plan.wanted for cell in plan.cells] == [9, 3, 6]
+    assert [cell.work.wanted for cell in plan.cells] == [9, 3, 6]
 
 
 # The official question files

@@ -196,7 +196,7 @@ def test_a_limit_is_passed_by_any_number(straight: list[bytes], plan: Plan, tmp_
 
 
 def _limited(cell: Any, wanted: int) -> Any:
-    return dataclasses.replace(cell, plan=dataclasses.replace(cell.plan, wanted=wanted))
+    return dataclasses.replace(cell, work=dataclasses.replace(cell.work, wanted=wanted))
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
@@ -262,7 +262,7 @@ def test_one_that_is_never_heard_of_is_given_up(fake: type, plan: Plan, tmp_path
 
 
 def test_one_that_is_slow_is_waited_for(fake: type[FakeAnswerer], plan: Plan, tmp_path: Path, monkeypatch: Any) -> None:
-    slow = {sample.id for sample in plan.cells[0].plan.samples[5::10]}  # the second process's batches
+    slow = {sample.id for sample in plan.cells[0].work.samples[5::10]}  # the second process's batches
     monkeypatch.setattr(fake, "hurdle", staticmethod(lambda name: time.sleep(0.35 if name in slow else 0)))
     (outcome,), other = run_together(plan, tmp_path, 2, silence=1.0)  # five batches and a warm-up: 2.1 s
     assert len(outcome.records) == 48
@@ -272,7 +272,7 @@ def test_one_that_is_slow_is_waited_for(fake: type[FakeAnswerer], plan: Plan, tm
 def test_one_that_works_on_one_batch_for_long_still_beats(
     fake: type[FakeAnswerer], plan: Plan, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    slow = plan.cells[0].plan.samples[5].id
+    slow = plan.cells[0].work.samples[5].id
     monkeypatch.setattr(fake, "hurdle", staticmethod(lambda name: time.sleep(1.2 if name == slow else 0)))
     (outcome,), other = run_together(plan, tmp_path, 2, silence=0.4)
     assert len(outcome.records) == 48

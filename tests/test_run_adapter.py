@@ -59,7 +59,7 @@ def test_answers_are_those_of_the_adapter_by_itself(folder, tmp_path):
 
     outcome = run(config(folder, tmp_path, methods=("none",)))[1]
     loaded = load_model(SOURCE)
-    samples = outcome.cell.plan.wanted_samples
+    samples = outcome.cell.work.wanted_samples
     questions = [Question(id=one.id, image=one.image, prompt=one.prompt) for one in samples]
     with scr.adapter(loaded.model, folder):
         answers = Answerer(loaded).answer(questions, outcome.cell.generation, seed=0, margins=True)

@@ -129,7 +129,7 @@ def test_the_trace_is_that_of_the_batch_as_it_was_answered(configure: Configure)
     plan = build_plan(configure(methods=("scr",)))
     outcome = run_plan(plan)[1]
     loaded = load_model(plan.source, dtype="float32", device="cpu")
-    batch = next(iter(outcome.cell.plan.batches()))
+    batch = next(iter(outcome.cell.work.batches()))
     inputs = Answerer(loaded).encode([Question(id=one.id, image=one.image, prompt=one.prompt) for one in batch])
     with scr.patch(loaded.model, "scr", **outcome.cell.config_given) as patched:
         model: Any = loaded.model
@@ -241,9 +241,9 @@ def test_questions_without_an_image_have_no_trace(configure: Configure) -> None:
     for cell in plan.cells:
         samples = [
             dataclasses.replace(one, image=None, unit=one.unit_name) if number % 3 == 1 else one
-            for number, one in enumerate(cell.plan.samples)
+            for number, one in enumerate(cell.work.samples)
         ]
-        cells.append(dataclasses.replace(cell, plan=dataclasses.replace(cell.plan, samples=samples)))
+        cells.append(dataclasses.replace(cell, work=dataclasses.replace(cell.work, samples=samples)))
     plan = dataclasses.replace(plan, cells=tuple(cells))
     for outcome in run_plan(plan):
         for number, record in enumerate(outcome.records):

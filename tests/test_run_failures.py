@@ -58,7 +58,7 @@ def text(picture: Path) -> None:
 
 
 def wanted_pictures(config: RunConfig) -> list[Path]:
-    samples = build_plan(config).cells[0].plan.wanted_samples
+    samples = build_plan(config).cells[0].work.wanted_samples
     return list(dict.fromkeys(sample.image for sample in samples if sample.image is not None))
 
 

@@ -66,7 +66,7 @@ def configure(checkpoint: Path, data: Path, tmp_path: Path) -> Configure:
 def test_what_a_run_leaves_behind(configure: Configure) -> None:
     config = configure(methods=("scr",), tasks=("pope_random", "chair"), method_args={"num_sources": 4})
     outcomes = run(config)
-    assert [(one.cell.plan.task.name, one.cell.method) for one in outcomes] == [
+    assert [(one.cell.work.task.name, one.cell.method) for one in outcomes] == [
         ("pope_random", "none"),
         ("pope_random", "scr"),
         ("chair", "none"),
@@ -75,7 +75,7 @@ def test_what_a_run_leaves_behind(configure: Configure) -> None:
     assert len(find_runs(config.output_dir)) == 4
     for outcome in outcomes:
         run_record, records = outcome.cell.folder.read_run(), outcome.cell.folder.samples()
-        task = outcome.cell.plan.task
+        task = outcome.cell.work.task
         assert run_record is not None
         assert outcome.cell.folder.path.parent.name == config.model.replace("/", "--")
         assert (run_record.status, run_record.error, run_record.family) == ("finished", None, "llava")
@@ -83,7 +83,7 @@ def test_what_a_run_leaves_behind(configure: Configure) -> None:
         assert run_record.generation == {"do_sample": False, "max_new_tokens": 3}
         assert run_record.metrics == task.score(records).metrics
         assert len({record.image for record in records}) == 4
-        assert [record.id for record in records] == [sample.id for sample in outcome.cell.plan.wanted_samples]
+        assert [record.id for record in records] == [sample.id for sample in outcome.cell.work.wanted_samples]
         for record in records:
             assert record.new_tokens == 3
             assert record.prefill_ms > 0
@@ -125,7 +125,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(configure: Configure, tmp_path:
 
 def test_batches_depend_on_data_and_batch_size_alone(configure: Configure) -> None:
     def batches(limit: int | None) -> list[list[str]]:
-        plan = build_plan(configure(limit=limit)).cells[0].plan
+        plan = build_plan(configure(limit=limit)).cells[0].work
         return [[sample.id for sample in batch] for batch in plan.batches()]
 
     everything = batches(None)
@@ -224,7 +224,7 @@ def test_a_failing_batch_stops_the_run_and_is_told(
     assert stopped is not None
     assert len(folder.samples()) == 10
     if isinstance(error, RuntimeError):
-        ids = [sample.id for sample in straight.cell.plan.samples[10:15]]
+        ids = [sample.id for sample in straight.cell.work.samples[10:15]]
         assert stopped.status == "failed"
         assert stopped.error == f"RuntimeError: out of memory (batch {ids[0]} … {ids[-1]})"
         assert "10 answers are kept" in str(raised.value)
@@ -368,7 +368,7 @@ def test_the_model_is_left_as_it_was(configure: Configure, straight: Outcome, mo
     for methods in (("none",), ("scr",)):
         outcomes = run(configure(methods=methods, tasks=("pope_random", "pope_popular"), overwrite=True))
         # The second task's baseline comes after the first task's method, on the same model.
-        made.append(next(one for one in outcomes if one.cell.plan.task.name == "pope_popular").records)
+        made.append(next(one for one in outcomes if one.cell.work.task.name == "pope_popular").records)
     assert without_times(made[0]) == without_times(made[1])
 
 

@@ -133,7 +133,7 @@ def test_the_cross_has_every_combination(small: RunConfig, tmp_path: Path) -> No
     assert [row.p_base for row in others] == holm([row.to_base.mcnemar_p for row in others])
     none, base, other = outcomes[0], outcomes[1], outcomes[2]
     row = rows["pope_random", other.cell.folder.digest]
-    compare = none.cell.plan.task.compare
+    compare = none.cell.work.task.compare
     for found, reference in ((row.to_none, none), (row.to_base, base)):
         assert found.differences == compare(reference.records, other.records).differences
     file = io.StringIO()

@@ -16,8 +16,8 @@ from .._benchmarks import Found, SampleRecord, mean_intervals, wilson
 from ..drawing.panels import draw_intervals, legend_below, panel_grid
 from ..drawing.style import Plot, look, paper_look
 from ..drawing.tables import Cell, Table, by_model
-from ..page.marking import object_names
 from ..reading.load import NothingToShowError, Run, model_labels
+from ..reading.marking import object_names
 from ..reading.pairs import Pair, caption_pairs, find_pairs
 from ..reading.rows import DIAGNOSTICS, baseline_runs
 from ..reading.trace import numbers

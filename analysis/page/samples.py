@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from .._benchmarks import Found, SampleRecord, hallucinated_mentions
 from ..drawing.tables import Cell, Table
 from ..reading.load import Run, model_labels, row_labels
+from ..reading.marking import MarkedText, mark_hallucinations
 from ..reading.pairs import find_pairs
-from .marking import MarkedText, mark_hallucinations
 
 OUTCOMES: dict[str, str] = {
     "fixed": "a wrong answer became right; a caption has fewer hallucinated mentions and lost no object that is there",

@@ -119,7 +119,7 @@ def compare_methods(
                 name = ", ".join(filter(None, (adapter, row["method"])))
                 name = adapter if adapter and row["method"] == BASELINE else name
                 same = [one for one in found if one.cell.row == name]
-                outcomes.setdefault(row["row"], {}).update({one.cell.plan.task.name: one for one in same})
+                outcomes.setdefault(row["row"], {}).update({one.cell.work.task.name: one for one in same})
     return {
         row["row"]: {
             **({"calibration": shifts[row["row"]]} if row["row"] in shifts else {}),
@@ -150,7 +150,7 @@ def _baseline(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _entry(outcome: Any, baseline: Any) -> dict[str, Any]:
-    scores, task = outcome.scores, outcome.cell.plan.task
+    scores, task = outcome.scores, outcome.cell.work.task
     found: dict[str, Any] = {
         "method": outcome.cell.method,
         **({} if outcome.run.adapter is None else {"adapter": outcome.run.adapter}),

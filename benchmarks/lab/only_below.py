@@ -78,7 +78,7 @@ def measure_saving(model: str, images: int, batch_size: int) -> list[dict[str, A
     times: list[list[float]] = [[] for _ in variants]
     forwards: list[list[float]] = [[] for _ in variants]
     texts: list[list[str]] = [[] for _ in variants]
-    wanted = cell.plan.wanted_samples
+    wanted = cell.work.wanted_samples
     for start in range(0, len(wanted), batch_size):
         samples = wanted[start : start + batch_size]
         inputs = answerer.encode([Question(id=one.id, image=one.image, prompt=one.prompt) for one in samples])

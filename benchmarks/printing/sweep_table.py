@@ -59,7 +59,7 @@ def sweep_rows(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[tuple[str, str
         base = next(one for one in own if one.cell.folder.digest == sweep.base.digests[task])
         for one in own:
             if one.cell.method != BASELINE:
-                compare = one.cell.plan.task.compare
+                compare = one.cell.work.task.compare
                 to_base = None if one is base else compare(base.records, one.records)
                 compared[task, one.cell.folder.digest] = (one, compare(none.records, one.records), to_base)
     p_none = iter(holm([to_none.mcnemar_p for _, to_none, _ in compared.values()]))
@@ -91,10 +91,10 @@ def print_sweep(sweep: Sweep, outcomes: Sequence[Outcome], file: TextIO | None =
     for task, own in _by_task(outcomes).items():
         none = next(one for one in own if one.cell.row == BASELINE)
         base = rows[task, sweep.base.digests[task]]
-        plan = none.cell.plan
+        work = none.cell.work
         for title, settings in sweep.tables.items():
-            images = f"{plan.wanted} samples on {plan.images} images"
-            printer.line(f"{task} · {title} · {images} · rule {plan.task.rule}", style="bold")
+            images = f"{work.wanted} samples on {work.images} images"
+            printer.line(f"{task} · {title} · {images} · rule {work.task.rule}", style="bold")
             shown = [(_name(setting, sweep, task), rows[task, setting.digests[task]]) for setting in settings]
             if not any(row.is_base for _, row in shown):
                 shown.insert(0, (_base_name(settings[0], base), base))
@@ -115,9 +115,9 @@ def print_dry(sweep: Sweep, file: TextIO | None = None) -> None:
     table = printer.table("task", "run", "images", "samples", "recorded")
     table.columns[1].justify = "left"
     for cell in sweep.plan.cells:
-        name = f"{cell.row} ({_BASE})" if _is_base(sweep, cell.plan.task.name, cell.folder.digest) else cell.row
-        numbers = (cell.plan.images, cell.plan.wanted, recorded_samples(sweep.plan, cell))
-        table.add_row(cell.plan.task.name, name, *map(str, numbers))
+        name = f"{cell.row} ({_BASE})" if _is_base(sweep, cell.work.task.name, cell.folder.digest) else cell.row
+        numbers = (cell.work.images, cell.work.wanted, recorded_samples(sweep.plan, cell))
+        table.add_row(cell.work.task.name, name, *map(str, numbers))
     printer.add(table)
     printer.line("dry run: nothing was computed or written")
 
@@ -229,12 +229,12 @@ def _is_base(sweep: Sweep, task: str, digest: str) -> bool:
 
 
 def _base_config(sweep: Sweep, plan: Plan) -> dict[str, dict[str, Any]]:
-    cell = next(cell for cell in plan.cells if _is_base(sweep, cell.plan.task.name, cell.folder.digest))
+    cell = next(cell for cell in plan.cells if _is_base(sweep, cell.work.task.name, cell.folder.digest))
     return by_part(cell.method, cell.config)
 
 
 def _by_task(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {}
     for one in outcomes:
-        found.setdefault(one.cell.plan.task.name, []).append(one)
+        found.setdefault(one.cell.work.task.name, []).append(one)
     return found

@@ -61,8 +61,8 @@ def print_report(plan: Plan, outcomes: Sequence[Outcome], file: TextIO | None = 
 def print_outcomes(outcomes: Sequence[Outcome], file: TextIO | None = None) -> None:
     """Print the tables alone, task by task; see `print_report`."""
     printer = Printer(file)
-    for name in dict.fromkeys(outcome.cell.plan.task.name for outcome in outcomes):
-        _print_task(printer, [outcome for outcome in outcomes if outcome.cell.plan.task.name == name])
+    for name in dict.fromkeys(outcome.cell.work.task.name for outcome in outcomes):
+        _print_task(printer, [outcome for outcome in outcomes if outcome.cell.work.task.name == name])
 
 
 def lab_warning(plan: Plan) -> str | None:
@@ -89,10 +89,10 @@ def print_plan(
     table = printer.table("task", "method", "images", "samples", "batches", "recorded", "state", *times)
     for cell in plan.cells:
         recorded = 0 if plan.config.overwrite else recorded_samples(plan, cell)
-        batches = sum(1 for _ in cell.plan.batches())
-        numbers = (cell.plan.images, cell.plan.wanted, batches, recorded)
+        batches = sum(1 for _ in cell.work.batches())
+        numbers = (cell.work.images, cell.work.wanted, batches, recorded)
         time = () if seconds is None else (duration(seconds[str(cell.folder.path)]),)
-        table.add_row(cell.plan.task.name, cell.row, *map(str, numbers), _state(plan, cell, recorded), *time)
+        table.add_row(cell.work.task.name, cell.row, *map(str, numbers), _state(plan, cell, recorded), *time)
     printer.add(table)
     if seconds is not None:
         printer.line(f"time: about {duration(sum(seconds.values()))} in one process, by a few questions of each")
@@ -122,15 +122,15 @@ def _print_head(printer: Printer, plan: Plan) -> None:
 
 
 def _print_task(printer: Printer, outcomes: Sequence[Outcome]) -> None:
-    plan = outcomes[0].cell.plan
+    work = outcomes[0].cell.work
     baseline = next(outcome for outcome in outcomes if outcome.cell.row == BASELINE)
     compared = {
-        outcome.cell.row: plan.task.compare(baseline.records, outcome.records)
+        outcome.cell.row: work.task.compare(baseline.records, outcome.records)
         for outcome in outcomes
         if outcome is not baseline
     }
     printer.line(
-        f"{plan.task.name} · {plan.wanted} samples on {plan.images} images · rule {plan.task.rule}", style="bold"
+        f"{work.task.name} · {work.wanted} samples on {work.images} images · rule {work.task.rule}", style="bold"
     )
     # Of MME's 73 metrics most are undefined where a few of its tasks were run; the notes say why.
     names = [name for name in baseline.scores.metrics if any(one.scores.metrics[name] is not None for one in outcomes)]
@@ -261,7 +261,7 @@ def _is_silent(name: str, outcomes: Sequence[Outcome]) -> bool:
 
 
 def _state(plan: Plan, cell: Cell, recorded: int) -> str:
-    if recorded == cell.plan.wanted:
+    if recorded == cell.work.wanted:
         return "done"
     if plan.config.overwrite:
         return "to run, discarding records"

@@ -125,7 +125,7 @@ class Asker:
 
     def _warm_up(self, cell: Cell, batch: QuestionBatch) -> None:
         """One batch whose answers and times are thrown away: the first forward allocates, and would pay for all."""
-        kind = (cell.row, cell.plan.task.kind)
+        kind = (cell.row, cell.work.task.kind)
         if kind in self._warm:
             return
         short = {name: value for name, value in cell.generation.items() if name != "min_new_tokens"}
@@ -138,5 +138,5 @@ class Asker:
             [one.question for one in asked],
             generation or cell.generation,
             seed=self._plan.config.seed,
-            margins=cell.plan.task.kind == YES_NO,
+            margins=cell.work.task.kind == YES_NO,
         )

@@ -20,7 +20,7 @@ from .questions import question
 
 def title(cell: Cell) -> str:
     """Task and method, for messages."""
-    return f"{cell.plan.task.name} · {cell.row}"
+    return f"{cell.work.task.name} · {cell.row}"
 
 
 class Standing(NamedTuple):
@@ -44,7 +44,7 @@ class Standing(NamedTuple):
 
 def standing(plan: Plan, cell: Cell) -> Standing:
     """Compare what is recorded with what the plan asks."""
-    wanted = {sample.id: sample for sample in cell.plan.wanted_samples}
+    wanted = {sample.id: sample for sample in cell.work.wanted_samples}
     found = Standing(set(), set(), set())
     for record in cell.folder.each():
         sample = wanted.get(record.id)
@@ -64,7 +64,7 @@ def standing(plan: Plan, cell: Cell) -> Standing:
 def recorded_samples(plan: Plan, cell: Cell) -> int:
     """How many of the wanted samples need not be asked."""
     answered = standing(plan, cell).answered
-    return sum(sample.id in answered for sample in cell.plan.wanted_samples)
+    return sum(sample.id in answered for sample in cell.work.wanted_samples)
 
 
 def missing_batches(cell: Cell, there: Collection[str]) -> list[int]:
@@ -74,9 +74,9 @@ def missing_batches(cell: Cell, there: Collection[str]) -> list[int]:
         cell: the cell.
         there: names of the samples that are recorded.
     """
-    wanted = cell.plan.wanted_samples
+    wanted = cell.work.wanted_samples
     lacking = (number for number, sample in enumerate(wanted) if sample.id not in there)
-    return list(dict.fromkeys(number // cell.plan.batch_size for number in lacking))
+    return list(dict.fromkeys(number // cell.work.batch_size for number in lacking))
 
 
 def turns(cell: Cell, batches: Sequence[int], there: Collection[str], size: int) -> dict[str, int]:
@@ -89,8 +89,8 @@ def turns(cell: Cell, batches: Sequence[int], there: Collection[str], size: int)
         size: number of processes.
     """
     turn = {batch: place % size for place, batch in enumerate(batches)}
-    numbered = enumerate(cell.plan.wanted_samples)
-    return {sample.id: turn[number // cell.plan.batch_size] for number, sample in numbered if sample.id not in there}
+    numbered = enumerate(cell.work.wanted_samples)
+    return {sample.id: turn[number // cell.work.batch_size] for number, sample in numbered if sample.id not in there}
 
 
 def resuming(cell: Cell, found: Standing, before: RunRecord | None) -> str:
@@ -100,15 +100,15 @@ def resuming(cell: Cell, found: Standing, before: RunRecord | None) -> str:
         line += f", and asks {len(found.changed)} again that were asked otherwise"
     if found.failed:
         line += f", and asks {len(found.failed)} again that failed"
-    if before is not None and before.batch_size != cell.plan.batch_size:
-        line += f", with batches of {cell.plan.batch_size} where {before.batch_size} were used (a near-tie can flip)"
+    if before is not None and before.batch_size != cell.work.batch_size:
+        line += f", with batches of {cell.work.batch_size} where {before.batch_size} were used (a near-tie can flip)"
     return line
 
 
 def wanted_records(cell: Cell, records: Mapping[str, SampleRecord]) -> list[SampleRecord] | None:
     """The records of the wanted samples, in the task's order; None if one is missing."""
-    found = [records[sample.id] for sample in cell.plan.wanted_samples if sample.id in records]
-    return found if len(found) == cell.plan.wanted else None
+    found = [records[sample.id] for sample in cell.work.wanted_samples if sample.id in records]
+    return found if len(found) == cell.work.wanted else None
 
 
 def check_diagnosed(cell: Cell, names: Sequence[str]) -> None:
@@ -124,7 +124,7 @@ def check_diagnosed(cell: Cell, names: Sequence[str]) -> None:
     if not names:
         return
     there = {record.id: record.trace or {} for record in cell.folder.samples()}
-    recorded = [sample.id for sample in cell.plan.wanted_samples if sample.image is not None and sample.id in there]
+    recorded = [sample.id for sample in cell.work.wanted_samples if sample.image is not None and sample.id in there]
     for name in names:
         lacking = sum(DIAGNOSTICS[name] not in there[sample] for sample in recorded)
         if lacking:
@@ -144,7 +144,7 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         before: the record that lies there, if the run goes on.
         world_size: number of processes.
     """
-    config, task = plan.config, cell.plan.task
+    config, task = plan.config, cell.work.task
     commit, dirty = checkout_state()
     return RunRecord(
         status="running",
@@ -165,7 +165,7 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         task=task.name,
         task_version=task.version,
         rule=task.rule,
-        data_sha256=cell.plan.data_sha256,
+        data_sha256=cell.work.data_sha256,
         limit=config.limit,
         seed=config.seed,
         generation=cell.generation,
@@ -190,7 +190,7 @@ def tell_model(run: RunRecord, cell: Cell, model: Any, no_margin: str | None, ma
     run.attention = model.config._attn_implementation
     if mapped:
         run.device = mapped_in_words(model)
-    if cell.plan.task.kind == YES_NO and no_margin is not None:
+    if cell.work.task.kind == YES_NO and no_margin is not None:
         run.reasons["margin"] = no_margin
 
 

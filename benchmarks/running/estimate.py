@@ -52,7 +52,7 @@ def seconds_left(plan: Plan, device_map: str | dict[str, Any] | None = None) -> 
         ModelLoadError, RefusedError, ...: as the run would.
     """
     recorded = {cell.folder: 0 if plan.config.overwrite else recorded_samples(plan, cell) for cell in plan.cells}
-    missing = {cell.folder: cell.plan.wanted - recorded[cell.folder] for cell in plan.cells}
+    missing = {cell.folder: cell.work.wanted - recorded[cell.folder] for cell in plan.cells}
     found = {str(cell.folder.path): 0.0 for cell in plan.cells}
     if not any(missing.values()):
         return found
@@ -73,10 +73,10 @@ def seconds_left(plan: Plan, device_map: str | dict[str, Any] | None = None) -> 
 
 
 def _seconds_each(plan: Plan, cell: Cell, answerer: Answerer) -> float:
-    few = cell.plan.wanted_samples[: min(QUESTIONS, cell.plan.batch_size)]
+    few = cell.work.wanted_samples[: min(QUESTIONS, cell.work.batch_size)]
     asked = [question(plan, cell, sample) for sample in few]
     short = {name: value for name, value in cell.generation.items() if name != "min_new_tokens"}
-    margins = cell.plan.task.kind == YES_NO
+    margins = cell.work.task.kind == YES_NO
     while True:
         try:
             answerer.answer(asked, {**short, "max_new_tokens": 2}, seed=plan.config.seed, margins=margins)

@@ -55,7 +55,7 @@ def stored_outcome(plan: Plan, cell: Cell) -> Outcome | None:
     records = wanted_records(cell, {record.id: record for record in cell.folder.samples()})
     if records is None or standing(plan, cell).again:
         return None
-    return Outcome(cell=cell, run=run, records=records, scores=scored(cell.plan.task, records))
+    return Outcome(cell=cell, run=run, records=records, scores=scored(cell.work.task, records))
 
 
 def finish(cell: Cell, run: RunRecord, timed: Mapping[str, int], baseline: Outcome | None) -> Outcome:
@@ -74,14 +74,14 @@ def finish(cell: Cell, run: RunRecord, timed: Mapping[str, int], baseline: Outco
     if wanted is None:  # every batch was answered
         advice = "Report this." if run.world_size == 1 else "Give an --output-dir that all processes share."
         raise RunFailedError(f"{title(cell)}: got answers missing after the last batch; expected all. {advice}")
-    scores = scored(cell.plan.task, wanted)
+    scores = scored(cell.work.task, wanted)
     apply_scores(run, scores)
     others = None
     if baseline is not None:
         # A ratio of times is one of the same process, which computed both.
         shared = {name for name, rank in timed.items() if baseline.timed.get(name) == rank}
         others = (baseline.records, shared)
-    run.timing, reasons = summarize_timing(wanted, timed, cell.plan.batch_size, others)
+    run.timing, reasons = summarize_timing(wanted, timed, cell.work.batch_size, others)
     run.reasons.update(reasons)
     run.status, run.finished = "finished", timestamp()
     cell.folder.write_run(run)

@@ -121,8 +121,8 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TaskPlan:
-    """One task on one data set.
+class TaskWork:
+    """What there is to do of one task on one data set.
 
     Attributes:
         task: the task.
@@ -163,7 +163,7 @@ class Cell:
     """One method on one task: what one folder of records holds.
 
     Attributes:
-        plan: the task's samples.
+        work: the task's samples.
         row: what tables call it: the method, or `GREEDY_ROW`, or adapter and method.
         method: name of the method, as the command wrote it, or "none".
         config: effective configuration of the method, `{}` for the baseline, `{part: {...}, ...}` of a combination.
@@ -174,7 +174,7 @@ class Cell:
         overlap: how many of the wanted images the adapter was trained on; None where it does not say.
     """
 
-    plan: TaskPlan
+    work: TaskWork
     row: str
     method: str
     config: dict[str, Any]
@@ -241,14 +241,14 @@ def build_plan(config: RunConfig) -> Plan:
         opener = getattr(task.open_data, "__func__", task.open_data)
         if opener not in opened:
             opened[opener] = open_data(config, source, task)
-        plan = _plan_task(task, opened[opener], config)
+        work = _work_on(task, opened[opener], config)
         generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **given_generation}
         rows: list[tuple[str, str, dict[str, Any], AdapterSource | None]]
         rows = [(name, name, generation, None) for name in (methods if adapter is None else methods[:1])]
         overlap: int | None = 0
         if adapter is not None:
             overlap = check_overlap(
-                adapter, (one.image for one in plan.wanted_samples if one.image), config.allow_overlap
+                adapter, (one.image for one in work.wanted_samples if one.image), config.allow_overlap
             )
             for name in methods:
                 row = adapter.name if name == BASELINE else f"{adapter.name}, {name}"
@@ -265,7 +265,7 @@ def build_plan(config: RunConfig) -> Plan:
                 "adapter": None if adapted is None else recorded_adapter(adapted),
                 "revision": source.revision,
                 "dtype": dtype,
-                "data_sha256": plan.data_sha256,
+                "data_sha256": work.data_sha256,
                 "task": task.name,
                 "task_version": task.version,
                 "task_options": dict(getattr(task, "options", {})),
@@ -276,7 +276,7 @@ def build_plan(config: RunConfig) -> Plan:
             folder = RunFolder(config.output_dir, task.name, source.name, name, config_hash(identity))
             cells.append(
                 Cell(
-                    plan=plan,
+                    work=work,
                     row=row,
                     method=name,
                     config=recorded_config(name, effective),
@@ -321,7 +321,7 @@ def open_data(config: RunConfig, source: ModelSource, task: Task) -> TaskData:
     return CocoData.open(data_folder(split, LAB_IMAGES), split)
 
 
-def _plan_task(task: Task, data: TaskData, config: RunConfig) -> TaskPlan:
+def _work_on(task: Task, data: TaskData, config: RunConfig) -> TaskWork:
     samples = task.samples(data, config.seed)
     units = list(dict.fromkeys(sample.unit_key for sample in samples))
     if not units:
@@ -331,4 +331,4 @@ def _plan_task(task: Task, data: TaskData, config: RunConfig) -> TaskPlan:
         )
     wanted = set(units[: config.limit])
     count = sum(sample.unit_key in wanted for sample in samples)
-    return TaskPlan(task=task, samples=samples, wanted=count, batch_size=config.batch_size, data_sha256=data.sha256)
+    return TaskWork(task=task, samples=samples, wanted=count, batch_size=config.batch_size, data_sha256=data.sha256)

@@ -32,7 +32,7 @@ class QuestionBatch(NamedTuple):
 
 def question(plan: Plan, cell: Cell, sample: Sample) -> Question:
     """What the model is asked about a sample, prompt variant included."""
-    prompt = apply_prompt(plan.config.prompt, cell.plan.task.kind, sample.prompt)
+    prompt = apply_prompt(plan.config.prompt, cell.work.task.kind, sample.prompt)
     return Question(id=sample.id, image=sample.image, prompt=prompt)
 
 
@@ -42,11 +42,11 @@ def batches_to_ask(plan: Plan, cell: Cell, numbers: Collection[int], there: Coll
     Args:
         plan: the plan.
         cell: one of its cells.
-        numbers: which of `TaskPlan.batches`.
+        numbers: which of `TaskWork.batches`.
         there: names of the samples that are recorded.
     """
-    wanted = {sample.id for sample in cell.plan.wanted_samples} - set(there)
-    for number, samples in enumerate(cell.plan.batches()):
+    wanted = {sample.id for sample in cell.work.wanted_samples} - set(there)
+    for number, samples in enumerate(cell.work.batches()):
         if number in numbers:
             yield QuestionBatch(
                 [Asked(sample, question(plan, cell, sample)) for sample in samples],

@@ -80,7 +80,7 @@ def run_plan(
     outcomes: list[Outcome] = []
     for cell in plan.cells:
         if ranks.world.first:
-            same = (one for one in outcomes if one.cell.plan is cell.plan and one.cell.row == BASELINE)
+            same = (one for one in outcomes if one.cell.work is cell.work and one.cell.row == BASELINE)
             outcomes.append(session.run_cell(cell, next(same, None)))
         else:
             session.help_with(cell)
@@ -106,8 +106,8 @@ class _Session:
             if self._config.overwrite:
                 cell.folder.clear()
             before, found = cell.folder.read_run(), standing(self._plan, cell)
-            cell.folder.merge((sample.id for sample in cell.plan.samples), without=found.again)
-            grade_old_samples(cell.folder, cell.plan.task, before)
+            cell.folder.merge((sample.id for sample in cell.work.samples), without=found.again)
+            grade_old_samples(cell.folder, cell.work.task, before)
             there = found.answered
             batches = missing_batches(cell, there)
             if batches and (there or found.again):
@@ -162,7 +162,7 @@ class _Session:
         problem = self._ranks.problem
         folder = cell.folder
         if run is not None and (there or self._world.size > 1):  # else they lie in order
-            folder.merge(sample.id for sample in cell.plan.samples)
+            folder.merge(sample.id for sample in cell.work.samples)
         if problem is None:
             return
         if run is not None:
@@ -194,7 +194,7 @@ class _Session:
                 self._ranks.step()
                 try:
                     wanted = [reply for reply in replies(batch) if reply.sample.id in batch.wanted]
-                    cell.folder.append([graded(cell.plan.task, reply) for reply in wanted])
+                    cell.folder.append([graded(cell.work.task, reply) for reply in wanted])
                 except Exception as error:
                     first, last = (one.sample.id for one in (batch.asked[0], batch.asked[-1]))
                     where = f"batch {first} … {last}" + ("" if alone else f", {self._world}")

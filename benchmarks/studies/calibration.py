@@ -52,7 +52,7 @@ def yes_shift(config: RunConfig) -> dict[str, Any]:
     if len(config.methods) != 1 or config.methods[0] == BASELINE:
         raise ConfigError(f"nothing to match: got methods {config.methods}; expected one other than none. Name it.")
     plan = build_plan(config)
-    if captions := sorted({cell.plan.task.name for cell in plan.cells if cell.plan.task.kind != YES_NO}):
+    if captions := sorted({cell.work.task.name for cell in plan.cells if cell.work.task.kind != YES_NO}):
         raise ConfigError(f"answers are no yes or no: got tasks {captions}; expected yes/no tasks. Leave them out.")
     outcomes = run_plan(plan)
     without = [record for one in outcomes if one.cell.row == BASELINE for record in one.records]
@@ -85,10 +85,10 @@ def confidence_thresholds(config: RunConfig, kind: Confidence = "max_logprob") -
 
     def batches(cell: Cell) -> Iterator[Any]:
         # Without an image there is nothing to contrast with.
-        wanted = [one for one in cell.plan.wanted_samples if one.image is not None]
-        size = cell.plan.batch_size
+        wanted = [one for one in cell.work.wanted_samples if one.image is not None]
+        size = cell.work.batch_size
         for batch in (wanted[start : start + size] for start in range(0, len(wanted), size)):
-            prompts = [apply_prompt(config.prompt, cell.plan.task.kind, one.prompt) for one in batch]
+            prompts = [apply_prompt(config.prompt, cell.work.task.kind, one.prompt) for one in batch]
             asked = zip(batch, prompts, strict=True)
             inputs = answerer.encode([Question(id=one.id, image=one.image, prompt=prompt) for one, prompt in asked])
             yield {**inputs, "pad_token_id": loaded.processor.tokenizer.pad_token_id, **cell.generation}

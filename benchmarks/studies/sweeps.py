@@ -82,7 +82,7 @@ def build_sweep(config: RunConfig, factors: Sequence[Factor], cross: bool = Fals
     first = build_plan(config)
     base = Variation({}, _digests(first))
     merged = {cell.folder.path: cell for cell in first.cells}
-    tasks = {cell.plan.task.name: cell.plan for cell in first.cells}
+    tasks = {cell.work.task.name: cell.work for cell in first.cells}
     found: dict[str, tuple[Variation, ...]] = {}
     for title, settings in tables.items():
         planned = []
@@ -91,11 +91,11 @@ def build_sweep(config: RunConfig, factors: Sequence[Factor], cross: bool = Fals
             planned.append(Variation(fields, _digests(plan)))
             for cell in plan.cells:
                 # The samples of one task are one object, by which the runner finds a run's baseline.
-                same = replace(cell, plan=tasks[cell.plan.task.name], row=label(fields))
+                same = replace(cell, work=tasks[cell.work.task.name], row=label(fields))
                 merged.setdefault(cell.folder.path, same)
         found[title] = tuple(planned)
     order = list(tasks)
-    cells = sorted(merged.values(), key=lambda cell: order.index(cell.plan.task.name))
+    cells = sorted(merged.values(), key=lambda cell: order.index(cell.work.task.name))
     return Sweep(plan=replace(first, cells=tuple(cells)), base=base, tables=found)
 
 
@@ -131,4 +131,4 @@ def _check(config: RunConfig, factors: Sequence[Factor]) -> None:
 
 def _digests(plan: Plan) -> dict[str, str]:
     """Task → digest of the method's run, which comes after those of the baseline."""
-    return {cell.plan.task.name: cell.folder.digest for cell in plan.cells if cell.method == plan.config.methods[0]}
+    return {cell.work.task.name: cell.folder.digest for cell in plan.cells if cell.method == plan.config.methods[0]}
