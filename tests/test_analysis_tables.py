@@ -18,6 +18,7 @@ from analysis.drawing.style import (
     new_figure,
     paper_look,
     write_plot,
+    write_table,
 )
 from analysis.drawing.tables import Table, as_latex, as_markdown, by_model, format_cell
 
@@ -146,6 +147,13 @@ def test_nothing_labelled_has_no_legend():
     assert len(axes) == 1
     assert figure.legends == []
     assert figure.get_size_inches()[0] == pytest.approx(COLUMN_WIDTH)
+
+
+def test_a_table_is_written_in_three_ways(tmp_path):
+    assert [path.name for path in write_table(TABLE, tmp_path)] == [
+        f"{TABLE.name}.{end}" for end in ("csv", "md", "tex")
+    ]
+    assert (tmp_path / f"{TABLE.name}.csv").read_text() == TABLE.to_csv()
 
 
 def _simple() -> Plot:

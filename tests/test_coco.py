@@ -8,7 +8,7 @@ import shutil
 import pytest
 from coco_files import write_coco
 
-from benchmarks.tasks.coco import CocoData
+from benchmarks.tasks.coco import CocoData, CocoFormatError
 from scr import ConfigError, DataFileError
 
 OBJECTS = {7: ["dog", "cat", "dog", "person"], 3: ["cat"], 5: []}
@@ -162,3 +162,40 @@ def test_real_coco_annotations(test_data, tmp_path):
     for image in data.images:
         assert set(data.objects(image.id)) <= set(manifest[image.id]["chair_objects"])
     assert sum(bool(data.captions(image.id)) for image in data.images) == 29
+
+
+def test_annotations_are_indexed_quietly(tmp_path, capfd):
+    data = CocoData.open(write_coco(tmp_path, "val", OBJECTS, CAPTIONS))
+    assert data.objects(7)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("images", lambda entries: entries.append(dict(entries[0])), "two images have one id"),
+        ("annotations", lambda entries: entries[1].pop("id"), "KeyError: 'id'"),
+        ("annotations", lambda entries: entries[1].update(image_id=[7]), "TypeError: unhashable"),
+        ("annotations", lambda entries: entries[1].update(category_id=4), "KeyError: 4"),
+        ("annotations", lambda entries: entries[1].update(area=1, bbox=[1, 2]), "ValueError: not enough values"),
+        ("images", lambda entries: entries[0].update(id="seven"), "ValueError: invalid literal"),
+        ("categories", lambda entries: entries[0].pop("name"), "KeyError: 'name'"),
+    ],
+)
+def test_what_is_wrong_with_annotations_is_said_in_one_line(tmp_path, part, change, said):
+    path = write_coco(tmp_path, "val", OBJECTS) / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    change(content[part])
+    path.write_text(json.dumps(content))
+    with pytest.raises(CocoFormatError, match=rf"^annotations of split 'val' in \S+ cannot be read: got .*{said}.*$"):
+        CocoData.open(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["images", "annotations", "categories"])
+def test_a_part_of_the_annotations_that_is_not_there(tmp_path, part):
+    path = write_coco(tmp_path, "val", OBJECTS) / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    del content[part]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CocoFormatError, match=f"got KeyError: '{part}'"):
+        CocoData.open(tmp_path)

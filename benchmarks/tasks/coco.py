@@ -12,6 +12,8 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pycocotools.coco import COCO
+
 from scr import ConfigError, DataFileError
 from scr.files import decode, parse_json, read_bytes
 
@@ -95,9 +97,27 @@ class CocoData:
         for path in sorted((folder / QUESTION_FOLDER).glob("*.json")):
             digest.update(path.name.encode("utf-8", "surrogateescape") + read_bytes(path))
         try:
-            rows, objects, measured, sizes = _objects_and_sizes(
-                _indexed(instances, ("images", "annotations", "categories"))
-            )
+            coco = _indexed(instances, ("images", "annotations", "categories"))
+            names = {number: str(entry["name"]) for number, entry in coco.cats.items()}
+            rows = [(int(number), str(entry["file_name"])) for number, entry in coco.imgs.items()]
+            sizes = {
+                int(number): (float(entry["width"]), float(entry["height"]))
+                for number, entry in coco.imgs.items()
+                if "width" in entry and "height" in entry
+            }
+            # A dictionary keeps each name once, in the order of its first annotation.
+            objects = {
+                int(number): tuple(dict.fromkeys(names[entry["category_id"]] for entry in entries))
+                for number, entries in coco.imgToAnns.items()
+            }
+            measured = {
+                int(number): [
+                    _instance(names[entry["category_id"]], entry)
+                    for entry in entries
+                    if "area" in entry and "bbox" in entry
+                ]
+                for number, entries in coco.imgToAnns.items()
+            }
             texts = {
                 int(number): tuple(str(entry["caption"]) for entry in entries)
                 for number, entries in _indexed(captions, ("annotations",)).imgToAnns.items()
@@ -210,8 +230,13 @@ def _read(path: Path, digest: Any) -> tuple[dict[str, Any], Any]:
     return data, digest
 
 
+def _instance(name: str, entry: Mapping[str, Any]) -> CocoInstance:
+    x, y, width, height = map(float, entry["bbox"])
+    return CocoInstance(name, float(entry["area"]), (x, y, width, height), bool(entry.get("iscrowd")))
+
+
 def _indexed(content: Mapping[str, Any], parts: Sequence[str]) -> COCO:
-    """Annotations that have been read already, by their ids."""
+    """Annotations, by their ids. They are read before, by the reader that knows what may be wrong with a file."""
     for name in parts:
         if not isinstance(content[name], list):
             raise TypeError(f"{name} is no list")
