@@ -183,7 +183,7 @@ def test_the_80_objects(test_data):
     assert len(set(chair.synonyms().values())) == 80
     shipped = (chair.files("benchmarks.tasks.chair") / "synonyms.txt").read_text()
     assert shipped == (test_data / "chair" / "synonyms.txt").read_text()
-    assert "Redistribution and use" in (chair.files("benchmarks.tasks") / "data" / "NOTICE").read_text()
+    assert "Redistribution and use" in (chair.files("benchmarks.tasks.chair") / "NOTICE").read_text()
 
 
 # Samples
