@@ -2,7 +2,8 @@
 
 `samples.jsonl` is the truth and only grows, but for grades that are made again; `run.json` is replaced as a whole.
 Several processes that share a run append each to a file of its own, `samples.rank0001.jsonl`, until the first merges
-them into `samples.jsonl`; what a kill leaves of them is read, and merged by the next run. No third-party library.
+them into `samples.jsonl`; what a kill leaves of them is read, and merged by the next run. No third-party library but
+that of the locks.
 """
 
 from __future__ import annotations
@@ -11,27 +12,20 @@ import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 from scr import DataFileError
 from scr.files import decode, json_text, parse_json, read_json, write_json
 
 from .hashing import config_hash as config_hash  # a folder is named by it
+from .locks import FolderInUseError as FolderInUseError
+from .locks import forget_lock, held, lock_of_part
 from .records import RecordError, RunRecord, SampleRecord
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover  Windows: no advisory locks, so that two runs there are the user's to keep apart
-    fcntl = None  # type: ignore[assignment]
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
 _PARTS = "samples.rank*.jsonl"
 _LOCK_FILE = ".lock"
-
-
-class FolderInUseError(RuntimeError):
-    """Another process writes to the run's folder."""
 
 
 class _Place(NamedTuple):
@@ -213,7 +207,7 @@ class RunFolder:
         """
         with self.lock():
             self.clear()
-            (self.path / _LOCK_FILE).unlink()
+            forget_lock(self.path / _LOCK_FILE)
         with contextlib.suppress(OSError):  # not empty
             for folder in (self.path, *self.path.parents[:2]):
                 folder.rmdir()
@@ -227,8 +221,7 @@ class RunFolder:
             FolderInUseError: where another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / _LOCK_FILE).open("a") as file:
-            self._hold(file)
+        with held(self.path / _LOCK_FILE):
             # What another process appended before we held the lock is not in our memory.
             self._ids = None
             yield
@@ -244,8 +237,9 @@ class RunFolder:
             FolderInUseError: where another process holds that file.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / _PARTS.replace("*", f"{rank:04d}")).open("ab") as file:
-            self._hold(file)
+        path = self.path / _PARTS.replace("*", f"{rank:04d}")
+        with held(lock_of_part(path)):
+            path.touch()
             self._ids, self._rank = None, rank
             try:
                 yield
@@ -291,20 +285,10 @@ class RunFolder:
         with contextlib.ExitStack() as stack:
             paths = sorted(self.path.glob(_PARTS))
             for path in paths:
-                self._hold(stack.enter_context(path.open("ab")))
+                stack.enter_context(held(lock_of_part(path)))
             yield paths
-
-    def _hold(self, file: IO[Any]) -> None:
-        """Lock a file until it is closed."""
-        if fcntl is None:  # pragma: no cover
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FolderInUseError(
-                f"another process writes to this folder: got {self.path}; expected a free one. "
-                "Wait for it to end, or give another --output-dir."
-            ) from error
+            for path in paths:
+                forget_lock(lock_of_part(path))
 
     def _sync_folder(self) -> None:
         # A file that is safe on disk helps little if its name is not.

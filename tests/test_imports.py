@@ -33,7 +33,7 @@ THIRD_PARTY = {
     ),
     "benchmarks": set(
         "torch transformers accelerate PIL numpy scipy pycocotools tqdm rich nltk textblob safetensors tokenizers "
-        "matplotlib".split()
+        "matplotlib filelock".split()
     ),
     "analysis": set("numpy scipy matplotlib PIL jinja2".split()),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -148,20 +149,42 @@ def test_clear_forgets_everything(folder):
     folder.append(samples("a"))
 
 
-def test_a_folder_in_use_is_refused_and_free_after_a_kill(folder):
+@pytest.mark.parametrize("held", ["lock()", "part(3)"])
+def test_a_folder_in_use_is_refused_and_free_after_a_kill(folder, held):
     code = (
         "import sys, pathlib; from benchmarks.store import RunFolder\n"
-        "with RunFolder(pathlib.Path(sys.argv[1]), 'chair', 'lab/llava', 'scr', '0123456789').lock():\n"
+        f"with RunFolder(pathlib.Path(sys.argv[1]), 'chair', 'lab/llava', 'scr', '0123456789').{held}:\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
+
+    def hold(one):
+        return one.lock() if held == "lock()" else one.part(3)
+
     command = [sys.executable, "-c", code, str(folder.path.parents[2])]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(FolderInUseError, match="another process writes"), folder.lock():
+        with pytest.raises(FolderInUseError, match="another process writes"), hold(folder):
             pass
+        with pytest.raises(FolderInUseError):
+            folder.remove() if held == "lock()" else folder.merge([])
         other.kill()
         other.wait()
-    with folder.lock(), pytest.raises(FolderInUseError), reopened(folder).lock():
+    assert list(folder.path.glob(".*lock")), "a kill leaves the file of the lock"
+    with hold(folder), pytest.raises(FolderInUseError), hold(reopened(folder)):
+        pass
+    assert folder.remove(), "and what it leaves is deleted with the run"
+    assert not folder.path.parent.parent.exists()
+
+
+def test_a_file_system_without_locks_is_an_error(folder, monkeypatch):
+    """Not a file in place of a lock, which would stay after a kill."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def missing(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(OSError, match="not implemented"), folder.lock():
         pass
 
 
