@@ -9,6 +9,7 @@ from pathlib import Path
 from scr.command.guard import guarded
 from scr.command.parser import Parser
 from scr.command.types import names
+from scr.errors import suggestion
 
 from .drawing.style import FORMATS, write_plot, write_table
 from .drawing.tables import as_markdown
@@ -132,4 +133,5 @@ def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: S
 
 def _check(parser: Parser, flag: str, given: Sequence[str], known: Sequence[str]) -> None:
     if wrong := [name for name in given if name not in known]:
-        parser.error(f"unknown name in {flag}: got {wrong[0]!r}; expected some of {', '.join(known)}")
+        near = suggestion(wrong[0], known, "Choose among them")
+        parser.error(f"unknown name in {flag}: got {wrong[0]!r}; expected some of {', '.join(known)}. {near}")

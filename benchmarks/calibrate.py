@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scr import BASELINE
+
 from .printing.arguments import Parser, add_model, all_or_positive, guarded, names
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
@@ -63,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
 
     config = RunConfig(
         model=options.model,
-        methods=(getattr(options, "method", "none"),),
+        methods=(getattr(options, "method", BASELINE),),
         tasks=options.tasks,
         data_dir=options.data_dir,
         split=options.split,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
 
+from scr import BASELINE as BASELINE
 from scr.fields import FieldError, read_fields, wrong_names
 from scr.files import json_value
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from . import contrast, credit, perturb, redistribution
     from ._hooks import ModelFamily
     from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter
+    from .baseline import BASELINE
     from .calibration import calibrate_confidence
-    from .combination import BASELINE, CombinedConfig, fields_by_part, method_parts
+    from .combination import CombinedConfig, fields_by_part, method_parts
     from .diagnostics import Diagnostics, diagnose
     from .errors import (
         AdapterLoadError,

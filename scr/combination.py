@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._hooks import suggestion
+from .baseline import BASELINE
 from .errors import ConfigError
 from .methods import METHODS, MethodConfig, get_method
-
-BASELINE = "none"
-"""The model as it is: what every method is compared with."""
 
 
 def method_parts(method: str) -> tuple[str, ...]:

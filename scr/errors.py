@@ -12,10 +12,18 @@ SCRError
  ├─ ModelLoadError (OSError)                  a model was not found, or could not be loaded whole
  └─ MissingPackageError (ImportError)         an optional package is needed, and not installed
 
-One warning has a name: UnusedPatchWarning (UserWarning), a patch that was made and never put on its model.
+One warning has a name: UnusedPatchWarning (UserWarning), a patch that was made and never put on its model. What an
+error about an unknown name says last is `suggestion`'s.
 """
 
-from ._hooks import NotFiniteError, PromptLayoutError, SCRError, UnsupportedGenerationError, UnsupportedModelError
+from ._hooks import (
+    NotFiniteError,
+    PromptLayoutError,
+    SCRError,
+    UnsupportedGenerationError,
+    UnsupportedModelError,
+    suggestion,
+)
 
 
 class ConfigError(SCRError, ValueError):
@@ -59,4 +67,5 @@ __all__ = [
     "UnsupportedGenerationError",
     "UnsupportedModelError",
     "UnusedPatchWarning",
+    "suggestion",
 ]

@@ -16,7 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ._hooks import INSTALLING, GenerateCall, HookStack, dispatcher, uninterrupted, watch_generate
-from .combination import BASELINE, CombinedConfig
+from .baseline import BASELINE
+from .combination import CombinedConfig
 from .errors import AlreadyPatchedError, UnusedPatchWarning
 from .methods import Method, MethodConfig, Trace
 from .methods.wording import one_line

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from scr.files import DataFileError, read_json
 
-from .._benchmarks import READABLE, RUN_FILE, RecordError, RunFolder, RunRecord, SampleRecord, find_runs
+from .._benchmarks import BASELINE, READABLE, RUN_FILE, RecordError, RunFolder, RunRecord, SampleRecord, find_runs
 from ..drawing.escaping import printable
 
-BASELINE = "none"
 _NAMED = 3  # folders that a sentence names before it only counts
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .._benchmarks import SCHEMA, Comparison, SampleRecord, compare_tables, yes_no_table
-from .load import BASELINE, NothingToShowError, Run, model_labels, row_labels
+from .._benchmarks import BASELINE, SCHEMA, Comparison, SampleRecord, compare_tables, yes_no_table
+from .load import NothingToShowError, Run, model_labels, row_labels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

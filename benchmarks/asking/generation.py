@@ -10,8 +10,7 @@ from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
 from scr import ConfigError
-
-from ..suggest import suggestion
+from scr.errors import suggestion
 
 SAMPLING = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 """Arguments that say how to sample."""

@@ -17,10 +17,10 @@ from transformers.utils import logging as transformers_logging
 from scr import ConfigError, ModelLoadError
 from scr.checkpoints import loading
 from scr.checkpoints.digests import SETTINGS_FILE, folder_digest
+from scr.errors import suggestion
 from scr.files import read_json
 
 from ..lab import CHECKPOINTS, checkpoint_folder
-from ..suggest import suggestion
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential", "cpu")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..suggest import suggestion
+from scr.errors import suggestion
 
 __all__ = ["ADAPTERS", "CHECKPOINTS", "adapter_folder", "checkpoint_folder", "data_folder", "named_folder"]
 

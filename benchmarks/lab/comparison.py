@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scr import BASELINE
 from scr.files import read_json, write_json
 
 from ..printing.arguments import Parser, guarded, names
@@ -60,7 +61,7 @@ def compare_methods(
     """
     from scr import get_method
 
-    from ..running.methods import BASELINE, method_parts
+    from ..running.methods import method_parts
     from ..running.outcomes import Outcome
     from ..running.plan import RunConfig
     from ..running.runner import run
@@ -145,7 +146,7 @@ def _parts(declared: Mapping[str, Any], own: Sequence[str] | None) -> list[tuple
 
 def _baseline(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """The row without a method, prompt or adapter and with the same decoding."""
-    plain = (one for one in rows if one["method"] == "none" and "prompt" not in one and "adapter" not in one)
+    plain = (one for one in rows if one["method"] == BASELINE and "prompt" not in one and "adapter" not in one)
     return next(one["row"] for one in plain if one.get("sampled") == row.get("sampled"))
 
 
@@ -276,7 +277,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> int:
         "created": timestamp(),
         "commit": commit,
         "seeds": seeds,
-        "tasks": [name for name in found[seeds[0]]["none"] if name != "calibration"],
+        "tasks": [name for name in found[seeds[0]][BASELINE] if name != "calibration"],
         "declared": declared,
         "models": found,
     }

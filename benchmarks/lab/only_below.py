@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from scr import BASELINE
+
 from ..printing.arguments import Parser, guarded, positive
 
 # torch is imported below, in the functions that need it, so that --help answers at once.
@@ -42,7 +44,7 @@ def measure_saving(model: str, images: int, batch_size: int) -> list[dict[str, A
 
     torch.set_flush_denormal(True)
     config = RunConfig(
-        model=model, methods=("none",), tasks=("chair",), split="val", limit=images, batch_size=batch_size
+        model=model, methods=(BASELINE,), tasks=("chair",), split="val", limit=images, batch_size=batch_size
     )
     plan = build_plan(config)
     loaded = load_model(plan.source, dtype=plan.dtype, device=str(plan.device))

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scr.errors import suggestion
 from scr.files import write_json
 
 from ..printing.arguments import Parser, guarded, positive, threads
 from ..running.provenance import checkout_state, package_versions, timestamp
-from ..suggest import suggestion
-from .table import BASELINE, COMPARED, NOTES, as_markdown, as_text, rows
+from .table import COMPARED, NOTES, VANILLA, as_markdown, as_text, rows
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -113,7 +113,7 @@ def measure_shape(
     shape = SHAPES[name]
     report(f"{name}: building the {scale} model")
     workload = build_workload(shape, scale, device, batch)
-    methods = [METHODS[method](workload) for method in dict.fromkeys((BASELINE, *compared))]
+    methods = [METHODS[method](workload) for method in dict.fromkeys((VANILLA, *compared))]
     # First what is counted, so that rounds that are interrupted have all that a table needs.
     peaks, arithmetic = {}, {}
     for method in methods:

@@ -22,6 +22,7 @@ from scr.redistribution import RedistributionPlan, plan_redistribution, redistri
 
 from ..asking.timing import synchronize
 from .models import ATTENTION, TEXT_AFTER, TEXT_BEFORE, Workload
+from .table import VANILLA
 
 
 class Method:
@@ -54,7 +55,7 @@ class Method:
 class Vanilla(Method):
     """The unpatched model; `pass_ms` is the prompt's way through the text decoder, without vision tower and head."""
 
-    name = "vanilla"
+    name = VANILLA
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 _Time = Callable[[Mapping[str, Any]], float]
 _ALLOWED = 0.07  # of a prefill, for all that the diagnostic does beside running blocks: 0.60 at 17 of 32
-BASELINE = "vanilla"
+VANILLA = "vanilla"
 COMPARED = ("scr", "naive", "purified", "purified_processor", "vcd", "dola")
 """What is measured beside the unpatched model."""
 NOTES = (
@@ -74,8 +74,8 @@ def rows(record: Mapping[str, Any]) -> list[OverheadRow]:
         """The ratio of a method's `time` to vanilla's `per` in the same round; by default to its `time`."""
         per = per or time
         measured = [method for method in others if time(rounds[0][method]) is not None]
-        ratios = {method: spread([time(one[method]) / per(one[BASELINE]) for one in rounds]) for method in measured}
-        typical = statistics.median(per(one[BASELINE]) for one in rounds)
+        ratios = {method: spread([time(one[method]) / per(one[VANILLA]) for one in rounds]) for method in measured}
+        typical = statistics.median(per(one[VANILLA]) for one in rounds)
         return OverheadRow(name, label, f"{typical:.{1 if typical < 100 else 0}f} ms", ratios, target)
 
     table = [row("prefill", "prefill, to the first token", _prefill)]
@@ -94,7 +94,7 @@ def rows(record: Mapping[str, Any]) -> list[OverheadRow]:
 
 
 def _compared(record: Mapping[str, Any]) -> list[str]:
-    return [method for method in record["rounds"][0] if method != BASELINE]
+    return [method for method in record["rounds"][0] if method != VANILLA]
 
 
 def _prefill(part: Mapping[str, Any]) -> float:
@@ -122,8 +122,8 @@ def _counted(record: Mapping[str, Any], others: Sequence[str]) -> list[OverheadR
         ("peak_memory", "peak memory", whole, "MB", "≤ 1.05"),
         ("peak_beyond_weights", "peak memory beyond the weights", beyond, "MB", ""),
     ):
-        ratios = {method: spread([counts[method] / counts[BASELINE]]) for method in others}
-        scaled = counts[BASELINE] / (1e9 if unit == "GFLOP" else 1e6)
+        ratios = {method: spread([counts[method] / counts[VANILLA]]) for method in others}
+        scaled = counts[VANILLA] / (1e9 if unit == "GFLOP" else 1e6)
         found.append(OverheadRow(name, label, f"{scaled:,.{1 if scaled < 100 else 0}f} {unit}", ratios, target))
     return found
 
@@ -154,7 +154,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
 
 
 def _head(record: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("", BASELINE, *(f"{method} ×" for method in _compared(record)), "to reach by scr")
+    return ("", VANILLA, *(f"{method} ×" for method in _compared(record)), "to reach by scr")
 
 
 def _cells(row: OverheadRow, methods: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 import scr
 from scr import ConfigError
 from scr.adapters import AdapterSource
+from scr.errors import suggestion
 
 from ..asking import sampling
 from ..asking.generation import SAMPLING, check_generation
@@ -19,7 +20,6 @@ from ..asking.models import ModelSource, find_model, resolve_device, resolve_dty
 from ..lab import data_folder
 from ..records import DIAGNOSTICS
 from ..store import RunFolder, config_hash
-from ..suggest import suggestion
 from ..tasks import expand_tasks, load_task
 from ..tasks.base import Sample, Task, TaskData
 from ..tasks.coco import CocoData

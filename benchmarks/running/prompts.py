@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..suggest import suggestion
+from scr.errors import suggestion
 
 YES_NO = "yes_no"
 CAPTION = "caption"

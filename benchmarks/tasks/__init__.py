@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..suggest import suggestion
+from scr.errors import suggestion
 
 if TYPE_CHECKING:
     from .base import Task

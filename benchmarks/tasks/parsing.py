@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ..suggest import suggestion
+from scr.errors import suggestion
 
 RULES: dict[str, str] = {
     "pope": "POPE's evaluate.py: 'No', 'not' or 'no' as a word of the text before the first '.', else yes",

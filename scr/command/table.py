@@ -6,13 +6,13 @@ is printed at once.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .._hooks import suggestion
 from ..version import __version__
 from .guard import UNUSABLE, guarded
 
@@ -94,8 +94,7 @@ def _run(given: Sequence[str]) -> int:
         print(listing("lab "))
         return 0
     asked = " ".join(words if words[0] == "lab" else words[:1])
-    near = difflib.get_close_matches(asked, COMMANDS, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else "`scr --help` lists them."
+    hint = suggestion(asked, COMMANDS, "`scr --help` lists them.")
     shown = asked if len(asked) <= 60 else asked[:57] + "..."
     print(f"error: unknown command: got {shown!r}; expected one of {', '.join(COMMANDS)}. {hint}", file=sys.stderr)
     return UNUSABLE
