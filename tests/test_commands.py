@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -185,18 +186,76 @@ def crowded(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", ["bench", "score", "report", "lab train"])
 @pytest.mark.parametrize("way", ["python -m scr", "console script"])
 def test_a_users_own_files_break_no_command(name, way, crowded):
-    script = (
-        "import sys; sys.path.remove(''); sys.path.append(sys.argv.pop(1)); from scr.command.table import main;"
-        "sys.exit(main())"
-    )
-    start = ["-m", "scr"] if way == "python -m scr" else ["-c", script, str(ROOT)]
-    done = subprocess.run(
-        [sys.executable, *start, *name.split(), "--help"],
-        cwd=crowded,
-        env={**os.environ, "PYTHONPATH": str(ROOT)} if way == "python -m scr" else os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    script = "import sys; from scr.command.table import main; sys.exit(main())"
+    start = ["-m", "scr"] if way == "python -m scr" else ["-c", script]
+    done = in_folder(crowded, *start, *name.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert COMMANDS[name].module in done.stdout
+
+
+def in_folder(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Python, run where the user's own modules come first."""
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    line = [sys.executable, *command]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_script_begins_in_scr(crowded):
+    """In `benchmarks` or `analysis` it would begin with a user's own."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {"scr", "scr-bench", "scr-score", "scr-report"} <= set(scripts)
+    # As an installer writes them, one after the other, as each would cost a start of Python.
+    code = "import sys\nsys.argv[1:] = ['--help']\n" + "\n".join(
+        f"from {module} import {function}\nassert {function}() == 0, {name!r}"
+        for name, (module, function) in ((name, place.split(":")) for name, place in scripts.items())
+    )
+    done = in_folder(crowded, "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("bench", "score", "report"):
+        assert f"usage: python -m {COMMANDS[name].module}" in done.stdout
+
+
+def test_a_command_runs_where_a_user_has_imported_their_own(tmp_path):
+    for name in ("benchmarks", "analysis"):
+        (tmp_path / f"{name}.py").write_text("MINE = 1")
+    code = (
+        "import analysis, benchmarks; from scr.command.table import main\n"
+        "assert main(['bench', '--list', 'tasks']) == main(['report', '--help']) == 0\n"
+        "assert main(['score', 'chair', '--annotations', 'no', '--captions', 'no']) == 2, 'a sentence, no fault'\n"
+        "assert analysis.MINE == benchmarks.MINE == 1\n"
+    )
+    done = in_folder(tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "pope_adversarial" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["benchmarks.py", "benchmarks/__init__.py"])
+def test_lab_names_are_found_where_a_user_has_benchmarks_of_their_own(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("MINE = 1")
+    code = (
+        "import benchmarks, pytest, scr\n"
+        "from scr.adapters import find_adapter\n"
+        "from scr.checkpoints.named import named_folder\n"
+        "print(named_folder('model', 'lab/llava'), find_adapter('lab/refusal').config)\n"
+        "with pytest.raises(scr.ModelLoadError, match=\"Did you mean 'lab/llava'\"):\n"
+        "    named_folder('model', 'lab/lava')\n"
+        "assert benchmarks.MINE == 1\n"
+    )
+    done = in_folder(tmp_path, "-c", code)
+    assert done.returncode == 0, done.stderr
+    lab = ROOT / "benchmarks" / "lab"
+    assert done.stdout.split() == [
+        str(lab / "checkpoints" / "llava"),
+        str(lab / "adapters" / "refusal" / "adapter_config.json"),
+    ]
+
+
+@pytest.mark.slow
+def test_torchrun_by_way_of_scr_is_safe_from_a_users_own_files(crowded):
+    """As `-m benchmarks.run` cannot be: Python looks for its package in the working directory."""
+    launcher = ["-P", "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "scr"]
+    done = in_folder(crowded, *launcher, "bench", "--list", "tasks")
+    assert done.returncode == 0, done.stderr
+    assert "pope_adversarial" in done.stdout

@@ -22,7 +22,15 @@ MAY_IMPORT = {
     "hooks": set(),
     "scr": {"hooks"},
     "benchmarks": {"scr"},
-    "analysis": {"benchmarks.records", "benchmarks.store", "benchmarks.stats", "scr.files", "scr.errors", *COMMANDS},
+    "analysis": {
+        "benchmarks.records",
+        "benchmarks.store",
+        "benchmarks.stats",
+        "scr.files",
+        "scr.errors",
+        "scr.beside",
+        *COMMANDS,
+    },
 }
 # (importer, imported) → the one file that finds ours beside it, where a user has a module of that name.
 FINDERS = {("scr", "hooks"): "scr/_hooks.py", ("analysis", "benchmarks"): "analysis/_benchmarks.py"}
@@ -52,6 +60,7 @@ PUBLIC_MODULES = {
 }
 ONLY_STANDARD_LIBRARY = {
     "scr/baseline.py",
+    "scr/beside.py",
     "scr/errors.py",
     "scr/fields.py",
     "scr/kinds.py",

@@ -7,10 +7,11 @@ It raises ValueError for an unknown name and FileNotFoundError for one that is n
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from ..beside import beside
 from ..errors import AdapterLoadError, ModelLoadError
 
 Kind = Literal["model", "adapter"]
@@ -42,7 +43,14 @@ def named_folder(kind: Kind, name: str) -> Path | None:
             "scr-vlm. Install it again (pip install -e . in a checkout), or give a folder or a hub id."
         )
     try:
-        locate: Callable[[Kind, str], Path] = next(iter(found)).load()
+        entry = next(iter(found))
+        locate: Callable[[Kind, str], Path] = _own(entry) if prefix == _OURS else entry.load()
         return locate(kind, name)
     except (ValueError, FileNotFoundError, ImportError, AttributeError) as error:
         raise failure(str(error)) from error
+
+
+def _own(entry: EntryPoint) -> Any:
+    """What an entry point of ours is, also where a user has a package that is called as ours."""
+    package, _, module = entry.module.partition(".")
+    return getattr(beside(package, module), entry.attr)

@@ -98,8 +98,8 @@ def described(error: Exception) -> tuple[int, str]:
 
 
 def _name(kind: type) -> str:
-    # Beside a user's own hooks.py ours is called after the module that loads it.
-    return f"{kind.__module__}.{kind.__qualname__}".replace("scr._hooks.", "hooks.", 1)
+    # Beside a user's own benchmarks.py ours is called scr._benchmarks.
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("scr._")
 
 
 def _logged(error: Exception) -> str:

@@ -6,13 +6,13 @@ is printed at once.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .._hooks import suggestion
+from ..beside import beside
 from ..version import __version__
 from .guard import UNUSABLE, guarded
 
@@ -77,6 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(given))
 
 
+def bench() -> int:
+    """Run `scr bench`: the script `scr-bench`, which so is as safe from a user's own modules as `scr` is."""
+    return main(["bench", *sys.argv[1:]])
+
+
+def score() -> int:
+    """Run `scr score`: the script `scr-score`."""
+    return main(["score", *sys.argv[1:]])
+
+
+def report() -> int:
+    """Run `scr report`: the script `scr-report`."""
+    return main(["report", *sys.argv[1:]])
+
+
 def _run(given: Sequence[str]) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print(listing())
@@ -88,7 +103,7 @@ def _run(given: Sequence[str]) -> int:
     for count in (2, 1):
         if command := COMMANDS.get(" ".join(words[:count])):
             own_packages_first()
-            status: int = importlib.import_module(command.module).main(given[count:])
+            status: int = beside(*command.module.split(".", 1)).main(given[count:])
             return status
     if words[0] == "lab" and (len(words) == 1 or words[1] in ("-h", "--help")):
         print(listing("lab "))
