@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .printing.arguments import Parser, add_model, all_or_positive, guarded, key_value, names, positive, whole
+from .printing.arguments import (
+    Parser,
+    add_model,
+    all_or_positive,
+    guarded,
+    json_or_text,
+    key_value,
+    names,
+    positive,
+    short,
+    whole,
+)
 from .records import DIAGNOSTICS
 from .running.prompts import PROMPTS
 
@@ -270,10 +280,9 @@ def _command(arguments: Sequence[str], world: World) -> str:
 def _device_map(text: str) -> str | dict[str, Any]:
     if not text.startswith("{"):
         return text
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"got {text!r} ({error}); expected a JSON object") from error
+    found: str | dict[str, Any] = json_or_text(text)
+    if isinstance(found, str):
+        raise argparse.ArgumentTypeError(f"got {short(text)}; expected one of the names, or a JSON object")
     return found
 
 

@@ -33,6 +33,10 @@ class RepeatedNameError(DataFileError):
     """An object in a file has a name twice, as one by id has where a question is answered twice."""
 
 
+class NotJSONError(DataFileError):
+    """A text does not read as JSON at all, whatever its numbers and its depth."""
+
+
 def read_bytes(path: Path) -> bytes:
     """What a file holds, read once: it may be a pipe.
 
@@ -134,7 +138,8 @@ def parse_json(text: str, source: object, wanted: str = "one JSON value", *, onc
 
     Raises:
         RepeatedNameError: naming the source and the name.
-        DataFileError: naming the source and what is wrong.
+        NotJSONError: naming the source, for what does not read as JSON.
+        DataFileError: naming the source and what else is wrong.
     """
 
     def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -161,7 +166,8 @@ def parse_json(text: str, source: object, wanted: str = "one JSON value", *, onc
         raise _too_deep(source) from None
     except ValueError as error:
         got = "an empty text" if not text.strip() else f"{' '.join(text[:60].split())!r} ({error})"
-        raise DataFileError(f"{source} is no JSON: got {got}; expected {wanted}. Repair it.") from error
+        kind = NotJSONError if isinstance(error, json.JSONDecodeError) else DataFileError
+        raise kind(f"{source} is no JSON: got {got}; expected {wanted}. Repair it.") from error
     if _is_deep(value):
         raise _too_deep(source)
     return value

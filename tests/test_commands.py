@@ -17,6 +17,7 @@ import pytest
 
 from analysis.command import build_parser
 from analysis.figures import ANALYSES
+from scr.command import types
 from scr.command.table import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +129,37 @@ def test_every_flag_reads_what_it_is_given_or_says_so_in_a_sentence(module, caps
             assert re.fullmatch(r"(error: .*\n)?", err), (words, flag, value[:20], err)
             assert len(err) < 900
             assert err or "\udce9" not in value, (words, flag)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1e999", "the number 1e999 is too large"),
+        ("[1, NaN]", "NaN is no number of JSON"),
+        ("-Infinity", "-Infinity is no number of JSON"),
+        ("9" * 5000, "has more than 64 bits"),
+        ("[" * 5000, "is nested too deep"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("benchmarks.run", ["--method-arg", "a=VALUE"]),
+        ("benchmarks.run", ["--gen-kwarg", "a=VALUE"]),
+        ("benchmarks.sweep", ["--vary", "a=1,VALUE"]),
+        ("benchmarks.compare", ["--method-arg", "a=VALUE"]),
+        ("scr.adapters.train", ["seed", "--set", "a=VALUE"]),
+    ],
+)
+def test_values_are_the_json_that_files_may_hold(module, words, value, message, capsys):
+    assert importlib.import_module(module).main([word.replace("VALUE", value) for word in words]) == 2
+    assert re.fullmatch(rf"error: argument {words[-2]}: .*{message}.*\n", capsys.readouterr().err)
+
+
+def test_what_reads_as_no_json_is_text():
+    for text in ("nan", "top_k", "[1", '{"a": }', "1e", "--", "1e999x", "001"):
+        assert types.json_or_text(text) == text
+    assert types.json_or_text('{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
 
 
 def parser_of(module):

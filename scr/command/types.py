@@ -6,10 +6,12 @@ All raise `argparse.ArgumentTypeError`. Standard library only.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
+
+from ..errors import DataFileError
+from ..files import NotJSONError, parse_json
 
 _LONGEST_PATH, _LONGEST_NAME = 4_096, 255  # bytes of a path and of each of its parts, as Linux and macOS have it
 _LARGEST = 10**9
@@ -115,14 +117,14 @@ def json_or_text(text: str) -> Any:
     """The JSON value that a text is, else the text.
 
     Raises:
-        argparse.ArgumentTypeError: for JSON that is nested too deeply to be read.
+        argparse.ArgumentTypeError: for JSON that no file may hold either: too deep, or with a number that is none.
     """
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "a value")
+    except NotJSONError:
         return text
-    except RecursionError as error:
-        raise argparse.ArgumentTypeError(f"got {short(text)}; expected JSON that is less deeply nested") from error
+    except DataFileError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from error
 
 
 def short(text: str) -> str:
