@@ -9,11 +9,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from scr import BASELINE
 
-from .printing.arguments import Parser, add_model, all_or_positive, guarded, names
+from .printing.arguments import Parser, add_flags, add_model, guarded, run_config
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -49,29 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
     sure.add_argument("--kind", choices=CONFIDENCES, default="max_logprob", help="(%(default)s)")
     for one, tasks in ((shift, ("pope",)), (sure, ("pope", "chair"))):
         add_model(one, revision=False, computed=False)
-        one.add_argument(
-            "--tasks", type=names, default=tasks, metavar="NAME[,NAME]", help=f"tasks or groups ({','.join(tasks)})"
-        )
-        one.add_argument("--data-dir", type=Path, metavar="DIR", help="COCO layout; default: the lab's own")
-        one.add_argument("--split", default="val", metavar="NAME", help="(%(default)s)")
-        one.add_argument("--limit", type=all_or_positive, default=100, metavar="N", help="number of images (100)")
-        one.add_argument("--output-dir", type=Path, default=Path("results"), metavar="DIR", help="(%(default)s)")
+        add_flags(one, "--tasks", "--data-dir", "--split", "--limit", "--output-dir", tasks=tasks, split="val")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .running.plan import RunConfig
     from .studies.calibration import confidence_thresholds, yes_shift
 
-    config = RunConfig(
-        model=options.model,
-        methods=(getattr(options, "method", BASELINE),),
-        tasks=options.tasks,
-        data_dir=options.data_dir,
-        split=options.split,
-        limit=options.limit,
-        output_dir=options.output_dir,
-    )
+    config = run_config(options, methods=getattr(options, "method", BASELINE))
     if options.what == "yes-shift":
         found = yes_shift(config)
         print(json.dumps(found))

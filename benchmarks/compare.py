@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .printing.arguments import Parser, add_model, guarded, key_value, names, positive
+from .printing.arguments import Parser, add_flags, add_model, guarded, names, positive
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -58,8 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prompt", type=str, default=CAPTION_PROMPT, metavar="TEXT", help="what is asked (%(default)s)")
     add("--methods", type=names, default=("none", "scr", "purified"), metavar="NAME[,NAME]",
         help="none,scr,purified; A+B is both, one inside the other")  # fmt: skip
-    add("--method-arg", type=key_value, action="append", default=[], metavar="[NAME.]K=V",
-        help="field of the methods' configurations; with a NAME, of that method alone")  # fmt: skip
+    add_flags(parser, "--method-arg")
     add("--adapters", type=names, default=(), metavar="NAME[,NAME]", help="lab/refusal, a folder, a hub id (none)")
     add("--max-new-tokens", type=positive, default=128, metavar="N", help="where answers are cut off (%(default)s)")
     add("--rounds", type=positive, default=3, metavar="N", help="how often each is timed (%(default)s)")

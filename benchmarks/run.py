@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from .printing.arguments import (
     Parser,
+    add_flags,
     add_model,
-    all_or_positive,
     guarded,
     json_or_text,
-    key_value,
     names,
     positive,
+    run_config,
     short,
-    whole,
 )
 from .records import DIAGNOSTICS
-from .running.prompts import PROMPTS
 
 if TYPE_CHECKING:
     from .running.ranks import World
@@ -83,44 +81,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME]",
         help="methods beside the baseline 'none' (scr); A+B is both, one inside the other",
     )
-    what.add_argument(
-        "--method-arg",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="[NAME.]K=V",
-        help="field of the methods' configurations; with a NAME, of that method alone",
-    )
-    what.add_argument(
-        "--prompt-variant",
-        dest="prompt",
-        default="default",
-        metavar="NAME",
-        help=f"what is added to a question: {', '.join(PROMPTS)} (default)",
-    )
+    add_flags(what, "--method-arg", "--prompt-variant")
     what.add_argument(
         "--adapter", metavar="NAME", help="lab/refusal, lab/seed, a folder or a hub id; the bare model is run beside it"
     )
     what.add_argument(
         "--allow-overlap", action="store_true", help="measure an adapter on images that it was trained on, too"
     )
-    what.add_argument(
-        "--tasks", type=names, default=("pope", "chair"), metavar="NAME[,NAME]", help="tasks or groups (pope,chair)"
-    )
-    what.add_argument(
-        "--limit", type=all_or_positive, default=100, metavar="N", help="number of images, or 'all' (100)"
-    )
+    add_flags(what, "--tasks", "--limit")
     data = parser.add_argument_group("data and records")
-    data.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help="COCO layout, or the benchmark's own; default: the lab's, for a lab model",
-    )
-    data.add_argument("--split", metavar="NAME", help="which annotations/instances_<NAME>.json (the lab: test)")
-    data.add_argument(
-        "--output-dir", type=Path, default=Path("results"), metavar="DIR", help="where records go (results)"
-    )
+    add_flags(data, "--data-dir", "--split", "--output-dir")
     again = data.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from what is recorded (the default)")
     again.add_argument("--overwrite", action="store_true", help="discard what is recorded for these runs")
@@ -135,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--expect-world-size", type=positive, metavar="N", help="refuse if the launcher runs another number"
     )
     how.add_argument("--attn-implementation", metavar="NAME", help="sdpa, eager, flash_attention_2, ...")
-    how.add_argument("--batch-size", type=positive, default=50, metavar="N", help="samples per batch (50)")
+    add_flags(how, "--batch-size")
     how.add_argument(
         "--diagnostics",
         type=names,
@@ -143,10 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME[,NAME]",
         help=f"measure beside the answers, for each image, and record: {', '.join(DIAGNOSTICS)} (nothing)",
     )
-    how.add_argument("--seed", type=whole, default=0, metavar="N", help="of the questions drawn, and of sampling (0)")
-    how.add_argument(
-        "--gen-kwarg", type=key_value, action="append", default=[], metavar="K=V", help="argument of generate (greedy)"
-    )
+    add_flags(how, "--seed", "--gen-kwarg")
     how.add_argument(
         "--on-error",
         choices=("stop", "record"),
@@ -180,7 +147,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
         return _rescore(options.output_dir)
     from .asking.models import check_device_map
     from .printing.table import print_plan, print_report
-    from .running.plan import RunConfig, build_plan
+    from .running.plan import build_plan
     from .running.ranks import Ranks, device_of, find_world
     from .running.runner import run_plan
 
@@ -188,30 +155,7 @@ def _run(options: argparse.Namespace, arguments: Sequence[str], stack: contextli
     if options.device_map is not None:
         check_device_map(options.device_map, options.device)
     device = "cpu" if options.device_map == "cpu" else device_of(world, options.device, options.device_map)
-    config = RunConfig(
-        model=options.model,
-        revision=options.revision,
-        dtype=options.dtype,
-        device=device,
-        attn_implementation=options.attn_implementation,
-        methods=options.method,
-        method_args=dict(options.method_arg),
-        prompt=options.prompt,
-        adapter=options.adapter,
-        allow_overlap=options.allow_overlap,
-        tasks=options.tasks,
-        limit=options.limit,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        generation=dict(options.gen_kwarg),
-        data_dir=options.data_dir,
-        split=options.split,
-        output_dir=options.output_dir,
-        overwrite=options.overwrite,
-        diagnostics=options.diagnostics,
-        on_error=options.on_error,
-        command=_command(arguments, world),
-    )
+    config = run_config(options, device=device, command=_command(arguments, world))
     if options.dry_run:
         from .running.estimate import memory_in_words, seconds_left
 

@@ -9,22 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .printing.arguments import (
     Parser,
+    add_flags,
     add_model,
-    all_or_positive,
     guarded,
     json_or_text,
     key_value,
-    names,
-    positive,
+    run_config,
     short,
-    whole,
 )
-from .running.prompts import PROMPTS
 
 if TYPE_CHECKING:
     from .studies.sweeps import Factor
@@ -75,19 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
          help="field of the base configuration")  # fmt: skip
     group = parser.add_argument_group("as benchmarks.run")
     add_model(group)
-    how = group.add_argument
-    how("--prompt-variant", dest="prompt", default="default", metavar="NAME",
-        help=f"what is added to a question: {', '.join(PROMPTS)} (%(default)s)")  # fmt: skip
-    how("--tasks", type=names, default=("pope_adversarial", "chair"), metavar="NAME[,NAME]",
-        help="tasks or groups (pope_adversarial,chair)")  # fmt: skip
-    how("--limit", type=all_or_positive, default=100, metavar="N", help="number of images, or 'all' (100)")
-    how("--data-dir", type=Path, metavar="DIR", help="COCO layout; default: the lab's own, for a lab model")
-    how("--split", metavar="NAME", help="which annotations (the lab: test)")
-    how("--output-dir", type=Path, default=Path("results"), metavar="DIR", help="where records go (%(default)s)")
-    how("--batch-size", type=positive, default=50, metavar="N", help="samples per batch (%(default)s)")
-    how("--seed", type=whole, default=0, metavar="N", help="of the questions drawn, and of sampling (%(default)s)")
-    how("--gen-kwarg", type=key_value, action="append", default=[], metavar="K=V", help="argument of generate (greedy)")
-    how("--dry-run", action="store_true", help="print what would run")
+    add_flags(group, "--prompt-variant", "--tasks", "--limit", "--data-dir", "--split", "--output-dir", "--batch-size",
+              "--seed", "--gen-kwarg", tasks=("pope_adversarial", "chair"))  # fmt: skip
+    group.add_argument("--dry-run", action="store_true", help="print what would run")
     return parser
 
 
@@ -110,30 +96,12 @@ def factor(text: str) -> Factor:
 
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from .printing.sweep_table import print_dry, print_sweep
-    from .running.plan import RunConfig
     from .running.provenance import command_line
     from .running.ranks import find_world
     from .studies.sweeps import build_sweep, run_sweep
 
     find_world(expected=1)
-    config = RunConfig(
-        model=options.model,
-        revision=options.revision,
-        dtype=options.dtype,
-        device=options.device,
-        methods=(options.method,),
-        method_args=dict(options.method_arg),
-        prompt=options.prompt,
-        tasks=options.tasks,
-        limit=options.limit,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        generation=dict(options.gen_kwarg),
-        data_dir=options.data_dir,
-        split=options.split,
-        output_dir=options.output_dir,
-        command=command_line(arguments, "benchmarks.sweep"),
-    )
+    config = run_config(options, command=command_line(arguments, "benchmarks.sweep"))
     sweep = build_sweep(config, options.vary, options.cross)
     if options.dry_run:
         print_dry(sweep)

@@ -15,7 +15,7 @@ from typing import Any
 
 from scr import BASELINE
 
-from ..printing.arguments import Parser, guarded, positive
+from ..printing.arguments import Parser, add_lab_model, guarded, positive
 
 # torch is imported below, in the functions that need it, so that --help answers at once.
 
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.lab.only_below", description="Measure what only_below saves.")
-    parser.add_argument("--model", default="lab/llava", metavar="NAME", help="lab model (%(default)s)")
+    add_lab_model(parser)
     parser.add_argument("--images", type=positive, default=40, metavar="N", help="of the split val (%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="captions at once (%(default)s)")
     return parser

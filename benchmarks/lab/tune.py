@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from scr.files import read_json, write_json
 
-from ..printing.arguments import Parser, guarded
+from ..printing.arguments import Parser, add_lab_model, guarded
 from . import checkpoint_folder
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.lab.tune", description=__doc__)
-    parser.add_argument("--model", default="lab/llava", metavar="NAME", help="name of a lab model (%(default)s)")
+    add_lab_model(parser)
     parser.add_argument(
         "--output-dir", type=Path, default=Path("lab-training/tune"), metavar="DIR", help="records (%(default)s)"
     )
