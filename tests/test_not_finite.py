@@ -146,6 +146,23 @@ def test_nan_in_a_picture_is_named_and_its_row(name, method):
     assert issubclass(scr.NotFiniteError, ArithmeticError)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tower_that_makes_codes_of_nan_does_not_hide_it(value):
+    tiny = TINY["chameleon"](layers=4)
+    inputs = tiny.prompt(PROMPTS[:1]).inputs
+    whole = inputs["pixel_values"].clone()
+    inputs["pixel_values"].view(-1)[5] = value
+    with torch.no_grad(), scr.patch(tiny.model) as patched:
+        for run in (lambda: tiny.model(**inputs), lambda: tiny.model.generate(**inputs, **GREEDY)):
+            with pytest.raises(scr.NotFiniteError, match=r"^pixel_values is not finite: got NaN or infinity; expected"):
+                run()
+        assert not patched.traces
+        tiny.model.generate(**{**inputs, "pixel_values": whole}, **GREEDY)
+        assert len(patched.traces) == 1
+    with pytest.raises(scr.NotFiniteError, match="pixel_values is not finite"):
+        scr.diagnose(tiny.model, inputs)
+
+
 def test_diagnose_names_it_too(llava):
     inputs = llava.prompt(PROMPTS[:1]).inputs
     inputs["pixel_values"] = inputs["pixel_values"] * torch.nan

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..encoding import PIXELS
+from ..errors import NotFiniteError
 from ..families import ImagePatches, find_family
 from .queries import visual_tokens
 
@@ -26,6 +27,20 @@ def image_digest(image: Float[Tensor, "tiles 3 height width"]) -> str:
     digest = hashlib.sha256(str(tuple(image.shape)).encode())
     digest.update(image.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def require_finite_pixels(inputs: Mapping[str, Any]) -> None:
+    """Look at what a model's forward was given to see.
+
+    Raises:
+        NotFiniteError: for pixels that are NaN or infinite.
+    """
+    for name in PIXELS.values():
+        if inputs.get(name) is not None and not inputs[name].isfinite().all():
+            raise NotFiniteError(
+                f"{name} is not finite: got NaN or infinity; expected numbers, as the model's processor gives them. "
+                "Look for the picture that has none."
+            )
 
 
 def pixel_digests(model: Any, inputs: Mapping[str, Any], modality: str) -> list[str]:

@@ -40,7 +40,7 @@ from ..installing.stack import HookStack
 from ..residual import hidden_of
 from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
-from .digests import Digests, prefill_digests
+from .digests import Digests, prefill_digests, require_finite_pixels
 from .expansion import prompt_copies, without_copies
 from .queries import TextQueries, any_visual, real_tokens, text_queries, visual_input
 from .sessions import Diagnosis, PrefillMethod, PrefillSession
@@ -290,14 +290,16 @@ class PrefillDispatcher:
                 frame.diagnosing = False
             maps = {layer: mean.cpu() for layer, mean in reader.maps.items()}  # also waits for the device
             diagnosis = Diagnosis(maps, 1000 * (time.perf_counter() - began))
+        if all(bool(seen.isfinite().all()) for seen in maps.values()):
+            require_finite_pixels(_given(frame))  # a tower that quantises makes codes of NaN
         with torch.inference_mode(False), torch.no_grad():  # plans outlive the user's inference mode, in traces
             for session in sessions:
                 session.plan(diagnosis)
 
     def _digests(self, frame: _Frame, images: Sequence[ImagePatches], real: Bool[Tensor, "rows seq"]) -> Digests:
-        given, rows = (frame.inputs, None) if frame.call is None else (frame.call.given, frame.call.prompt_rows)
+        rows = None if frame.call is None else frame.call.prompt_rows
         copies = len(real) // rows if rows else 1
-        return prefill_digests(self._model, images, frame.inputs, real, given, max(1, copies))
+        return prefill_digests(self._model, images, frame.inputs, real, _given(frame), max(1, copies))
 
     def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         frame = None if torch.compiler.is_compiling() else self._frame()
@@ -381,3 +383,8 @@ _DISPATCHERS = PerModel[PrefillDispatcher]()
 def dispatcher(model: PreTrainedModel) -> PrefillDispatcher:
     """The model's dispatcher, shared with its base model; nothing is installed before a method is attached."""
     return _DISPATCHERS.get(model.base_model, lambda: PrefillDispatcher(model))
+
+
+def _given(frame: _Frame) -> Mapping[str, Any]:
+    """Where the pixels are: `generate` may have encoded them before its first forward."""
+    return frame.inputs if frame.call is None else frame.call.given
