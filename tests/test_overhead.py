@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def test_the_command_prints_every_ratio(
 ) -> None:
     file = tmp_path / "overhead.json"
     threads = torch.get_num_threads()
-    assert main([*TINY, *form, "--shape", ",".join(shapes), "--json", str(file)]) == 0
+    assert main([*TINY, *form, "--method", ",".join(COMPARED), "--shape", ",".join(shapes), "--json", str(file)]) == 0
     assert torch.get_num_threads() == threads
     out = capsys.readouterr().out
     found = json.loads(file.read_text())
@@ -194,7 +195,10 @@ def test_a_shape_without_a_family_is_skipped_with_a_reason(
 def test_defaults() -> None:
     options = build_parser().parse_args([])
     assert (options.shape, options.new_tokens, options.rounds) == ("llava", (1, 20), 3)
-    assert options.method.split(",") == [name for name in METHODS if name != "vanilla"]
+    assert options.method.split(",") == ["scr", "vcd"]
+    assert list(COMPARED) == [name for name in METHODS if name != "vanilla"]
+    everything = re.findall(r"--method (\S+)", build_parser().epilog)[-1]
+    assert everything.split(",") == list(COMPARED), "the help has a line that measures all"
 
 
 @pytest.mark.parametrize("rounds", [0, 1])

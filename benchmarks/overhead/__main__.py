@@ -25,16 +25,19 @@ from .table import COMPARED, NOTES, VANILLA, as_markdown, as_text, rows
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
+_DEFAULT = "scr,vcd"
 _EPILOG = """examples:
   python -m benchmarks.overhead
   python -m benchmarks.overhead --shape llava,qwen2_vl,internvl --json overhead.json
   python -m benchmarks.overhead --rounds 9 --new-tokens 1,20,100
   python -m benchmarks.overhead --method purified,purified_processor --new-tokens 1,20
+  python -m benchmarks.overhead --method scr,naive,purified,purified_processor,vcd,dola
   python -m benchmarks.overhead --num-beams 3 --new-tokens 1,20 --threads 1
 
 The small scale, for a CPU, has the blocks and the image tokens of the model it stands for, an eighth of its width and a
-smaller vision tower. The full one, for a GPU, has its widths, in bfloat16. The defaults take minutes on two cores; more
-rounds and longer answers give narrower ratios. Interrupted, it prints the rounds that are complete.
+smaller vision tower. The full one, for a GPU, has its widths, in bfloat16. The defaults took 80 seconds
+of one core's time; a machine that others use too gives them out more slowly. More methods take longer in proportion,
+more rounds and longer answers give narrower ratios. Interrupted, it prints the rounds that are complete.
 """
 
 
@@ -60,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--shape", default="llava", metavar="NAME[,NAME]", help="llava, qwen2_vl, internvl (%(default)s)")
-    add("--method", default=",".join(COMPARED), metavar="NAME[,NAME]", help="what to measure (%(default)s)")
+    add("--method", default=_DEFAULT, metavar="NAME[,NAME]", help=f"of {', '.join(COMPARED)} (%(default)s)")
     add("--scale", default="auto", metavar="NAME", help="tiny, small, full or auto: full on a GPU, else small")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     add("--new-tokens", type=_counts, default=(1, 20), metavar="N[,N]", help="generation lengths (1,20)")
