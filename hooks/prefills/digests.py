@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -36,7 +37,8 @@ def require_finite_pixels(inputs: Mapping[str, Any]) -> None:
         NotFiniteError: for pixels that are NaN or infinite.
     """
     for name in PIXELS.values():
-        if inputs.get(name) is not None and not inputs[name].isfinite().all():
+        # Of a sum, so that nothing of the pixels' size is made.
+        if inputs.get(name) is not None and not inputs[name].sum(dtype=torch.float32).isfinite():
             raise NotFiniteError(
                 f"{name} is not finite: got NaN or infinity; expected numbers, as the model's processor gives them. "
                 "Look for the picture that has none."
