@@ -9,6 +9,7 @@ import pytest
 import scr
 from benchmarks.tasks import GROUPS, SCORERS, TASKS
 from hooks import FAMILIES
+from scr.methods.overloads import END, PLACE, START
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("scr/methods/__init__.py", "hooks/families/__init__.py", "benchmarks/tasks/__init__.py")
@@ -19,8 +20,7 @@ COMPARED = "`benchmarks.overhead` compares certain methods on the shapes of cert
 WORD = "the word means something else: "
 # File → the names in it, and why.
 ALLOWED = {
-    "scr/prepare.py": ({"scr", "uniform_smooth", "noise_control", "purified", "vcd", "dola", "plausibility_only",
-                        "yes_shift"}, "made from the table by `python -m scr.methods.overloads`, and " + DEFAULT),
+    "scr/prepare.py": ({"scr"}, DEFAULT),
     "scr/__init__.py": ({"SCRConfig", "PurifiedConfig", "VCDConfig", "DoLaConfig", "PlausibilityOnlyConfig",
                          "YesShiftConfig"}, "configurations that were ever exported stay so; no new one need be"),
     "scr/diagnostics.py": ({"SCR", "SCRConfig"}, "`diagnose` measures where SCR would look, by SCR's own ranges"),
@@ -82,7 +82,10 @@ def own_places() -> dict[str, set[str]]:
 def names_in(path: Path, known: dict[str, set[str]]) -> set[str]:
     """Of the known names those that code says: as a string of their own, or as a class."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    text = path.read_text()
+    if path == PLACE:  # a part of it is made from the table, which another test holds it to
+        text = text.split(START)[0] + text.split(END)[1]
+    for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Constant(value=str(one)) | ast.Name(id=one) | ast.Attribute(attr=one) | ast.alias(name=one):
                 if one in known and (isinstance(node, ast.Constant) or one[0].isupper()):
