@@ -133,3 +133,16 @@ def test_every_copy_of_a_row_is_edited(tiny):
         for ways in ({"num_beams": 2}, {"num_beams": 2, "use_cache": False}):
             more = tiny.model.generate(**inputs, **given, **ways, return_dict_in_generate=True).logits[0]
             torch.testing.assert_close(more, one.expand(2, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_nan_in_a_picture_is_named_and_its_row():
+    tiny = TINY["llava"](layers=2)
+    first, second = tiny.picture(1), tiny.picture(2)
+    second.pixels[0].view(-1)[5] = torch.nan
+    inputs = tiny.prompt([QUESTION[0], (QUESTION[0][0], [2])], pictures=[[first], [second]]).inputs
+    with (
+        scr.patch(tiny.model, "damp"),
+        torch.no_grad(),
+        pytest.raises(scr.NotFiniteError, match=r"row 1 is not finite: got NaN; expected numbers"),
+    ):
+        tiny.model(**inputs)
