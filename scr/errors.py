@@ -12,8 +12,8 @@ SCRError
  ├─ ModelLoadError (OSError)                  a model was not found, or could not be loaded whole
  └─ MissingPackageError (ImportError)         an optional package is needed, and not installed
 
-One warning has a name: UnusedPatchWarning (UserWarning), a patch that was made and never put on its model. What an
-error about an unknown name says last is `suggestion`'s.
+One warning has a name: UnusedPatchWarning (UserWarning), a patch or an adapter that was made and never put on its
+model. What an error about an unknown name says last is `suggestion`'s.
 """
 
 from ._hooks import (
@@ -51,7 +51,7 @@ class MissingPackageError(SCRError, ImportError):
 
 
 class UnusedPatchWarning(UserWarning):
-    """A patch was dropped without having been put on its model, which so ran without it."""
+    """A patch or an adapter was dropped without having been put on its model, which so ran without it."""
 
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 import warnings
 import weakref
 from collections import deque
@@ -18,9 +17,10 @@ from transformers import PreTrainedModel
 from ._hooks import INSTALLING, GenerateCall, HookStack, dispatcher, uninterrupted, watch_generate
 from .baseline import BASELINE
 from .combination import CombinedConfig
-from .errors import AlreadyPatchedError, UnusedPatchWarning
+from .errors import AlreadyPatchedError
 from .methods import Method, MethodConfig, Trace
 from .methods.wording import one_line
+from .unused import warn_unless_used
 
 _PATCHED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
@@ -31,7 +31,7 @@ class Patch:
     One that is dropped without having been put on, or asked for its name or configuration, warns.
     """
 
-    _used = True  # until it is made: what fails before that was never there to be used
+    _unused: weakref.finalize | None = None  # until it is made: what fails before that was never there to be used
 
     def __init__(self, model: PreTrainedModel, name: str, method: Method, compiled: Sequence[nn.Module] = ()) -> None:
         """Use `scr.patch`."""
@@ -40,18 +40,18 @@ class Patch:
         self._installed: HookStack | None = None
         self._seen_before = 0
         self._calls = _Calls()
-        self._used = False
+        self._unused = warn_unless_used(self, "patch", name)
 
     @property
     def name(self) -> str:
         """The method's name."""
-        self._used = True
+        self._use()
         return self._name
 
     @property
     def config(self) -> MethodConfig:
         """The effective configuration, with the family's values filled in."""
-        self._used = True
+        self._use()
         return self._method.config
 
     @property
@@ -94,6 +94,10 @@ class Patch:
             method.traces = kept
             kept.extend(recorded)
 
+    def _use(self) -> None:
+        if self._unused is not None:
+            self._unused.detach()
+
     def install(self) -> Self:
         """Put the method on the model.
 
@@ -132,7 +136,7 @@ class Patch:
             )
 
     def _put_on(self, stack: HookStack) -> Self:
-        self._used = True
+        self._use()
         try:
             uninterrupted(self._fill, stack)
         except BaseException:
@@ -172,16 +176,6 @@ class Patch:
         """Name, configuration and whether it is on."""
         return _shown(self._name, [self._method.config], self._installed is not None)
 
-    def __del__(self) -> None:
-        """Warn if it is dropped without having been of use: then the model ran without it."""
-        if not self._used and not sys.is_finalizing():
-            warnings.warn(
-                f"the patch {self.name!r} was never put on its model: got scr.patch(...) alone; expected "
-                "`with scr.patch(model): ...`. Use `with`, or `install()` and `remove()`.",
-                UnusedPatchWarning,
-                stacklevel=2,
-            )
-
 
 class _Calls:
     """How many there were. The model holds it while the patch is on, and not the patch, so that that can be dropped."""
@@ -200,12 +194,13 @@ class Combination(Patch):
         """Use `scr.patch`."""
         self._name = "+".join(part.name for part in parts) or BASELINE
         self._parts = tuple(parts)
-        self._used = not parts  # of parts the whole warns, of none there is nothing to be missed
+        if parts:  # of parts the whole warns, of none there is nothing to be missed
+            self._unused = warn_unless_used(self, "patch", self._name)
 
     @property
     def config(self) -> CombinedConfig:
         """Those of the parts."""
-        self._used = True
+        self._use()
         return CombinedConfig(parts={part.name: part.config for part in self._parts})
 
     @property
@@ -246,7 +241,7 @@ class Combination(Patch):
         return self._put_all_on(lambda part: part.__enter__())
 
     def _put_all_on(self, put_on: Callable[[Patch], object]) -> Self:
-        self._used = True
+        self._use()
         with contextlib.ExitStack() as stack:
             for part in self._parts:
                 if part._installed is None:

@@ -1,7 +1,9 @@
 """Adapters on a model: what is checked before, that nothing stays behind, and what they compose with."""
 
+import gc
 import json
 import sys
+import warnings
 
 import peft
 import pytest
@@ -105,6 +107,23 @@ def test_the_handle_stays_until_it_is_removed(tiny):
     handle.remove()
     handle.remove()
     assert torch.equal(logits(model, inputs), plain)
+
+
+def test_an_adapter_that_is_never_used_warns(tiny):
+    model, _, folder = tiny
+    expected = rf"the adapter '{folder.name}' was never put on its model: got scr\.adapter\(\.\.\.\) alone"
+    with pytest.warns(scr.UnusedPatchWarning, match=expected) as caught:
+        scr.adapter(model, folder)
+    assert [one.filename for one in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert scr.adapter(model, folder).source.config.parent == folder
+        scr.adapter(model, folder).install().remove()
+        with scr.adapter(model, folder), pytest.raises(scr.AlreadyPatchedError):
+            scr.adapter(model, folder).install()
+        with pytest.raises(scr.AdapterLoadError):
+            scr.adapter(model, folder / "missing")
+        gc.collect()
 
 
 @pytest.mark.parametrize("fields", [{"method": "scr", "scale": 1.4}, {"method": "purified"}], ids=["scr", "purified"])

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -206,6 +207,21 @@ def test_a_patch_that_is_never_used_warns(tiny):
             scr.patch(model, "vcd").install()
         handle.remove()
         gc.collect()
+
+
+def test_nothing_runs_where_a_used_patch_is_dropped(tiny):
+    """An interrupt that came in there would be swallowed by Python."""
+    model, _ = tiny
+    ran = []
+    patched = scr.patch(model).install()
+    patched.remove()
+    assert not hasattr(patched, "__del__")
+    sys.setprofile(lambda frame, event, argument: ran.append(frame.f_code.co_filename) if event == "call" else None)
+    try:
+        del patched
+    finally:
+        sys.setprofile(None)
+    assert [name for name in ran if "scr" in Path(name).parts or name.endswith("weakref.py")] == []
 
 
 def test_a_patch_that_lives_to_the_end_of_the_program_says_nothing():

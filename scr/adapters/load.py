@@ -19,6 +19,7 @@ from .._hooks import uninterrupted, unwrap
 from ..checkpoints.offloading import is_offloaded
 from ..errors import ConfigError
 from ..files import read_json, write_json
+from ..unused import warn_unless_used
 from .base import check_base_of
 from .configuration import read_lora_config
 from .lora import lora_layers
@@ -29,17 +30,23 @@ from .weights import read_weights
 class Adapter:
     """An adapter, checked against a model: a context manager, and a handle with `install()` and `remove()`.
 
-    Attributes:
-        source: where it comes from.
+    One that is dropped without having been put on, or asked for its source, warns.
     """
 
     def __init__(
         self, model: PreTrainedModel, source: AdapterSource, config: Any, weights: Mapping[str, Tensor]
     ) -> None:
         """Use `scr.adapter`."""
-        self.source = source
+        self._source = source
         self._model, self._config, self._weights = model, config, weights
         self._installed: contextlib.ExitStack | None = None
+        self._unused = warn_unless_used(self, "adapter", source.name)
+
+    @property
+    def source(self) -> AdapterSource:
+        """Where it comes from."""
+        self._unused.detach()
+        return self._source
 
     def install(self) -> Self:
         """Put the adapter on the model.
@@ -48,6 +55,7 @@ class Adapter:
             AlreadyPatchedError: if an adapter is on the model already.
             AdapterLoadError: if the configuration does not put on what the file has weights for.
         """
+        self._unused.detach()
         stack = contextlib.ExitStack()
         try:
             uninterrupted(self._put_on, stack)
@@ -86,7 +94,7 @@ class Adapter:
 
     def __repr__(self) -> str:
         """Name and whether it is on."""
-        return f"Adapter({self.source.name!r}, {'installed' if self._installed is not None else 'not installed'})"
+        return f"Adapter({self._source.name!r}, {'installed' if self._installed is not None else 'not installed'})"
 
 
 def adapter(model: Any, name: str | Path | AdapterSource, *, revision: str | None = None) -> Adapter:
