@@ -111,7 +111,7 @@ def test_the_handle_stays_until_it_is_removed(tiny):
 
 def test_an_adapter_that_is_never_used_warns(tiny):
     model, _, folder = tiny
-    expected = rf"the adapter '{folder.name}' was never put on its model: got scr\.adapter\(\.\.\.\) alone"
+    expected = rf"the adapter '{folder}' was never put on its model: got scr\.adapter\(\.\.\.\) alone"
     with pytest.warns(scr.UnusedPatchWarning, match=expected) as caught:
         scr.adapter(model, folder)
     assert [one.filename for one in caught] == [__file__]
