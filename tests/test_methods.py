@@ -264,7 +264,7 @@ def test_short_forms_set_the_long_ones():
         ("purified", {"perturbation": 3}, "perturbation that cannot be used: got 3; expected an object of scr"),
         ("purified", {"perturbation": {"sigma": 1}}, "unknown perturbation: got None"),
         ("purified", {"strength": "quantile"}, "thresholds"),
-        ("purified", {"strength": scr.perturb.GaussianBlur()}, "strength is none"),
+        ("purified", {"strength": scr.perturb.GaussianBlur()}, "strength that cannot be used: got"),
         ("purified", {"plausibility": 1.1}, "plausibility out of range"),
         ("purified", {"only_below": float("nan")}, "only_below out of range"),
         ("purified", {"confidence": "logprob"}, "unknown confidence"),
