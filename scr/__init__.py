@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from . import contrast, credit, perturb, redistribution
     from ._hooks import ModelFamily
     from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter
-    from .baseline import BASELINE
     from .calibration import calibrate_confidence
-    from .combination import CombinedConfig, fields_by_part, method_parts
     from .diagnostics import Diagnostics, diagnose
     from .errors import (
         AdapterLoadError,
@@ -46,8 +44,10 @@ if TYPE_CHECKING:
         YesShiftConfig,
         get_method,
     )
-    from .patching import Patch
-    from .prepare import MethodName, patch
-    from .registry import family_of, get_family, list_families, list_methods
+    from .patching.baseline import BASELINE
+    from .patching.combination import CombinedConfig, fields_by_part, method_parts
+    from .patching.patch import Patch
+    from .patching.prepare import MethodName, patch
+    from .patching.registry import family_of, get_family, list_families, list_methods
 
 __getattr__ = _on_demand(__name__)

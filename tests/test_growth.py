@@ -20,7 +20,7 @@ COMPARED = "`benchmarks.overhead` compares certain methods on the shapes of cert
 WORD = "the word means something else: "
 # File → the names in it, and why.
 ALLOWED = {
-    "scr/prepare.py": ({"scr"}, DEFAULT),
+    "scr/patching/prepare.py": ({"scr"}, DEFAULT),
     "scr/__init__.py": ({"SCRConfig", "PurifiedConfig", "VCDConfig", "DoLaConfig", "PlausibilityOnlyConfig",
                          "YesShiftConfig"}, "configurations that were ever exported stay so; no new one need be"),
     "scr/diagnostics.py": ({"SCR", "SCRConfig"}, "`diagnose` measures where SCR would look, by SCR's own ranges"),

@@ -59,7 +59,7 @@ PUBLIC_MODULES = {
     *MAY_IMPORT["analysis"],
 }
 ONLY_STANDARD_LIBRARY = {
-    "scr/baseline.py",
+    "scr/patching/baseline.py",
     "scr/beside.py",
     "scr/errors.py",
     "scr/fields.py",

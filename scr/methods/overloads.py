@@ -1,6 +1,6 @@
 """`scr.patch` as editors and type checkers see it: names of methods, and the fields of each, made from the table.
 
-`python -m scr.methods.overloads` writes them into `scr/prepare.py`, after a method or a field was added.
+`python -m scr.methods.overloads` writes them into `scr/patching/prepare.py`, after a method or a field was added.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from ..variants import Variant
 
-PLACE = Path(__file__).parents[1] / "prepare.py"
+PLACE = Path(__file__).parents[1] / "patching" / "prepare.py"
 """The file that has them."""
 START, END = "# Made by `python -m scr.methods.overloads`:\n", "# So far made.\n"
 
@@ -25,7 +25,7 @@ START, END = "# Made by `python -m scr.methods.overloads`:\n", "# So far made.\n
 def render() -> str:
     """The block between the two marks."""
     # Imported here, so that --help answers at once: methods bring torch.
-    from ..prepare import patch
+    from ..patching.prepare import patch
     from . import METHODS
 
     usual = inspect.signature(patch).parameters["method"].default
@@ -36,7 +36,7 @@ def render() -> str:
     variants = {one for kind in hints for hint in hints[kind].values() for one in _variants(hint)}
     lines = ["if TYPE_CHECKING:"]
     for module, group in itertools.groupby(sorted(variants, key=_place), key=lambda one: one.__module__):
-        lines.append(f"    from .{module.partition('.')[2]} import {', '.join(one.__name__ for one in group)}")
+        lines.append(f"    from ..{module.partition('.')[2]} import {', '.join(one.__name__ for one in group)}")
     lines += [
         "",
         "MethodName = Literal[",

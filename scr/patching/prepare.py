@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from transformers import PreTrainedModel
 
-from ._hooks import unwrap
+from .._hooks import unwrap
+from ..errors import ConfigError
+from ..methods import METHODS, MethodConfig, MethodEntry, get_method
 from .combination import CombinedConfig, fields_by_part, method_parts
-from .errors import ConfigError
-from .methods import METHODS, MethodConfig, MethodEntry, get_method
-from .patching import Combination, Patch
+from .patch import Combination, Patch
 
 # Made by `python -m scr.methods.overloads`:
 if TYPE_CHECKING:
-    from .contrast import Strength
-    from .perturb import Perturbation
+    from ..contrast import Strength
+    from ..perturb import Perturbation
 
 MethodName = Literal[
     "scr",

@@ -14,13 +14,13 @@ from typing import Self, overload
 from torch import nn
 from transformers import PreTrainedModel
 
-from ._hooks import INSTALLING, GenerateCall, HookStack, dispatcher, uninterrupted, watch_generate
+from .._hooks import INSTALLING, GenerateCall, HookStack, dispatcher, uninterrupted, watch_generate
+from ..errors import AlreadyPatchedError
+from ..methods import Method, MethodConfig, Trace
+from ..methods.wording import one_line
+from ..unused import warn_unless_used
 from .baseline import BASELINE
 from .combination import CombinedConfig
-from .errors import AlreadyPatchedError
-from .methods import Method, MethodConfig, Trace
-from .methods.wording import one_line
-from .unused import warn_unless_used
 
 _PATCHED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 

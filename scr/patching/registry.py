@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-from ._hooks import FAMILIES, ModelFamily
-from .errors import ConfigError
-from .methods import METHODS
+from .._hooks import FAMILIES, ModelFamily
+from ..errors import ConfigError
+from ..methods import METHODS
 
 
 def list_methods() -> list[str]:

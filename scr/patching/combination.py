@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._hooks import suggestion
+from .._hooks import suggestion
+from ..errors import ConfigError
+from ..methods import METHODS, MethodConfig, get_method
 from .baseline import BASELINE
-from .errors import ConfigError
-from .methods import METHODS, MethodConfig, get_method
 
 
 def method_parts(method: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Put a method on a model, several of them, or none, and take them off."""
