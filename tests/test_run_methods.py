@@ -10,8 +10,9 @@ import pytest
 from miniature import write_coco
 
 import scr
+from benchmarks.asking import models
 from benchmarks.asking.timing import AnswerTokens
-from benchmarks.running import methods, models
+from benchmarks.running import answers, methods
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.runner import run
 

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..encoding import PIXELS
-from ..errors import NotFiniteError
 from ..families import ImagePatches, find_family
 from .queries import visual_tokens
 
@@ -28,21 +26,6 @@ def image_digest(image: Float[Tensor, "tiles 3 height width"]) -> str:
     digest = hashlib.sha256(str(tuple(image.shape)).encode())
     digest.update(image.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def require_finite_pixels(inputs: Mapping[str, Any]) -> None:
-    """Look at what a model's forward was given to see.
-
-    Raises:
-        NotFiniteError: for pixels that are NaN or infinite.
-    """
-    for name in PIXELS.values():
-        # Of a sum, so that nothing of the pixels' size is made.
-        if inputs.get(name) is not None and not inputs[name].sum(dtype=torch.float32).isfinite():
-            raise NotFiniteError(
-                f"{name} is not finite: got NaN or infinity; expected numbers, as the model's processor gives them. "
-                "Look for the picture that has none."
-            )
 
 
 def pixel_digests(model: Any, inputs: Mapping[str, Any], modality: str) -> list[str]:

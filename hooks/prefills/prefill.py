@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .. import compat
-from ..errors import NotFiniteError, SCRError, UnsupportedGenerationError
+from ..errors import SCRError, UnsupportedGenerationError
 from ..families import ImagePatches, find_family
 from ..generation import GenerateCall, current_calls, inside_unwatched, watch_generate
 from ..installing.compiled import eager_prefills
@@ -40,8 +40,9 @@ from ..installing.stack import HookStack
 from ..residual import hidden_of
 from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
-from .digests import Digests, prefill_digests, require_finite_pixels
+from .digests import Digests, prefill_digests
 from .expansion import prompt_copies, without_copies
+from .finite import require_finite_images, require_finite_pixels
 from .queries import TextQueries, any_visual, real_tokens, text_queries, visual_input
 from .sessions import Diagnosis, PrefillMethod, PrefillSession
 
@@ -260,7 +261,7 @@ class PrefillDispatcher:
         for method in frame.methods:
             if own := seen if method.attention_layers else images:
                 if not method.attention_layers:
-                    _check_finite(own, inputs["inputs_embeds"])
+                    require_finite_images(own, inputs["inputs_embeds"])
                 sessions.append(method.open(own, inputs["inputs_embeds"], copies, digests))
                 reading += sessions[-1:] if method.attention_layers else []
         if queries is not None and reading:
@@ -343,16 +344,6 @@ def _seen_by_text(images: Sequence[ImagePatches], queries: TextQueries) -> list[
             stacklevel=2,
         )
     return seen
-
-
-def _check_finite(images: Sequence[ImagePatches], embeds: Tensor) -> None:
-    """Where attention is read, it is looked at instead: see `Diagnosis.attention`."""
-    for image in images:
-        if not embeds[image.row, image.positions.to(embeds.device)].isfinite().all():
-            raise NotFiniteError(
-                f"image {image.index} of row {image.row} is not finite: got NaN; expected numbers. Look for NaN in its "
-                "pixels and in the model's weights, or load the model in a wider number format."
-            )
 
 
 def _begins_with(visual: Bool[Tensor, "batch seq"], prompt: Bool[Tensor, "batch prompt"]) -> bool:
