@@ -127,6 +127,15 @@ def numbered_rows(path: Path) -> list[tuple[int, Any]]:
     ]
 
 
+def _reads_as_json(text: str) -> bool:
+    """Whatever its numbers are."""
+    try:
+        json.loads(text, parse_float=str, parse_int=str)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_json(text: str, source: object, wanted: str = "one JSON value", *, once: bool = False) -> Any:
     """The JSON value that a text is: nested at most `MAX_DEPTH` deep, its numbers finite, its integers of 64 bits.
 
@@ -166,7 +175,7 @@ def parse_json(text: str, source: object, wanted: str = "one JSON value", *, onc
         raise _too_deep(source) from None
     except ValueError as error:
         got = "an empty text" if not text.strip() else f"{' '.join(text[:60].split())!r} ({error})"
-        kind = NotJSONError if isinstance(error, json.JSONDecodeError) else DataFileError
+        kind = DataFileError if _reads_as_json(text) else NotJSONError
         raise kind(f"{source} is no JSON: got {got}; expected {wanted}. Repair it.") from error
     if _is_deep(value):
         raise _too_deep(source)

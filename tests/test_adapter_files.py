@@ -244,7 +244,7 @@ class TestRefused:
         model, _, folder = tiny
         _change(folder, invented=5, unused=None)
         with pytest.warns(UserWarning, match="does not know are ignored: invented"):
-            scr.adapter(model, folder)
+            assert scr.adapter(model, folder).source
 
 
 class TestBases:
@@ -273,17 +273,16 @@ class TestBases:
         model, other = (load_weights(str(one), dtype=torch.float32) for one in (checkpoint, tmp_path / "other"))
         write_adapter(tmp_path / "a", model, base=str(checkpoint))
         _change(tmp_path / "a", revision=folder_digest(checkpoint))
-        scr.adapter(model, tmp_path / "a")
+        assert scr.adapter(model, tmp_path / "a").source
         with pytest.raises(scr.ConfigError, match="another state of the model"):
             scr.adapter(other, tmp_path / "a")
 
     def test_a_commit_of_the_hub(self, tiny: Any) -> None:  # noqa: F811
         model, _, folder = tiny
         model.name_or_path, model.config._commit_hash = "tiny/llava", "1" * 40
-        _change(folder, revision="1" * 40)
-        scr.adapter(model, folder)
-        _change(folder, revision="main")
-        scr.adapter(model, folder)
+        for revision in ("1" * 40, "main"):
+            _change(folder, revision=revision)
+            assert scr.adapter(model, folder).source
         _change(folder, revision="2" * 40)
         with pytest.raises(scr.ConfigError, match=rf"at {'2' * 20}, for 'tiny/llava' at {'1' * 20}"):
             scr.adapter(model, folder)

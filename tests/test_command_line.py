@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import calibrate, compare, run, sweep
 from benchmarks.lab.train import MODELS
-from benchmarks.overhead import __main__ as overhead
+from benchmarks.overhead import command as overhead
 from scr.adapters import train
 
 BASE = {run: [], sweep: ["--vary", "scale=1.1"], compare: [], overhead: []}

@@ -36,9 +36,10 @@ def test_the_table_has_every_command():
     runnable = set()
     for folder in ("scr", "hooks", "benchmarks", "analysis"):
         for path in (ROOT / folder).rglob("*.py"):
-            if 'if __name__ == "__main__":' in path.read_text() and path.name != "__main__.py":
-                runnable.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    assert runnable - {"scr.methods.overloads"} == set(MODULES), "it renders a part of this project's source"
+            if 'if __name__ == "__main__":' in path.read_text():
+                runnable.add(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"))
+    # The list itself is no command in it, and the other renders a part of this project's source.
+    assert runnable - {"scr", "scr.methods.overloads"} == set(MODULES)
 
 
 def test_readme_names_commands_that_exist():

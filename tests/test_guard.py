@@ -103,7 +103,7 @@ BEGUN = {
     "benchmarks.lab.only_below": ([], "benchmarks.lab.only_below.measure_saving"),
     "benchmarks.lab.train": (["llava"], "benchmarks.lab.train.start_anew"),
     "benchmarks.lab.tune": ([], "benchmarks.lab.tune.tune"),
-    "benchmarks.overhead": ([], "benchmarks.overhead.__main__.machine"),
+    "benchmarks.overhead": ([], "benchmarks.overhead.command.machine"),
     "benchmarks.refusal_data": (["--data-dir", "x", "--output", "y"], "benchmarks.tasks.coco.CocoData.open"),
     "benchmarks.results": (["list", "."], "benchmarks.studies.stored.find_runs"),
     "benchmarks.run": ([], "benchmarks.running.plan.build_plan"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.overhead.__main__ import build_parser, main
+from benchmarks.overhead.command import build_parser, main
 from benchmarks.overhead.measure import METHODS, SCR, Measurement, NaiveTwoPass, Vanilla, measure_rounds, peak_bytes
 from benchmarks.overhead.models import SHAPES, Workload, build_workload
 from benchmarks.overhead.table import COMPARED, Spread, rows, spread

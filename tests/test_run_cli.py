@@ -15,6 +15,7 @@ import pytest
 from miniature import without_times, write_coco
 
 import scr
+from benchmarks import notebook
 from benchmarks.asking.answering import Answerer
 from benchmarks.lab import CHECKPOINTS
 from benchmarks.printing import table
@@ -372,7 +373,7 @@ def test_the_table_fits_a_terminal(columns: int, finished: RunConfig, monkeypatc
 def test_a_notebook_shows_the_tables_that_are_printed(finished: RunConfig) -> None:
     file = io.StringIO()
     report(finished, file)
-    shown = run(finished)._repr_html_()
+    shown = notebook.run(finished)._repr_html_()
     assert shown.startswith("<pre>")
     tables = html.unescape(shown.removeprefix("<pre>").removesuffix("</pre>"))
     assert "− none" in tables
