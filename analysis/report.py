@@ -111,7 +111,10 @@ def build_report(
         title=f"{results.root.resolve().name}: {_counted(results)}",
         version=_version(),
         runs=len(results.runs),
-        problems=[without_folders(one, results.root) for one in results.problems],
+        problems=[
+            (without_folders(str(results.folders.get(one, "")), results.root), without_folders(one, results.root))
+            for one in results.problems
+        ],
         sections=sections,
         outcomes=_shown_table(outcomes, out) if outcomes.rows else None,
         outcome_meanings=OUTCOMES,

@@ -370,6 +370,17 @@ def test_the_command(folder, tmp_path, capsys):
     assert main(["--help"]) == 0
 
 
+def test_a_run_that_does_not_validate_is_a_row_with_its_reason(tmp_path):
+    write(tmp_path / "results", record(), questions(images=2, traced=False))
+    wrong = write(tmp_path / "results", record("scr"), questions(images=2, traced=False))
+    content = json.loads((wrong / "run.json").read_text())
+    (wrong / "run.json").write_text(json.dumps({**content, "metrics": 5}))
+    assert main([str(tmp_path / "results"), "--out", str(tmp_path / "out"), "--samples", "1"]) == 0
+    page = (tmp_path / "out" / PAGE).read_text()
+    place = wrong.relative_to(tmp_path)
+    assert re.search(rf'<tr><th scope="row">{place}</th><td>a run cannot be read and is left out: .*metrics', page)
+
+
 @pytest.mark.parametrize("lost", ["report.html", "report.css"])
 def test_a_part_of_the_page_that_cannot_be_read_is_not_called_unwritable(folder, tmp_path, monkeypatch, capsys, lost):
     def refused(path):

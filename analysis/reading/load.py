@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,11 +107,13 @@ class Results:
         root: the folder.
         runs: those that could be read, sorted by path.
         problems: sentences about the others, and about runs that are not finished.
+        folders: problem → the folder of the run that it is about, if it is about one.
     """
 
     root: Path
     runs: tuple[Run, ...]
     problems: tuple[str, ...] = ()
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 def load_results(root: Path | str) -> Results:
@@ -133,6 +135,7 @@ def load_results(root: Path | str) -> Results:
         )
     runs: list[Run] = []
     problems: list[str] = []
+    places: dict[str, Path] = {}
     others: dict[str, list[Path]] = {}
     for folder in folders:
         schema = _other_schema(folder.path)
@@ -144,6 +147,7 @@ def load_results(root: Path | str) -> Results:
             runs.append(run)
         if problem:
             problems.append(problem)
+            places[problem] = folder.path
     if others:
         ours = " or ".join(map(str, READABLE))
         found = "; ".join(f"{len(paths)} of schema {name} ({_named(paths)})" for name, paths in sorted(others.items()))
@@ -154,7 +158,7 @@ def load_results(root: Path | str) -> Results:
         )
     if not runs:
         raise ResultsError(f"no run can be read: got {len(folders)} below {root}; expected one at least. {problems[0]}")
-    return Results(root=root, runs=tuple(runs), problems=tuple(problems))
+    return Results(root=root, runs=tuple(runs), problems=tuple(problems), folders=places)
 
 
 def model_labels(runs: Iterable[Run]) -> dict[tuple[str, str | None, str], str]:
