@@ -44,6 +44,6 @@ def test_mypy_takes_right_fields_and_refuses_wrong_ones(tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
     snippet.write_text(SNIPPET)
     command = [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", str(snippet)]
-    done = subprocess.run(command, cwd=PLACE.parent.parent, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=PLACE.parents[2], check=False, capture_output=True, text=True)
     found = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
     assert found == {number for number, line in enumerate(SNIPPET.splitlines(), 1) if line.endswith("# wrong")}
