@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import plain_kernels
 import pytest
 import torch
 from miniature import write_checkpoint
+
+from benchmarks.running.plan import RunConfig
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +57,25 @@ def interruptible() -> Iterator[None]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny LLaVA; each test file has its own."""
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def small_run(checkpoint: Path, data: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """Makes configurations of runs: 24 questions about 4 images of the test file's own `data`; any field may differ."""
+
+    def make(**fields: Any) -> RunConfig:
+        small = {
+            "model": str(checkpoint),
+            "data_dir": data,
+            "methods": ("none",),
+            "tasks": ("pope_random",),
+            "limit": 4,
+            "generation": {"max_new_tokens": 3},
+            "output_dir": tmp_path / "results",
+        }
+        return RunConfig(**{**small, **fields})
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shutil
 import threading
@@ -44,24 +45,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def configure(checkpoint: Path, data: Path, tmp_path: Path) -> Configure:
-    """4 images, 24 questions, batches of 5."""
-
-    def make(**fields: Any) -> RunConfig:
-        small = {
-            "model": str(checkpoint),
-            "data_dir": data,
-            "methods": ("none",),
-            "tasks": ("pope_random",),
-            "limit": 4,
-            "batch_size": 5,
-            "generation": {"max_new_tokens": 3},
-            "output_dir": tmp_path / "results",
-            "diagnostics": ("entropy", "credit"),
-        }
-        return RunConfig(**{**small, **fields})
-
-    return make
+def configure(small_run: Configure) -> Configure:
+    return functools.partial(small_run, batch_size=5, diagnostics=("entropy", "credit"))
 
 
 def traces(outcome: Outcome) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,21 +31,8 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def configure(checkpoint: Path, data: Path, tmp_path: Path) -> Configure:
-    def make(**fields: Any) -> RunConfig:
-        small = {
-            "model": str(checkpoint),
-            "data_dir": data,
-            "methods": ("none",),
-            "tasks": ("pope_random",),
-            "limit": 4,
-            "batch_size": 12,
-            "generation": {"max_new_tokens": 3},
-            "output_dir": tmp_path / "results",
-        }
-        return RunConfig(**{**small, **fields})
-
-    return make
+def configure(small_run: Configure) -> Configure:
+    return functools.partial(small_run, batch_size=12)
 
 
 def truncate(picture: Path) -> bytes:

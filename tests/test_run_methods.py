@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def configure(checkpoint: Path, data: Path, tmp_path: Path) -> Configure:
-    """A small run: 24 questions about 4 images."""
-
-    def make(**fields: Any) -> RunConfig:
-        return RunConfig(
-            model=str(checkpoint),
-            data_dir=data,
-            tasks=("pope_random",),
-            limit=4,
-            batch_size=12,
-            generation={"max_new_tokens": 2},
-            output_dir=tmp_path / "results",
-            **fields,
-        )
-
-    return make
+def configure(small_run: Configure) -> Configure:
+    return functools.partial(small_run, batch_size=12, generation={"max_new_tokens": 2})
 
 
 def test_a_combination_nests_its_parts_in_order(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -44,23 +45,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def configure(checkpoint: Path, data: Path, tmp_path: Path) -> Configure:
-    """A small run: 4 images, 24 questions, batches of 5, so that the last one reaches beyond the limit."""
-
-    def make(**fields: Any) -> RunConfig:
-        small = {
-            "model": str(checkpoint),
-            "data_dir": data,
-            "methods": ("none",),
-            "tasks": ("pope_random",),
-            "limit": 4,
-            "batch_size": 5,
-            "generation": {"max_new_tokens": 3},
-            "output_dir": tmp_path / "results",
-        }
-        return RunConfig(**{**small, **fields})
-
-    return make
+def configure(small_run: Configure) -> Configure:
+    """Batches of 5, so that the last one reaches beyond the limit."""
+    return functools.partial(small_run, batch_size=5)
 
 
 def test_what_a_run_leaves_behind(configure: Configure) -> None:
