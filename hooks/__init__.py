@@ -9,7 +9,6 @@ from .lazy import on_demand as _on_demand
 
 if TYPE_CHECKING:
     from .compat import prompt_positions
-    from .doubled import DoubledLoop, why_not_doubled
     from .encoding import PIXELS, encode_images
     from .errors import (
         NotFiniteError,
@@ -34,12 +33,15 @@ if TYPE_CHECKING:
     from .installing.interrupts import uninterrupted
     from .installing.running import when_idle
     from .installing.stack import HookStack
+    from .joined import Begun, JoinedLoop, OtherBranch, why_not_joined
     from .lazy import on_demand
     from .prefills.digests import image_digest, pixel_digests
     from .prefills.placed import Placed
     from .prefills.prefill import PrefillDispatcher, dispatcher
-    from .prefills.queries import rows_with_images, visual_input
+    from .prefills.queries import image_tokens, rows_with_images, visual_input
     from .prefills.sessions import Diagnosis, PrefillMethod, PrefillSession
     from .residual import edit_tokens, hidden_of, with_hidden
+    from .taps.layer import LayerAttention
+    from .taps.tapping import Attending, AttentionPlan, attending, blocks_seen, require_seen, tap_attention
 
 __getattr__ = _on_demand(__name__)

@@ -21,8 +21,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .errors import UnsupportedModelError
 
-# No part of this name may read "flash", "sdpa", "flex" or "paged": transformers matches on those.
-COLLECTOR = "scr_collect"
 _ORIGINAL = "_scr_original_config"
 
 
@@ -55,37 +53,75 @@ def check_transformers() -> None:
         )
 
 
-def register_collector(collect: Callable[..., Any]) -> None:
-    """Make `collect` known to transformers' attention dispatch under our own name (idempotent)."""
-    if COLLECTOR not in ALL_ATTENTION_FUNCTIONS:
-        AttentionInterface.register(COLLECTOR, collect)
+def register_attention(name: str, attention: Callable[..., Any]) -> None:
+    """Make `attention` known to transformers' attention dispatch under a name of our own (idempotent).
+
+    Args:
+        name: no part of it may read "flash", "sdpa", "flex" or "paged": transformers matches on those.
+        attention: with the signature of transformers' attention functions.
+    """
+    if name not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(name, attention)
 
 
-def collecting_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A shallow copy of an attention module's config that dispatches to the collector, and remembers the original."""
+def dispatching_config(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """A shallow copy of an attention module's config that dispatches to `name`, and remembers the original."""
     swapped = copy.copy(config)
     setattr(swapped, _ORIGINAL, config)
     # The public setter would also rewrite the sub-configurations, which the shallow copy shares with the model.
-    swapped._attn_implementation_internal = COLLECTOR
+    swapped._attn_implementation_internal = name
     return swapped
 
 
-def original_attention(module: nn.Module) -> Callable[..., Any]:
-    """The attention function that `module` would have called had its config not been swapped, with that module bound.
+def original_attention(module: nn.Module, name: str) -> Callable[..., Any]:
+    """The attention function that `module` would have called had its config never been swapped for `name`'s.
 
     Flash attention looks in the module's config which of its kernels to load: it gets a twin with the original config,
     because the module itself may be in use by another thread.
     """
-    config: Any = module.config
-    # Another thread may have put the real config back between transformers' dispatch and this call.
-    original: Any = getattr(config, _ORIGINAL, config)
-    attention_class: Any = type(module)
-    twin = object.__new__(attention_class)
-    vars(twin).update(vars(module), config=original)
+    original = _before(module, name)
     implementation = original._attn_implementation
     return functools.partial(
-        ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_attention(attention_class)), twin
+        ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager_of(module)), _twin(module, original)
     )
+
+
+def masked_attention(module: nn.Module, name: str, softcap: float | None) -> Callable[..., Any]:
+    """As `original_attention`, or where that kernel takes no mask of four axes, or none of our making, one that does.
+
+    Args:
+        module: the attention module.
+        name: as of `original_attention`.
+        softcap: bound of the scores, which sdpa does not know.
+    """
+    original = _before(module, name)
+    implementation = original._attn_implementation
+    if implementation == "eager" or softcap is not None:
+        return functools.partial(_eager_of(module), _twin(module, original))
+    if implementation != "sdpa":
+        original = dispatching_config(original, "sdpa")
+    return functools.partial(ALL_ATTENTION_FUNCTIONS["sdpa"], _twin(module, original))
+
+
+def _before(module: Any, name: str) -> Any:
+    """A module's config as it was before it was first swapped for `name`'s."""
+    # Another thread may have put the real config back between transformers' dispatch and this call.
+    config = module.config
+    while config._attn_implementation == name and hasattr(config, _ORIGINAL):
+        config = getattr(config, _ORIGINAL)
+    return config
+
+
+def _twin(module: nn.Module, config: Any) -> nn.Module:
+    attention_class: Any = type(module)
+    twin = object.__new__(attention_class)
+    vars(twin).update(vars(module), config=config)
+    return twin
+
+
+def _eager_of(module: nn.Module) -> Callable[..., Any]:
+    attention_class: Any = type(module)
+    return _eager_attention(attention_class)
 
 
 @functools.cache

@@ -35,6 +35,7 @@ class GenerateCall:
         arguments: by name; what is changed here is what `generate` gets.
         outer: the call around it, on the same thread and of whatever model.
         processors: go before the caller's own `logits_processor`, first come first.
+        attending: plans that take part in the attention of the call's own forwards, if the model is tapped.
         kept: what those who watch keep for this call, by themselves; it is gone with the call, however that ends.
     """
 
@@ -42,6 +43,7 @@ class GenerateCall:
     arguments: dict[str, Any]
     outer: GenerateCall | None = None
     processors: list[LogitsProcessor] = field(default_factory=list)
+    attending: list[Any] = field(default_factory=list)
     kept: dict[object, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(init=False)
     """The arguments as the caller gave them."""

@@ -13,7 +13,7 @@ from hooks import prompt_positions
 from scr.perturb import GaussianBlur, GaussianNoise, perturb_features, perturb_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ENGINES = ("processor", "doubled")
+ENGINES = ("processor", "joined")
 STEPS = 4
 # A sampled image token would be taken for an image by a recomputation without caches.
 SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
@@ -338,11 +338,11 @@ OBSTACLES = {
 
 
 @pytest.mark.parametrize("obstacle", list(OBSTACLES))
-def test_what_the_doubled_loop_cannot_do_is_refused_or_left_to_the_processor(tiny, obstacle):
+def test_what_the_joined_loop_cannot_do_is_refused_or_left_to_the_processor(tiny, obstacle):
     inputs, options = tiny.prompt().inputs, {**GREEDY, **OBSTACLES[obstacle]}
     with (
         pytest.raises(scr.UnsupportedGenerationError, match=f"got {obstacle}.*engine='processor'"),
-        scr.patch(tiny.model, "purified", engine="doubled"),
+        scr.patch(tiny.model, "purified", engine="joined"),
     ):
         tiny.model.generate(**inputs, **options)
     assert "generate" not in vars(tiny.model)
@@ -353,7 +353,7 @@ def test_what_the_doubled_loop_cannot_do_is_refused_or_left_to_the_processor(tin
             found.append(out if isinstance(out, torch.Tensor) else out.sequences)
     assert torch.equal(*found)
     if obstacle not in ("beams", "another decoding loop"):
-        assert torch.equal(found[0][:, -STEPS:], answers(tiny, GREEDY, engine="doubled")[0])
+        assert torch.equal(found[0][:, -STEPS:], answers(tiny, GREEDY, engine="joined")[0])
 
 
 @pytest.mark.parametrize("option", ["penalty_alpha", "dola_layers"])
@@ -379,13 +379,13 @@ def forwards(tiny, **fields):
     return rows
 
 
-def test_auto_doubles_where_it_can_and_only_there(tiny):
-    doubled, single = [3, 3, 6, 6, 6], [3] * 8
-    assert forwards(tiny, engine="auto") == forwards(tiny, engine="doubled") == forwards(tiny) == doubled
+def test_auto_joins_where_it_can_and_only_there(tiny):
+    joined, single = [3, 3, 6, 6, 6], [3] * 8
+    assert forwards(tiny, engine="auto") == forwards(tiny, engine="joined") == forwards(tiny) == joined
     assert forwards(tiny, engine="processor") == single
     assert forwards(tiny, engine="auto", only_below=0.5) == single
     assert forwards(tiny, engine="auto", only_below=-100.0) == [3] * 4, "no noisy forward at all"
-    assert forwards(tiny, engine="doubled", only_below=-100.0) == doubled
+    assert forwards(tiny, engine="joined", only_below=-100.0) == joined
     assert forwards(tiny, options={"use_cache": False}) == single
     beams = forwards(tiny, options={"num_beams": 2})
     assert sorted(beams[:2]) == [3, 6], "the noisy prompt runs once for all beams"
@@ -396,7 +396,7 @@ def test_a_processor_of_ones_own_gives_what_the_patch_gives(tiny):
     inputs = tiny.prompt().inputs
     processor = scr.PurifiedLogitsProcessor(tiny.model, inputs)
     out = tiny.model.generate(**inputs, **GREEDY, logits_processor=[processor])
-    assert torch.equal(out[:, -STEPS:], answers(tiny, GREEDY, engine="doubled")[0])
+    assert torch.equal(out[:, -STEPS:], answers(tiny, GREEDY, engine="joined")[0])
     with scr.patch(tiny.model, "purified") as patched:
         for _ in range(2):
             assert torch.equal(tiny.model.generate(**inputs, **GREEDY), out), "each call of `generate` starts anew"
@@ -463,7 +463,7 @@ def test_a_cache_with_tokens_is_refused_and_an_empty_one_is_not(tiny, engine):
     ):
         tiny.model.generate(**inputs, **GREEDY, past_key_values=full)
     assert "generate" not in vars(tiny.model)
-    if engine != "doubled":
+    if engine != "joined":
         empty = {"past_key_values": DynamicCache(config=tiny.model.config.get_text_config())}
         assert torch.equal(answers(tiny, {**GREEDY, **empty}, engine=engine)[0], answers(tiny, GREEDY)[0])
 

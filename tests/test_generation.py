@@ -13,9 +13,9 @@ from transformers import GenerationConfig, LogitsProcessor
 import scr
 from hooks import (
     PIXELS,
-    DoubledLoop,
     GenerateCall,
     HookStack,
+    JoinedLoop,
     UnsupportedGenerationError,
     beside_generate,
     current_calls,
@@ -26,9 +26,9 @@ from hooks import (
     rows_with_images,
     visual_input,
     watch_generate,
-    why_not_doubled,
+    why_not_joined,
 )
-from scr.branch import Branch
+from scr.branches.running import RunningBranch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GREEDY = {"max_new_tokens": 2, "do_sample": False}
@@ -167,7 +167,7 @@ def test_a_setting_is_the_calls_or_its_configurations_or_the_models(llava):
     try:
         assert GenerateCall(model, {"generation_config": GenerationConfig()}).setting("num_beams") == 4
         assert GenerateCall(model, {}).setting("num_beams") == 4
-        assert why_not_doubled(GenerateCall(model, {})) == "beams"
+        assert why_not_joined(GenerateCall(model, {})) == "beams"
     finally:
         model.generation_config.num_beams = None
     assert GenerateCall(model, {}).setting("no_such_setting") is None
@@ -228,15 +228,15 @@ def test_assistance_is_refused_by_name(llava, options):
     ],
     ids=str,
 )
-def test_what_the_doubled_loop_cannot_do(llava, options, obstacle):
-    assert why_not_doubled(GenerateCall(llava.model, options)) == obstacle
+def test_what_the_joined_loop_cannot_do(llava, options, obstacle):
+    assert why_not_joined(GenerateCall(llava.model, options)) == obstacle
 
 
-def test_a_doubled_loop_by_hand_feeds_both_branches_the_chosen_tokens(tiny):
+def test_a_joined_loop_by_hand_feeds_both_branches_the_chosen_tokens(tiny):
     """Bound to a branch of the same prompt, it is greedy decoding, and the branch is told what it says."""
     inputs = tiny.prompt().inputs
     expected = tiny.model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    branch, told = Branch(tiny.model, inputs), []
+    branch, told = RunningBranch(tiny.model, inputs), []
     note = branch.note
 
     def noted(tokens, logits):
@@ -253,7 +253,7 @@ def test_a_doubled_loop_by_hand_feeds_both_branches_the_chosen_tokens(tiny):
             return scores
 
     out = tiny.model.generate(
-        **inputs, max_new_tokens=4, do_sample=False, custom_generate=DoubledLoop(branch), logits_processor=[Spy()]
+        **inputs, max_new_tokens=4, do_sample=False, custom_generate=JoinedLoop([branch]), logits_processor=[Spy()]
     )
     assert torch.equal(out, expected)
     assert branch.forwards == 1, "its prefill"

@@ -138,7 +138,7 @@ def test_three_methods_and_two_models(llava):
 @pytest.mark.parametrize("perturbation", ["gaussian", "features"])
 def test_dual_purification_is_one_thing_in_every_order_and_engine(tiny, edited, perturbation):
     found, traces = [], []
-    for engine, outer in itertools.product(("processor", "doubled"), ("scr", "purified")):
+    for engine, outer in itertools.product(("processor", "joined"), ("scr", "purified")):
         purify = patched(tiny, "purified", engine=engine, edited=edited, perturbation=perturbation)
         edit = patched(tiny, "scr", keep_traces=99)
         with purify if outer == "purified" else edit, edit if outer == "purified" else purify:
@@ -153,11 +153,11 @@ def test_dual_purification_is_one_thing_in_every_order_and_engine(tiny, edited, 
 def test_the_noisy_branch_of_dual_purification_is_edited_only_if_asked(tiny):
     scores, rows = {}, slice(2)  # those with an image
     for edited in (True, False):
-        with patched(tiny, "scr"), patched(tiny, "purified", edited=edited, engine="doubled"):
+        with patched(tiny, "scr"), patched(tiny, "purified", edited=edited, engine="joined"):
             scores[edited] = said(tiny)[1]
     with patched(tiny, "scr"):
         clean = said(tiny)[1]
-    with patched(tiny, "purified", engine="doubled"):
+    with patched(tiny, "purified", engine="joined"):
         unedited = said(tiny)[1]
     kept = (scores[True] > -1e30) & (base_of(tiny)[1] > -1e30)
     ours, edited_clean, purified, stock, both = (

@@ -9,7 +9,7 @@ from transformers import LogitsProcessor
 
 import scr
 from hooks import prompt_positions
-from scr.branch import Branch
+from scr.branches.running import RunningBranch
 from scr.contrast import FixedStrength, contrast_logits
 from scr.perturb import GaussianNoise, perturb_inputs
 
@@ -64,7 +64,7 @@ class Recomputed(LogitsProcessor):
 def test_a_branch_equals_a_recomputation_without_caches(tiny, decoding):
     inputs = tiny.prompt(WITH_IMAGES).inputs
     noisy = perturb_inputs(tiny.model, inputs, GaussianNoise())
-    check = Recomputed(tiny.model, noisy, Branch(tiny.model, noisy))
+    check = Recomputed(tiny.model, noisy, RunningBranch(tiny.model, noisy))
     torch.manual_seed(1)
     tiny.model.generate(**inputs, max_new_tokens=4, logits_processor=[check], **DECODINGS[decoding], **SUPPRESSED)
     assert check.steps == check.branch.forwards == 4
@@ -139,7 +139,7 @@ def test_sure_tokens_are_left_alone_and_cost_nothing(tiny):
 def test_a_branch_catches_up(tiny):
     inputs = tiny.prompt(WITH_IMAGES).inputs
     answer = torch.cat([inputs["input_ids"], torch.tensor([[11, 12, 13], [14, 15, 16]])], dim=1)
-    steady, late = Branch(tiny.model, inputs), Branch(tiny.model, inputs)
+    steady, late = RunningBranch(tiny.model, inputs), RunningBranch(tiny.model, inputs)
     for length in range(inputs["input_ids"].shape[1], answer.shape[1] + 1):
         expected = steady.logits(answer[:, :length])
     found = late.logits(answer)
@@ -175,7 +175,7 @@ def test_bad_input_is_refused_and_the_model_untouched():
     with pytest.raises(scr.ConfigError, match="only_below"):
         scr.PurifiedLogitsProcessor(tiny.model, inputs, only_below="never")
     with pytest.raises(scr.ConfigError, match="input_ids"):
-        Branch(tiny.model, {"pixel_values": inputs["pixel_values"]})
+        RunningBranch(tiny.model, {"pixel_values": inputs["pixel_values"]})
     other = tiny.prompt([("USER : <image> describe", [5])]).inputs
     with pytest.raises(scr.ConfigError, match="differs from the inputs given"):
         tiny.model.generate(**other, **GREEDY, logits_processor=[scr.PurifiedLogitsProcessor(tiny.model, inputs)])

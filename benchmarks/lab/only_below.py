@@ -56,8 +56,8 @@ def measure_saving(model: str, images: int, batch_size: int) -> list[dict[str, A
     def plain(inputs: dict[str, Any]) -> tuple[Any, float | None]:
         return network.generate(**inputs, **options), None
 
-    def doubled(inputs: dict[str, Any]) -> tuple[Any, float | None]:
-        with scr.patch(network, "purified", engine="doubled"):
+    def joined(inputs: dict[str, Any]) -> tuple[Any, float | None]:
+        with scr.patch(network, "purified", engine="joined"):
             return network.generate(**inputs, **options), None
 
     def alone(only_below: float | None) -> Callable[[dict[str, Any]], tuple[Any, float | None]]:
@@ -70,7 +70,7 @@ def measure_saving(model: str, images: int, batch_size: int) -> list[dict[str, A
 
     variants: list[tuple[str, float | None, Callable[[dict[str, Any]], tuple[Any, float | None]]]] = [
         ("no method", None, plain),
-        ("every token, one forward for both", None, doubled),
+        ("every token, one forward for both", None, joined),
         ("every token", None, alone(None)),
         *(
             (f"below the {name} quartile", value, alone(value))

@@ -24,6 +24,7 @@ from ..installing.stack import HookStack
 from .masks import masked
 from .placed import Placed
 
+_COLLECTOR = "scr_collect"
 _QUERY_CHUNK = 256  # bounds the memory of a long prompt: batch × heads × 256 × keys scores at a time
 
 # Arguments of attention functions that would change what the queries see or how much.
@@ -87,10 +88,9 @@ class AttentionReader:
         Raises:
             UnsupportedModelError: if the attention cannot be computed from these arguments.
         """
-        _refuse_what_changes_attention(others)
+        refuse_what_changes_attention(others)
         layer, seq = module.layer_idx, query.shape[2]
-        first = self.first_key[layer]
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        first, options = self.first_key[layer], {"scaling": scaling, "softcap": softcap}
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         queries, weights = self._placed.on(query.device)
         total = torch.zeros(*weights.shape[:2], key.shape[2], device=query.device, dtype=torch.float32)
@@ -98,17 +98,16 @@ class AttentionReader:
         with torch.autocast(query.device.type, enabled=False):
             for start in range(0, queries.shape[1], _QUERY_CHUNK):
                 chunk = queries[:, start : start + _QUERY_CHUNK]
-                scores = _scores(query, key, chunk).float() * scaling
-                if softcap is not None:
-                    scores = torch.tanh(scores / softcap) * softcap
+                scores = row_scores(query, key, chunk, options)
                 scores = masked(scores, mask, chunk, first, sliding_window, causal)
                 # Over heads first: the weights are the same for all of them.
                 probabilities = torch.softmax(scores, dim=-1).mean(dim=1)
                 total += weights[:, :, start : start + _QUERY_CHUNK] @ probabilities
-        self.maps[layer] = _over_all_heads(total[:, :, first : first + seq], module, query.shape[1])
+        self.maps[layer] = over_all_heads(total[:, :, first : first + seq], module, query.shape[1])
 
 
-def _refuse_what_changes_attention(others: Mapping[str, Any]) -> None:
+def refuse_what_changes_attention(others: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModelError for arguments of an attention function that we do not compute."""
     for name, meaning in _NOT_READ.items():
         if others.get(name) is not None:
             raise UnsupportedModelError(
@@ -117,7 +116,7 @@ def _refuse_what_changes_attention(others: Mapping[str, Any]) -> None:
             )
 
 
-def _over_all_heads(mean: Tensor, module: Any, heads: int) -> Tensor:
+def over_all_heads(mean: Tensor, module: Any, heads: int) -> Tensor:
     """The mean over all heads of a module of which this process has computed `heads`."""
     everywhere = getattr(module.config, "num_attention_heads", heads)
     if heads < everywhere:
@@ -127,12 +126,25 @@ def _over_all_heads(mean: Tensor, module: Any, heads: int) -> Tensor:
     return mean
 
 
-def _scores(query: Tensor, key: Tensor, rows: Int[Tensor, "batch rows"]) -> Float[Tensor, "batch heads rows keys"]:
+def row_scores(
+    query: Tensor, key: Tensor, rows: Int[Tensor, "batch rows"], options: Mapping[str, Any]
+) -> Float[Tensor, "batch heads rows keys"]:
+    """Attention scores of some query rows, before the mask; float32.
+
+    Args:
+        query: (batch, heads, seq, dim).
+        key: (batch, key heads, keys, dim).
+        rows: token index, in this forward, of the queries.
+        options: `scaling` of the scores, by default 1 / √dim; `softcap`, their bound by tanh.
+    """
     batch, heads, _, dim = query.shape
+    scaling, softcap = options.get("scaling"), options.get("softcap")
     picked = query.gather(2, rows[:, None, :, None].expand(batch, heads, -1, dim))
     # Heads that share a key head are folded into the rows, so that grouped keys need not be repeated.
     folded = picked.reshape(batch, key.shape[1], -1, dim)
-    return (folded @ key.transpose(2, 3)).reshape(batch, heads, rows.shape[1], key.shape[2])
+    products = (folded @ key.transpose(2, 3)).reshape(batch, heads, rows.shape[1], key.shape[2])
+    scores = products.float() * (dim**-0.5 if scaling is None else scaling)
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 class _Local(threading.local):
@@ -140,6 +152,11 @@ class _Local(threading.local):
 
 
 _LOCAL = _Local()
+
+
+def is_reading() -> bool:
+    """Whether this thread is in a diagnostic pass, which reads the model as it is."""
+    return _LOCAL.reader is not None
 
 
 def _collect(
@@ -151,7 +168,7 @@ def _collect(
         reader.add(module, query, key, attention_mask, **kwargs)
         if len(reader.maps) == len(reader.first_key):
             raise StopForward
-    return compat.original_attention(module)(query, key, value, attention_mask, *args, **kwargs)
+    return compat.original_attention(module, _COLLECTOR)(query, key, value, attention_mask, *args, **kwargs)
 
 
 def read_attention(layers: nn.ModuleList, reader: AttentionReader, run: Callable[[], object]) -> None:
@@ -162,13 +179,13 @@ def read_attention(layers: nn.ModuleList, reader: AttentionReader, run: Callable
         reader: what to read; its `maps` are complete when this returns.
         run: the forward.
     """
-    compat.register_collector(_collect)
+    compat.register_attention(_COLLECTOR, _collect)
     swapped = HookStack()
     try:
         _SWAPPED.here(swapped)
         for index in reader.first_key:
             attention: Any = layers[index].self_attn
-            swapped.attribute(attention, "config", compat.collecting_config(attention.config))
+            swapped.attribute(attention, "config", compat.dispatching_config(attention.config, _COLLECTOR))
         _LOCAL.reader = reader
         try:  # noqa: SIM105  `suppress` could be interrupted at its end, and let it out
             run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -76,15 +77,28 @@ def mask_layer(cache: Cache | None) -> int:
     return sliding.index(False) if False in sliding else 0
 
 
-def append_rows(cache: Cache, other: Cache) -> None:
-    """Let `cache` hold the rows of `other` below its own; both have seen equally many tokens.
+def append_rows(cache: Cache, others: Sequence[Cache], pads: Sequence[int]) -> None:
+    """Let `cache` hold the rows of `others` below its own.
 
     Args:
         cache: a dynamic one.
-        other: of the same model; its tensors are not used any more.
+        others: of the same model; their tensors are not used any more.
+        pads: for `cache` and each of `others`, how many columns come to its left: masked ones, so that all have seen
+            equally many tokens.
     """
-    for layer, more in zip(cache.layers, other.layers, strict=True):
-        own, its = cast(Any, layer), cast(Any, more)
-        own.keys = torch.cat([own.keys, its.keys.to(own.keys)])
-        own.values = torch.cat([own.values, its.values.to(own.values)])
-        its.keys = its.values = None
+    for index in range(len(cache.layers)):
+        parts = [cast(Any, one.layers[index]) for one in (cache, *others)]
+        # A sliding layer holds no more than its window.
+        longest = max(part.keys.shape[2] for part in parts)
+        own = parts[0]
+        for name in ("keys", "values"):
+            padded = [_padded_to(longest, getattr(part, name).to(own.keys)) for part in parts]
+            setattr(own, name, torch.cat(padded))
+            for part in parts[1:]:
+                setattr(part, name, None)
+        if hasattr(own, "cumulative_length"):
+            own.cumulative_length += pads[0]
+
+
+def _padded_to(length: int, values: Tensor) -> Tensor:
+    return torch.nn.functional.pad(values, (0, 0, length - values.shape[2], 0))

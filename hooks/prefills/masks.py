@@ -24,6 +24,7 @@ def masked(
     first: int,
     window: int | None = None,
     causal: bool = True,
+    start: int = 0,
 ) -> Float[Tensor, "batch heads rows keys"]:
     """Attention scores of some query rows, with what they may not see masked out.
 
@@ -34,17 +35,20 @@ def masked(
         first: key column of this forward's first token.
         window: how many tokens a query sees, itself included; None for all. Only where `mask` leaves it to the kernel.
         causal: what the kernel would take for `is_causal` where `mask` leaves it to the kernel.
+        start: row of the forward's batch, for which `mask` was made, that is the first of `scores`.
 
     Raises:
         UnsupportedModelError: if the mask is of another form, or is left to a kernel that is not causal.
     """
     batch, keys = len(scores), scores.shape[3]
+    if isinstance(mask, Tensor) and len(mask) > 1:
+        mask = mask[start : start + batch]
     if isinstance(mask, Tensor) and mask.ndim == 4:
         mask = mask.expand(batch, -1, -1, -1)[..., :keys]
         picked = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
         return scores.masked_fill(~picked, -torch.inf) if picked.dtype == torch.bool else scores + picked.float()
     if isinstance(mask, BlockMask):
-        visible = _block_rows(mask, rows, keys)
+        visible = _block_rows(mask, rows, keys, start)
     elif mask is None or _is_padding(mask):
         if not causal:
             raise UnsupportedModelError(
@@ -79,9 +83,9 @@ def sees_itself(mask: Any, batch: int, seq: int, first: int) -> Bool[Tensor, "ba
     return visible if visible.dtype == torch.bool else visible == 0
 
 
-def _block_rows(mask: BlockMask, rows: Tensor, keys: int) -> Bool[Tensor, "batch heads rows keys"]:
+def _block_rows(mask: BlockMask, rows: Tensor, keys: int, start: int) -> Bool[Tensor, "batch heads rows keys"]:
     def picked(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return mask.mask_mod(row, head, rows[row, query], key)
+        return mask.mask_mod(row + start, head, rows[row, query], key)
 
     return create_mask(picked, rows.shape[0], mask.shape[1], rows.shape[1], keys, rows.device)
 

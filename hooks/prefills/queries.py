@@ -64,6 +64,16 @@ def any_visual(family: ModelFamily, model: Any, inputs: Mapping[str, Any]) -> Bo
     return functools.reduce(torch.logical_or, visual_tokens(family, model, inputs).values(), nothing)
 
 
+def image_tokens(model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "rows prompt"]:
+    """Which tokens of prompts stand for an image or a video; on the CPU.
+
+    Args:
+        model: a model of a supported family.
+        inputs: with `input_ids` or `inputs_embeds`.
+    """
+    return any_visual(find_family(model), model, inputs)
+
+
 def rows_with_images(model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "rows"]:
     """Which prompts of a batch hold an image; on the CPU.
 
@@ -73,7 +83,7 @@ def rows_with_images(model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, "row
     """
     if inputs.get("input_ids") is None and inputs.get("inputs_embeds") is not None:
         return torch.ones(len(inputs["inputs_embeds"]), dtype=torch.bool, device="cpu")
-    return any_visual(find_family(model), model, inputs).any(dim=1)
+    return image_tokens(model, inputs).any(dim=1)
 
 
 def real_tokens(inputs: Mapping[str, Any], batch: int, seq: int) -> Bool[Tensor, "batch seq"]:

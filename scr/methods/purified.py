@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel
 
-from .._hooks import PIXELS, DoubledLoop, GenerateCall, encode_images, unwrap, why_not_doubled
-from ..branch import Branch
+from .._hooks import PIXELS, GenerateCall
+from ..branches.branch import Branch
+from ..branches.running import RunningBranch
 from ..contrast import Confidence, FixedStrength, NamedStrength, Space, confidence, contrast_logits
-from ..errors import ConfigError, UnsupportedGenerationError
+from ..errors import ConfigError
 from ..fields import Number, Share
-from ..perturb import GaussianNoise, NamedPerturbation, perturb_encoded, perturb_inputs
-from .base import Lever, MethodConfig
-from .logits import ImageRowsProcessor, LogitsMethod
-
-Engine = Literal["auto", "processor", "doubled"]
+from ..perturb import GaussianNoise, NamedPerturbation
+from .base import MethodConfig
+from .branching import BranchesConfig, BranchesMethod, BranchesProcessor, Combine, Others
 
 _SEED_NOISE, _SEED_STRENGTH = GaussianNoise(image_keep=0.3), FixedStrength(contrast=0.6)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ContrastConfig(MethodConfig):
+class ContrastConfig(BranchesConfig):
     """How to contrast the image with a corrupted one; what `purified` and `vcd` have in common.
 
     `perturbation` and `strength` are objects of `scr.perturb` and `scr.contrast`, or their names, or what their
@@ -40,9 +36,7 @@ class ContrastConfig(MethodConfig):
         confidence: its kind; see `scr.contrast.confidence`.
         space: what is contrasted, `"logits"` or `"logprobs"`; see `scr.contrast.contrast_logits`.
         only_below: contrast only tokens of a lower confidence; a step with none of them needs no noisy forward.
-        edited: whether methods that act on prefills, such as SCR, edit the noisy branch too.
-        engine: `"processor"`, a forward of its own for the noisy branch; `"doubled"`, both branches in one forward,
-            greedy and sampling only; `"auto"`, the second where it can. The answers are the same.
+        edited, engine: see `BranchesConfig`.
         contrast: short for `strength=FixedStrength(contrast=...)` (SEED's β, VCD's α); not kept.
     """
 
@@ -52,8 +46,6 @@ class ContrastConfig(MethodConfig):
     confidence: Confidence = "max_logprob"
     space: Space = "logits"
     only_below: Number | None = None
-    edited: bool = True
-    engine: Engine = "auto"
     contrast: InitVar[float | None] = None
 
     def __post_init__(self, contrast: float | None) -> None:
@@ -95,7 +87,7 @@ class PurifiedConfig(ContrastConfig):
             self._fill_in("perturbation", "image_keep", GaussianNoise(image_keep=image_keep))
 
 
-class PurifiedLogitsProcessor(ImageRowsProcessor):
+class PurifiedLogitsProcessor(BranchesProcessor):
     """`(1 + contrast)·clean − contrast·noisy`, where noisy is the same prompt with the image corrupted.
 
         processor = scr.PurifiedLogitsProcessor(model, inputs)
@@ -142,80 +134,47 @@ class PurifiedLogitsProcessor(ImageRowsProcessor):
                 f"a configuration and fields: got both, fields {sorted(fields)}; expected one of them. "
                 "Set the fields in the configuration."
             )
-        self._config = config = config if config is not None else PurifiedConfig.from_dict(fields)
-        model = unwrap(model)[0]
-        super().__init__(model, inputs)
-        self._strength = config.strength.start()
-        if config.perturbation.acts_on == "pixels":
-            self.branch = Branch(model, perturb_inputs(model, inputs, config.perturbation), config.edited)
-        else:
-            self.branch = Branch(
-                model, inputs, config.edited, functools.partial(_with_noisy_features, model, config, encoded)
-            )
-
-    def change(
-        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
-    ) -> Float[Tensor, "rows vocab"]:
-        """Purify.
-
-        Raises:
-            ConfigError: if the tokens do not go on from the inputs given, or from the step before.
-        """
-        config, sure = self._config, confidence(scores, self._config.confidence)
-        unsure = torch.ones_like(sure, dtype=torch.bool) if config.only_below is None else sure < config.only_below
-        if not unsure.any():
-            return scores.float()
-        noisy = self.branch.logits(input_ids).to(scores.device)
-        strength = self._strength(sure)
-        purified = contrast_logits(scores, noisy, strength, config.space, plausibility=config.plausibility)
-        return torch.where(unsure[:, None], purified, scores.float())
+        config = config if config is not None else PurifiedConfig.from_dict(fields)
+        self.branch = RunningBranch(model, inputs, _noisy(config), encoded)
+        super().__init__(model, inputs, [self.branch], _contrasting(config))
 
 
-def _with_noisy_features(
-    model: PreTrainedModel, config: ContrastConfig, encoded: Mapping[str, Any] | None, inputs: dict[str, Any]
-) -> dict[str, Any]:
-    own = encode_images(model, inputs, encoded)
-    noisy = perturb_encoded(model, inputs, own["mm_encoder_outputs"], config.perturbation)
-    return {**own, "mm_encoder_outputs": noisy}
-
-
-class Purified(LogitsMethod):
+class Purified(BranchesMethod):
     """Contrast the image with a noised one at every `generate`."""
 
     name: ClassVar[str] = "purified"
-    requires: ClassVar[tuple[Lever, ...]] = ("logits", "loop")
     paper: ClassVar[str] = "arXiv 2507.04680"
     config_class: ClassVar[type[MethodConfig]] = PurifiedConfig
 
     config: ContrastConfig
 
-    def begin(self, call: GenerateCall) -> LogitsProcessor:
-        """See `LogitsMethod`; brings the doubled loop where it serves."""
-        cache = call.arguments.get("past_key_values")
-        if cache is not None and cache.get_seq_length():
-            raise UnsupportedGenerationError(
-                f"{self.name} cannot go on from a cache, which holds no noisy branch: got past_key_values of "
-                f"{cache.get_seq_length()} tokens; expected none. Give the whole conversation with all its images."
-            )
-        processor = PurifiedLogitsProcessor(call.model, call.model_inputs, self.config, encoded=self._encoded(call))
-        obstacle = why_not_doubled(call)
-        if self.config.engine == "doubled" and obstacle is not None:
-            raise UnsupportedGenerationError(
-                f"both branches cannot run in one forward: got {obstacle}; expected greedy decoding or sampling that "
-                "returns tokens. Use engine='processor', or 'auto'."
-            )
-        # `only_below` is there to skip forwards of the noisy branch, which joined ones cannot.
-        alone = self.config.engine == "auto" and self.config.only_below is not None
-        if self.config.engine != "processor" and obstacle is None and not alone:
-            call.arguments["custom_generate"] = DoubledLoop(processor.branch, call.arguments.get("streamer"))
-        return processor
+    def branches(self, call: GenerateCall) -> Sequence[Branch]:
+        """See `BranchesMethod`."""
+        return [_noisy(self.config)]
 
-    def _encoded(self, call: GenerateCall) -> Mapping[str, Any] | None:
-        """Where features are corrupted: run the vision tower once, for `generate` and for the noisy branch."""
-        if self.config.perturbation.acts_on == "features" and "mm_encoder_outputs" not in call.arguments:
-            call.arguments.update(mm_encoder_outputs=encode_images(call.model, call.model_inputs)["mm_encoder_outputs"])
-            for name in PIXELS.values():
-                call.arguments.pop(name, None)
-        encoded = call.arguments.get("mm_encoder_outputs")
-        # `generate` repeats the features of its own for beams, in place.
-        return None if encoded is None else {name: type(output)(**output) for name, output in encoded.items()}
+    def combining(self) -> Combine:
+        """See `BranchesMethod`."""
+        return _contrasting(self.config)
+
+    def skips(self) -> bool:
+        """See `BranchesMethod`."""
+        return self.config.only_below is not None
+
+
+def _noisy(config: ContrastConfig) -> Branch:
+    return Branch(image=config.perturbation, edited=config.edited)
+
+
+def _contrasting(config: ContrastConfig) -> Combine:
+    strength = config.strength.start()
+
+    def combine(clean: Tensor, others: Others, step: int) -> Tensor:
+        sure = confidence(clean, config.confidence)
+        unsure = torch.ones_like(sure, dtype=torch.bool) if config.only_below is None else sure < config.only_below
+        if not unsure.any():
+            return clean.float()
+        noisy = others[0]
+        purified = contrast_logits(clean, noisy, strength(sure), config.space, plausibility=config.plausibility)
+        return torch.where(unsure[:, None], purified, clean.float())
+
+    return combine

@@ -1,8 +1,8 @@
-"""A second run of a prompt beside `generate`, such as one with a corrupted image, with a KV cache of its own."""
+"""A branch that runs beside `generate`: fed the tokens that were chosen there, with a KV cache of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -10,34 +10,49 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from ._hooks import beside_generate, dispatcher, prompt_positions, unwrap
-from .errors import ConfigError
+from .._hooks import (
+    Attending,
+    AttentionPlan,
+    Begun,
+    attending,
+    beside_generate,
+    dispatcher,
+    encode_images,
+    image_tokens,
+    prompt_positions,
+    unwrap,
+)
+from ..errors import ConfigError
+from ..perturb import perturb_encoded, perturb_inputs
+from .branch import Branch
 
 
-class Branch:
-    """One branch of one `generate`: it is fed the tokens that were chosen there, and says what would come next.
+class RunningBranch:
+    """One branch of one `generate`: says what would come next after the tokens that were chosen there.
 
     A logits processor is not told which beam became which. A row's past is found by its tokens: among the rows of its
     own prompt, the one whose tokens it continues. Rows with equal tokens have equal states, so that either will do.
 
     Attributes:
         forwards: how many forwards it has run.
+        plan: its part in the attention of its rows, once it has begun; None if it sees all that there is to see.
     """
 
     def __init__(
         self,
         model: Any,
         inputs: Mapping[str, Any],
-        edited: bool = True,
-        prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        branch: Branch | None = None,
+        encoded: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing runs yet.
 
         Args:
             model: a model of a supported family, or a wrapper around one.
-            inputs: the processor's, as given to `generate`, with the image of this branch.
-            edited: whether methods that act on prefills, such as SCR, edit this branch too.
-            prepare: what is made of the inputs just before they are used.
+            inputs: the processor's, as given to `generate`.
+            branch: what differs; by default nothing.
+            encoded: `mm_encoder_outputs` of the inputs, if they are known: a perturbation of features then needs no
+                second vision pass.
 
         Raises:
             ConfigError: if there are no `input_ids`.
@@ -47,13 +62,18 @@ class Branch:
                 f"a prompt without ids: got inputs {sorted(inputs)}; expected `input_ids` among them. Pass what the "
                 "processor returns."
             )
-        self._model, self._inputs, self._edited = unwrap(model)[0], dict(inputs), edited
-        self._prepare = prepare
+        self._model, self._branch, self._encoded = unwrap(model)[0], branch or Branch(), encoded
+        self._given, self._inputs = inputs["input_ids"], dict(inputs)
+        self.plan: AttentionPlan | None = None
         self._tokens: Int[Tensor, "rows seen"] | None = None
         self._last: Float[Tensor, "rows vocab"]
         self._cache: Cache | None = None
         self._copies = 1
         self.forwards = 0
+        if self._branch.image is not None and self._branch.image.acts_on == "pixels":
+            self._inputs = perturb_inputs(self._model, self._inputs, self._branch.image)
+        if self._branch.prompt is not None:
+            self._inputs = self._branch.prompt(self._model, self._inputs)
 
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "rows length"]) -> Float[Tensor, "rows vocab"]:
@@ -74,42 +94,55 @@ class Branch:
         if not torch.equal(parents, torch.arange(len(parents), device=parents.device)):
             self._own_cache.reorder_cache(cast(Any, parents))
             self._last = self._last[parents]
-        if tokens.shape[1] > seen:
-            self._step(tokens[:, seen:])
+        new = tokens[:, seen:]
+        # What a token may see is settled when it comes.
+        for step in new.split(1 if self.plan is not None else max(1, new.shape[1]), dim=1) if new.shape[1] else ():
+            self._step(step)
         self._tokens = tokens
         return self._last
 
-    def give_up_cache(self) -> Cache:
+    def hand_over(self) -> Begun:
         """The keys and values after what it has seen, for somebody who goes on in its place; see `note`."""
-        cache, self._cache = self._own_cache, None
-        return cache
+        begun = Begun(self._own_cache, self._mask, self._positions)
+        self._cache = None
+        return begun
 
     def note(self, tokens: Int[Tensor, "rows length"], logits: Float[Tensor, "rows vocab"]) -> None:
         """Told what it would have said after `tokens`, by whoever has its cache."""
         self._tokens, self._last = tokens, logits
 
     def _prefill(self, tokens: Tensor) -> None:
-        prompt = self._inputs["input_ids"].to(tokens.device)
-        copies, length = len(tokens) // len(prompt), prompt.shape[1]
-        if len(tokens) % len(prompt) or not torch.equal(tokens[:, :length], prompt.repeat_interleave(copies, dim=0)):
+        given = self._given.to(tokens.device)
+        copies, length = len(tokens) // len(given), given.shape[1]
+        if len(tokens) % len(given) or not torch.equal(tokens[:, :length], given.repeat_interleave(copies, dim=0)):
             raise ConfigError(
                 f"a batch that differs from the inputs given: got tokens {tuple(tokens.shape)}; expected them to begin "
-                f"with the prompts {tuple(prompt.shape)} of the inputs. Make a processor for each call of `generate`, "
+                f"with the prompts {tuple(given.shape)} of the inputs. Make a processor for each call of `generate`, "
                 "from the inputs of that call."
             )
-        positions = self._inputs.get("position_ids")
+        inputs = self._with_features()
+        prompt, mask, positions = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("position_ids")
         if positions is None:
-            positions = prompt_positions(self._model, self._inputs)
-        output = self._forward(**{**self._prepare(self._inputs), "position_ids": positions})
-        mask = self._inputs.get("attention_mask")
+            positions = prompt_positions(self._model, inputs)
         self._mask = torch.ones_like(prompt) if mask is None else mask
+        if self._branch.sees is not None:
+            self.plan = self._branch.sees.start(image_tokens(self._model, inputs), self._mask.bool())
+        output = self._forward(**{**inputs, "position_ids": positions})
         self._positions, self._cache, self._last = positions[..., -1:], output.past_key_values, output.logits[:, -1]
         if copies > 1:
             self._own_cache.batch_repeat_interleave(copies)
             self._mask, self._last = (value.repeat_interleave(copies, dim=0) for value in (self._mask, self._last))
             # M-RoPE's have an axis before the batch.
             self._positions = self._positions.repeat_interleave(copies, dim=self._positions.ndim - 2)
-        self._tokens, self._copies = prompt.repeat_interleave(copies, dim=0), copies
+        self._tokens, self._copies = given.repeat_interleave(copies, dim=0), copies
+
+    def _with_features(self) -> dict[str, Any]:
+        image = self._branch.image
+        if image is None or image.acts_on != "features":
+            return self._inputs
+        own = encode_images(self._model, self._inputs, self._encoded)
+        noisy = perturb_encoded(self._model, self._inputs, own["mm_encoder_outputs"], image)
+        return {**own, "mm_encoder_outputs": noisy}
 
     def _step(self, new: Tensor) -> None:
         count = new.shape[1]
@@ -131,7 +164,9 @@ class Branch:
 
     def _forward(self, **inputs: Any) -> Any:
         self.forwards += 1
-        with beside_generate(), dispatcher(self._model).paused(not self._edited):
+        plans = [] if self.plan is None else [Attending(slice(None), self.plan)]
+        edited = self._branch.edited
+        with beside_generate(), dispatcher(self._model).paused(not edited), attending(self._model, plans):
             return self._model(**inputs, use_cache=True, logits_to_keep=1)
 
     def _parents(self, tokens: Tensor) -> Int[Tensor, "rows"]:
