@@ -93,6 +93,20 @@ class ModelFamily(ABC):
         """Modality → the token id that stands for its patches in a prompt."""
         return {"image": config.image_token_id}
 
+    def frame_tokens(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"]
+    ) -> Bool[Tensor, "batch seq"]:
+        """Which tokens the processor writes around and between the image tokens, as far as the config tells.
+
+        On the CPU.
+
+        Args:
+            model: the model.
+            visual: which tokens are image tokens; on the CPU.
+            ids: of the prompt; on the CPU.
+        """
+        return torch.zeros_like(visual)
+
     @abstractmethod
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
@@ -178,6 +192,25 @@ def visual_runs(visual: Bool[Tensor, "seq"]) -> list[Int[Tensor, "tokens"]]:
     if not len(positions):
         return []
     return list(positions.tensor_split((positions.diff() != 1).nonzero().flatten() + 1))
+
+
+def beside_runs(
+    visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"], before: int | None, after: int | None
+) -> Bool[Tensor, "batch seq"]:
+    """Which tokens are `before` and stand right before an image token, or `after` and right after one.
+
+    Args:
+        visual: which tokens are image tokens; on the CPU.
+        ids: of the prompt; on the CPU.
+        before: an id; None: none.
+        after: likewise.
+    """
+    found = torch.zeros_like(visual)
+    if before is not None:
+        found[:, :-1] |= (ids[:, :-1] == before) & visual[:, 1:]
+    if after is not None:
+        found[:, 1:] |= (ids[:, 1:] == after) & visual[:, :-1]
+    return found
 
 
 def square_images(visual: Bool[Tensor, "batch seq"], side: int, class_tokens: int = 0) -> list[ImagePatches]:

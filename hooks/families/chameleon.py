@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .base import ImagePatches, ModelFamily, square_images
+from .base import ImagePatches, ModelFamily, beside_runs, square_images
 
 
 class Chameleon(ModelFamily):
@@ -40,6 +40,13 @@ class Chameleon(ModelFamily):
         features = encoded.pooler_output
         mask = merged.get_placeholder_mask(tokens, inputs_embeds=embeds, image_features=features)
         return {**inputs, "inputs_embeds": embeds.masked_scatter(mask, features)}
+
+    def frame_tokens(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"]
+    ) -> Bool[Tensor, "batch seq"]:
+        """What begins and ends an image, as the vocabulary calls it. See `ModelFamily.frame_tokens`."""
+        known: Any = model.config.vocabulary_map or {}
+        return beside_runs(visual, ids, known.get("<racm3:break>"), known.get("<eoss>"))
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]

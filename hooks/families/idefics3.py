@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +25,22 @@ class Idefics3(ModelFamily):
     model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
     edit_layers: ClassVar[range] = range(0, 12)  # LLaVA-1.5's; the paper has no Idefics3
     whole_picture: ClassVar[int | None] = -1
+
+    def frame_tokens(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"]
+    ) -> Bool[Tensor, "batch seq"]:
+        """All between the tiles of an image; the fake token and the marker before it, and the fake token after it.
+
+        The fake token is told by standing in both places; see `ModelFamily.frame_tokens`.
+        """
+        framing = torch.zeros_like(visual)
+        for row, tokens in enumerate(ids):
+            for tiles in _images(visual_runs(visual[row]), tokens[:, None]):
+                first, after = int(tiles[0][0]), int(tiles[-1][-1]) + 1
+                framing[row, first:after] = True
+                if first >= 2 and (tokens[after : after + 1] == tokens[first - 2]).any():
+                    framing[row, [first - 2, first - 1, after]] = True
+        return framing & ~visual
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
@@ -92,16 +108,16 @@ def _side(model: PreTrainedModel) -> int:
     return config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
 
 
-def _images(runs: list[Tensor], embeds: Float[Tensor, "seq dim"]) -> list[list[Tensor]]:
+def _images(runs: list[Tensor], tokens: Float[Tensor, "seq dim"] | Int[Tensor, "seq 1"]) -> list[list[Tensor]]:
     """Runs grouped by image.
 
     One fake token opens each tile, one more closes an image: so two between runs part images. It is told by its
-    embedding, since ids are not always given. It stands in every gap between runs, and after the last one too, unless
+    embedding where ids are not given. It stands in every gap between runs, and after the last one too, unless
     the prompt was cut off there: then it is the first token that every gap has, since newlines follow but some tiles.
     """
     images = [[run] for run in runs[:1]]
-    gaps = [embeds[int(before[-1]) + 1 : int(after[0])] for before, after in itertools.pairwise(runs)]
-    after_last = embeds[int(runs[-1][-1]) + 1 :][:1] if runs else embeds[:0]
+    gaps = [tokens[int(before[-1]) + 1 : int(after[0])] for before, after in itertools.pairwise(runs)]
+    after_last = tokens[int(runs[-1][-1]) + 1 :][:1] if runs else tokens[:0]
     candidates = torch.cat([after_last, *gaps[:1]])
     mark = next((token for token in candidates if all(_count(token, gap) for gap in gaps)), None)
     for gap, run in zip(gaps, runs[1:], strict=True):
@@ -112,5 +128,5 @@ def _images(runs: list[Tensor], embeds: Float[Tensor, "seq dim"]) -> list[list[T
     return images
 
 
-def _count(token: Float[Tensor, "dim"], tokens: Float[Tensor, "length dim"]) -> int:
+def _count(token: Tensor, tokens: Tensor) -> int:
     return int((tokens == token).all(dim=-1).sum())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import PromptLayoutError
-from .base import ImagePatches, ModelFamily, PatchGrid, visual_runs
+from .base import ImagePatches, ModelFamily, PatchGrid, beside_runs, visual_runs
 
 
 class InternVL(ModelFamily):
@@ -22,6 +22,16 @@ class InternVL(ModelFamily):
     # The paper gives no range for InternVL2; this is that of its other families of the same depth.
     edit_layers: ClassVar[range] = range(0, 16)
     whole_picture: ClassVar[int | None] = -1
+
+    def frame_tokens(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"]
+    ) -> Bool[Tensor, "batch seq"]:
+        """`<img>` and `</img>`, which every release has added to the vocabulary right before the image token.
+
+        The config does not name them; see `ModelFamily.frame_tokens`.
+        """
+        config: Any = model.config
+        return beside_runs(visual, ids, config.image_token_id - 2, config.image_token_id - 1)
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import PromptLayoutError
-from .base import ImagePatches, ModelFamily, PatchGrid, pixel_misfit, visual_runs
+from .base import ImagePatches, ModelFamily, PatchGrid, beside_runs, pixel_misfit, visual_runs
 
 
 class Qwen2VL(ModelFamily):
@@ -25,6 +25,13 @@ class Qwen2VL(ModelFamily):
     def visual_token_ids(self, config: PreTrainedConfig) -> dict[str, int]:
         """Images and videos."""
         return {"image": config.image_token_id, "video": config.video_token_id}
+
+    def frame_tokens(
+        self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"]
+    ) -> Bool[Tensor, "batch seq"]:
+        """`<|vision_start|>` and `<|vision_end|>`. See `ModelFamily.frame_tokens`."""
+        config: Any = model.config
+        return beside_runs(visual, ids, config.vision_start_token_id, config.vision_end_token_id)
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
