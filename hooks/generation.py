@@ -35,7 +35,8 @@ class GenerateCall:
         arguments: by name; what is changed here is what `generate` gets.
         outer: the call around it, on the same thread and of whatever model.
         processors: go before the caller's own `logits_processor`, first come first.
-        attending: plans that take part in the attention of the call's own forwards, if the model is tapped.
+        attending: plans that take part in the attention of the call's own rows, if the model is tapped.
+        rows: how many these are, beams counted; known from its first forward on, since other rows may come below them.
         kept: what those who watch keep for this call, by themselves; it is gone with the call, however that ends.
     """
 
@@ -44,6 +45,7 @@ class GenerateCall:
     outer: GenerateCall | None = None
     processors: list[LogitsProcessor] = field(default_factory=list)
     attending: list[Any] = field(default_factory=list)
+    rows: int | None = None
     kept: dict[object, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(init=False)
     """The arguments as the caller gave them."""

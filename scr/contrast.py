@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .errors import ConfigError
-from .fields import SOME, Factor, Number, Share, checked
+from .fields import LARGEST, SOME, Factor, Number, Share, checked
 from .kinds import Between, ChosenBy
 from .variants import Variant, choose
 
@@ -92,6 +92,20 @@ def contrast_logits(
     purified = (clean + contrast * change).masked_fill(~kept, -math.inf)
     # A row without any token would become NaN.
     return purified.log_softmax(dim=-1).masked_fill(~kept, -math.inf) if space == "logprobs" else purified
+
+
+def growing_contrast(step: int, rate: float) -> float:
+    """`(1 − g)/g` with `g = e^(−rate·step)`: what the image is forgotten by, the longer the text (M3ID, CRoPS).
+
+    Args:
+        step: tokens generated before, from 0 or from 1 as the source counts them.
+        rate: λ ≥ 0; at 0 there is no contrast.
+
+    Returns:
+        At most `scr.fields.LARGEST`, where it would go on growing beyond use.
+    """
+    exponent = rate * step
+    return min(math.expm1(exponent), LARGEST) if exponent < math.log(2 * LARGEST) else LARGEST
 
 
 def plausible_tokens(clean: Float[Tensor, "*batch vocab"], plausibility: float) -> Bool[Tensor, "*batch vocab"]:

@@ -137,23 +137,24 @@ def require_seen(before: int) -> None:
 def _begin(base: nn.Module, blocks: int, inputs: Mapping[str, Any]) -> None:
     if is_reading() or torch.compiler.is_compiling():
         return
-    plans = [*_plans_of_the_call(base)]
+    cache, embeds = inputs.get("past_key_values"), inputs.get("inputs_embeds")
+    tokens = embeds if embeds is not None else inputs["input_ids"]
+    plans = [*_plans_of_the_call(base, len(tokens))]
     for owner, own in _LOCAL.own:
         if owner is base:
             plans += own
     _LOCAL.forward = None
     if plans:
-        cache, embeds = inputs.get("past_key_values"), inputs.get("inputs_embeds")
-        tokens = embeds if embeds is not None else inputs["input_ids"]
         first = [first_key_column(cache, layer, tokens.shape[1]) for layer in range(blocks)]
         _LOCAL.forward = _Forward(tuple(plans), past_length(cache), first)
 
 
-def _plans_of_the_call(base: nn.Module) -> Iterator[Attending]:
+def _plans_of_the_call(base: nn.Module, batch: int) -> Iterator[Attending]:
     if not is_beside():
         for call in current_calls():
             if base_of(call.model) is base:
-                yield from call.attending
+                call.rows = batch if call.rows is None else call.rows
+                yield from (Attending(slice(0, call.rows), plan) for plan in call.attending)
                 return
 
 

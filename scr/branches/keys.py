@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from .._hooks import AttentionPlan, LayerAttention
+from .._hooks import AttentionPlan, LayerAttention, find_family
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,16 @@ class LeastAttended:
     def start(self, image: Bool[Tensor, "rows prompt"], real: Bool[Tensor, "rows prompt"]) -> AttentionPlan:
         """See `Visibility.start`."""
         return _Ranking(self, image & real if self.keys == "image" else real & ~image)
+
+
+def require_block(model: PreTrainedModel, first_layer: int) -> None:
+    """Raise ConfigError if a model has no such block."""
+    blocks = len(find_family(model).layers(model))
+    if first_layer >= blocks:
+        raise ConfigError(
+            f"first_layer leaves the model: got {first_layer}; expected an index below {blocks}, its number of blocks. "
+            "Name an earlier block."
+        )
 
 
 class _Ranking(AttentionPlan):

@@ -9,11 +9,14 @@ from typing import Any
 
 from .._hooks import suggestion
 from ..errors import ConfigError
+from .avisc import AvisC, AvisCConfig
 from .base import Lever, Method, MethodConfig
+from .crops import CRoPS, CRoPSConfig
 from .dola import DoLa, DoLaConfig
 from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
 from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
 from .scr import SCR, SCRConfig
+from .sid import SID, SIDConfig
 from .trace import Trace
 from .vcd import VCD, VCDConfig
 from .yes_shift import YesShift, YesShiftConfig
@@ -78,6 +81,9 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("noise_control", SCR, "control: SCR's edits replaced by noise of the same norm", {"edit": "noise"}),
         MethodEntry("purified", Purified, "contrast with a noised image, as SEED purifies"),
         MethodEntry("vcd", VCD, "contrast with a diffused image, among plausible tokens"),
+        MethodEntry("sid", SID, "contrast with what sees only the least attended of the image"),
+        MethodEntry("crops", CRoPS, "contrast with a run without the image and one that sees little of it"),
+        MethodEntry("avisc", AvisC, "contrast with what sees only the blind tokens of the image"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
@@ -102,7 +108,12 @@ def get_method(name: str) -> MethodEntry:
 __all__ = [
     "METHODS",
     "SCR",
+    "SID",
     "VCD",
+    "AvisC",
+    "AvisCConfig",
+    "CRoPS",
+    "CRoPSConfig",
     "DoLa",
     "DoLaConfig",
     "Method",
@@ -114,6 +125,7 @@ __all__ = [
     "PurifiedConfig",
     "PurifiedLogitsProcessor",
     "SCRConfig",
+    "SIDConfig",
     "Trace",
     "VCDConfig",
     "YesShift",

@@ -112,8 +112,8 @@ class BranchesMethod(LogitsMethod):
         """
         raise NotImplementedError
 
-    def combining(self) -> Combine:
-        """`combine` for one call, where it has a memory."""
+    def combining(self, call: GenerateCall) -> Combine:
+        """`combine` for one call of `generate`, of a method where calls differ."""
         return self.combine
 
     def skips(self) -> bool:
@@ -148,7 +148,7 @@ class BranchesMethod(LogitsMethod):
         alone = self.config.engine == "auto" and self.skips()
         if running and self.config.engine != "processor" and obstacle is None and not alone:
             call.arguments["custom_generate"] = JoinedLoop(running, call.arguments.get("streamer"))
-        return BranchesProcessor(call.model, call.model_inputs, running, self.combining())
+        return BranchesProcessor(call.model, call.model_inputs, running, self.combining(call))
 
     def _encoded(self, call: GenerateCall, branches: Sequence[Branch]) -> Mapping[str, Any] | None:
         """Where features are corrupted: run the vision tower once, for `generate` and for the other branches."""

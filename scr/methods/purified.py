@@ -152,7 +152,7 @@ class Purified(BranchesMethod):
         """See `BranchesMethod`."""
         return [_noisy(self.config)]
 
-    def combining(self) -> Combine:
+    def combining(self, call: GenerateCall) -> Combine:
         """See `BranchesMethod`."""
         return _contrasting(self.config)
 

@@ -24,6 +24,9 @@ MethodName = Literal[
     "noise_control",
     "purified",
     "vcd",
+    "sid",
+    "crops",
+    "avisc",
     "dola",
     "plausibility_only",
     "yes_shift",
@@ -84,6 +87,54 @@ def patch(
     only_below: float | None = None,
     contrast: float | None = None,
     noise_step: int | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["sid"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    kept: float = 0.1736111111111111,
+    first_layer: int = 2,
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
+    compat: Literal["official"] | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["crops"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    rate: float = 0.01,
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
+    sure_above: float = 0.95,
+    image_kept: float = 0.25,
+    text_kept: int = 10,
+    text_more: int = 30,
+    text_rate: float = 0.001,
+    first_layer: int = 2,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["avisc"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    layer_share: float = 0.5,
+    deviations: float = 1.0,
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
 ) -> Patch: ...
 
 
