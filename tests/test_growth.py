@@ -16,7 +16,7 @@ TABLES = ("scr/methods/__init__.py", "hooks/families/__init__.py", "benchmarks/t
 LAB = "benchmarks/lab/"
 """The lab declares experiments with methods and tasks by name, and has trained models of three families."""
 DEFAULT = "the default of a flag, or of an argument"
-COMPARED = "`benchmarks.overhead` compares certain methods on the shapes of certain models"
+COMPARED = "`benchmarks.overhead` measures on the shapes of certain models"
 WORD = "the word means something else: "
 # File → the names in it, and why.
 ALLOWED = {
@@ -32,8 +32,6 @@ ALLOWED = {
     "benchmarks/calibrate.py": ({"pope", "chair"}, DEFAULT),
     "benchmarks/running/plan.py": ({"scr", "pope", "chair"}, DEFAULT),
     "benchmarks/overhead/command.py": ({"llava"}, DEFAULT),
-    "benchmarks/overhead/measure.py": ({"scr", "purified", "vcd", "dola", "SCR", "Purified", "VCD", "DoLa"}, COMPARED),
-    "benchmarks/overhead/table.py": ({"scr", "purified", "vcd", "dola"}, COMPARED),
     "benchmarks/overhead/models.py": ({"llava", "qwen2_vl", "internvl"}, COMPARED),
     "benchmarks/running/provenance.py": ({"scr"}, WORD + "the folder of the package"),
     "benchmarks/running/prompts.py": ({"vcd", "caption"}, WORD + "a prompt's name, a kind of task"),

@@ -13,11 +13,21 @@ import pytest
 import torch
 
 from benchmarks.overhead.command import build_parser, main
-from benchmarks.overhead.measure import METHODS, SCR, Measurement, NaiveTwoPass, Vanilla, measure_rounds, peak_bytes
+from benchmarks.overhead.measure import (
+    Measurement,
+    NaiveTwoPass,
+    Patched,
+    Vanilla,
+    known_methods,
+    measure_rounds,
+    method_on,
+    peak_bytes,
+)
 from benchmarks.overhead.models import SHAPES, Workload, build_workload
-from benchmarks.overhead.table import COMPARED, Spread, rows, spread
+from benchmarks.overhead.table import Spread, rows, spread
 
 CPU = torch.device("cpu")
+COMPARED = ["scr", "naive", "purified", "purified_processor", "vcd", "dola"]
 TINY = ["--scale", "tiny", "--device", "cpu", "--threads", "1", "--rounds", "2", "--new-tokens", "4,1,2"]
 RATIOS = ["prefill", "until_2", "until_4", "per_token", "diagnostic", "diagnostic_of_prefill"]
 COUNTED = ["operations", "peak_memory", "peak_beyond_weights"]
@@ -36,7 +46,7 @@ def strengthened(shape: str, batch: int = 2) -> Workload:
     return workload
 
 
-def logits(method: Vanilla | SCR | NaiveTwoPass, beams: int = 1) -> torch.Tensor:
+def logits(method: Vanilla | Patched | NaiveTwoPass, beams: int = 1) -> torch.Tensor:
     """Of every new token."""
     with method.applied():
         found = method.generate(
@@ -62,7 +72,7 @@ def test_the_command_prints_every_ratio(
     assert found["machine"]["threads"] == 1
     for record in found["shapes"]:
         assert list(record["ratios"]) == [*RATIOS, *COUNTED]
-        assert [len(one) for one in record["rounds"]] == [len(METHODS)] * 2
+        assert [len(one) for one in record["rounds"]] == [1 + len(COMPARED)] * 2
         for row in rows(record):
             assert row.label in out
             assert list(row.ratios) == (["scr", "naive"] if row.name.startswith("diagnostic") else list(COMPARED))
@@ -92,7 +102,7 @@ def test_beams_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_naive_two_pass_does_what_scr_does(shape: str) -> None:
     workload = strengthened(shape)
-    plain, patched, naive = (logits(method(workload)) for method in (Vanilla, SCR, NaiveTwoPass))
+    plain, patched, naive = (logits(method_on(workload, name)) for name in ("vanilla", "scr", "naive"))
     assert (patched[0] - plain[0]).abs().max() > 0.05
     assert torch.allclose(naive, patched, atol=1e-4, rtol=0)
     assert torch.equal(logits(Vanilla(workload)), plain)
@@ -100,12 +110,14 @@ def test_the_naive_two_pass_does_what_scr_does(shape: str) -> None:
 
 def test_the_naive_two_pass_under_beams() -> None:
     workload = strengthened("llava")
-    assert torch.allclose(logits(NaiveTwoPass(workload), 2), logits(SCR(workload), 2), atol=1e-4, rtol=0)
+    assert torch.allclose(logits(NaiveTwoPass(workload), 2), logits(method_on(workload, "scr"), 2), atol=1e-4, rtol=0)
 
 
 def test_rounds_take_turns_and_every_token_is_timed() -> None:
     workload = build_workload(SHAPES["llava"], "tiny", CPU)
-    measured = list(measure_rounds([method(workload) for method in (Vanilla, SCR, NaiveTwoPass)], rounds=2, tokens=3))
+    measured = list(
+        measure_rounds([method_on(workload, name) for name in ("vanilla", "scr", "naive")], rounds=2, tokens=3)
+    )
     assert [list(one) for one in measured] == [["vanilla", "scr", "naive"]] * 2
     for one in measured:
         for found in one.values():
@@ -171,7 +183,7 @@ def test_spread() -> None:
         ),
         (["--scale", "huge"], "unknown scale: got 'huge'; expected one of ['auto', 'tiny', 'small', 'full']."),
         (["--device", "tpu9"], "unknown device: got 'tpu9'; expected auto, cpu, cuda or cuda:N."),
-        (["--method", "scr,doula"], "unknown method: got 'doula'; expected one of ['scr', 'naive', 'purified', "),
+        (["--method", "scr,doula"], "unknown method: got 'doula'; expected one of ['naive', 'scr', "),
         (["--rounds", "0"], "argument --rounds: got '0'; expected 1 or more."),
         (["--new-tokens", "1,x"], "argument --new-tokens: got 'x'; expected 1 or more."),
     ],
@@ -196,9 +208,22 @@ def test_defaults() -> None:
     options = build_parser().parse_args([])
     assert (options.shape, options.new_tokens, options.rounds) == ("llava", (1, 20), 3)
     assert options.method.split(",") == ["scr", "vcd"]
-    assert list(COMPARED) == [name for name in METHODS if name != "vanilla"]
-    everything = re.findall(r"--method (\S+)", build_parser().epilog)[-1]
-    assert everything.split(",") == list(COMPARED), "the help has a line that measures all"
+
+
+def test_every_method_of_the_table_is_measured_or_refused_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "overhead.json"
+    quick = ["--scale", "tiny", "--device", "cpu", "--threads", "1", "--rounds", "1", "--new-tokens", "2"]
+    assert main([*quick, "--method", "all", "--json", str(file)]) == 0
+    out, (record,) = capsys.readouterr().out, json.loads(file.read_text())["shapes"]
+    assert {*record["rounds"][0], *record["refused"]} == {*known_methods()}
+    for method, reason in record["refused"].items():
+        assert f"{method}: skipped, {reason}" in out
+    measured = set(record["rounds"][0])
+    assert {"vanilla", "naive", "scr", "purified", "purified_processor", "sid", "sid_processor"} <= measured
+    for method in measured - {"vanilla"}:
+        assert re.search(rf"^{method} +\d", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("rounds", [0, 1])

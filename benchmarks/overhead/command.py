@@ -1,6 +1,6 @@
 """What the methods cost: `python -m benchmarks.overhead`.
 
-The unpatched model, SCR, a naive two-pass with eager attention, and the contrastive methods take turns in one process,
+The unpatched model, methods of `scr.patch`, and a naive two-pass of SCR with eager attention take turns in one process,
 round after round, on models with random weights in the shapes of real ones; ratios are taken within a round. Latency
 and memory need no checkpoint.
 """
@@ -21,17 +21,21 @@ from scr.files import write_json
 
 from ..printing.arguments import Parser, guarded, positive, threads
 from ..running.provenance import checkout_state, package_versions, timestamp
-from .table import COMPARED, NOTES, VANILLA, as_markdown, as_text, rows
+from .table import NOTES, VANILLA, as_markdown, as_text, rows
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
 _DEFAULT = "scr,vcd"
+_METHODS = (
+    "methods of `scr methods`, of which those with branches also as NAME_processor, in forwards of their own; naive, a "
+    "direct two-pass; or all (%(default)s)"
+)
 _EPILOG = """examples:
   python -m benchmarks.overhead
   python -m benchmarks.overhead --shape llava,qwen2_vl,internvl --json overhead.json
   python -m benchmarks.overhead --rounds 9 --new-tokens 1,20,100
+  python -m benchmarks.overhead --method all
   python -m benchmarks.overhead --method purified,purified_processor --new-tokens 1,20
-  python -m benchmarks.overhead --method scr,naive,purified,purified_processor,vcd,dola
   python -m benchmarks.overhead --num-beams 3 --new-tokens 1,20 --threads 1
 
 The small scale, for a CPU, has the blocks and the image tokens of the model it stands for, an eighth of its width and a
@@ -63,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--shape", default="llava", metavar="NAME[,NAME]", help="llava, qwen2_vl, internvl (%(default)s)")
-    add("--method", default=_DEFAULT, metavar="NAME[,NAME]", help=f"of {', '.join(COMPARED)} (%(default)s)")
+    add("--method", default=_DEFAULT, metavar="NAME[,NAME]", help=_METHODS)
     add("--scale", default="auto", metavar="NAME", help="tiny, small, full or auto: full on a GPU, else small")
     add("--device", default="auto", help="cpu, cuda, cuda:N or auto (a GPU if there is one)")
     add("--new-tokens", type=_counts, default=(1, 20), metavar="N[,N]", help="generation lengths (1,20)")
@@ -83,7 +87,7 @@ def measure_shape(
     *,
     new_tokens: Sequence[int],
     rounds: int,
-    compared: Sequence[str] = COMPARED,
+    compared: Sequence[str],
     batch: int = 1,
     beams: int = 1,
     report: Callable[[str], None] = lambda line: None,
@@ -103,30 +107,34 @@ def measure_shape(
 
     Returns:
         JSON values: what was measured, `rounds` with each method's times, peak memory, the arithmetic of a prefill, and
-        whether an interrupt ended the rounds.
+        whether an interrupt ended the rounds; `refused`: methods that cannot generate so, with the reason.
 
     Raises:
         KeyboardInterrupt: in the first round; later the rounds that are complete are returned.
     """
     import scr
 
-    from .measure import METHODS, measure_rounds, operations, peak_bytes
+    from .measure import measure_rounds, method_on, operations, peak_bytes
     from .models import SHAPES, build_workload
 
     shape = SHAPES[name]
     report(f"{name}: building the {scale} model")
     workload = build_workload(shape, scale, device, batch)
-    methods = [METHODS[method](workload) for method in dict.fromkeys((VANILLA, *compared))]
     # First what is counted, so that rounds that are interrupted have all that a table needs.
-    peaks, arithmetic = {}, {}
-    for method in methods:
-        report(f"{name}: counting memory and arithmetic: {method.name}")
-        with method.applied():
-            first = functools.partial(method.generate, max_new_tokens=1, num_beams=beams, do_sample=False)
-            arithmetic[method.name] = operations(first)
-            # The first tokens hold all that the methods differ in; later ones only lengthen the cache of each.
-            few = functools.partial(method.generate, max_new_tokens=2, num_beams=beams, do_sample=False)
-            peaks[method.name] = peak_bytes(few, device)
+    methods, refused, peaks, arithmetic = [], {}, {}, {}
+    for wanted in dict.fromkeys((VANILLA, *compared)):
+        report(f"{name}: counting memory and arithmetic: {wanted}")
+        try:
+            method = method_on(workload, wanted)
+            with method.applied():
+                first = functools.partial(method.generate, max_new_tokens=1, num_beams=beams, do_sample=False)
+                arithmetic[wanted] = operations(first)
+                # The first tokens hold all that the methods differ in; later ones only lengthen the cache of each.
+                few = functools.partial(method.generate, max_new_tokens=2, num_beams=beams, do_sample=False)
+                peaks[wanted] = peak_bytes(few, device)
+            methods.append(method)
+        except scr.SCRError as error:
+            refused[wanted] = str(error)
     found: list[dict[str, Any]] = []
     try:
         for measured in measure_rounds(methods, rounds, new_tokens[-1], beams, lambda line: report(f"{name}: {line}")):
@@ -163,6 +171,7 @@ def measure_shape(
         "weight_bytes": workload.weight_bytes,
         "peak_bytes": peaks,
         "prefill_operations": arithmetic,
+        "refused": refused,
         "interrupted": len(found) < rounds,
         "rounds": found,
     }
@@ -204,19 +213,20 @@ def _measure(options: argparse.Namespace) -> int:
     from scr import ConfigError
 
     from ..asking.models import resolve_device
+    from .measure import known_methods
     from .models import SCALES, SHAPES
 
+    known = [name for name in known_methods() if name != VANILLA]
     names, compared = ([name.strip() for name in given.split(",")] for given in (options.shape, options.method))
-    for kind, known, given in (
-        ("shape", SHAPES, names),
-        ("scale", ("auto", *SCALES), [options.scale]),
-        ("method", COMPARED, compared),
+    compared = known if compared == ["all"] else compared
+    for kind, table, given in (
+        ("shape", list(SHAPES), names),
+        ("scale", ["auto", *SCALES], [options.scale]),
+        ("method", known, compared),
     ):
         for name in given:
-            if name not in known:
-                raise ConfigError(
-                    f"unknown {kind}: got {name!r}; expected one of {list(known)}. {suggestion(name, known)}"
-                )
+            if name not in table:
+                raise ConfigError(f"unknown {kind}: got {name!r}; expected one of {table}. {suggestion(name, table)}")
     device = resolve_device(options.device)
     scale = options.scale if options.scale != "auto" else "full" if device.type == "cuda" else "small"
     logging.set_verbosity_error()  # transformers tells the configuration that it has made up

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Method:
             no pass to tell.
     """
 
-    name: ClassVar[str]
+    name: str
     pass_ms: float | None = None
 
     def __init__(self, workload: Workload) -> None:
@@ -76,59 +77,38 @@ class Vanilla(Method):
             yield
 
 
-class SCR(Method):
-    """`scr.patch` with the family's defaults; `pass_ms` is its diagnostic pass, as the traces tell it."""
+class Patched(Method):
+    """A method of `scr.patch` with its defaults; `pass_ms` is its diagnostic pass, if it has one."""
 
-    name = "scr"
+    def __init__(self, workload: Workload, method: str, **fields: Any) -> None:
+        """See `Method`.
+
+        Args:
+            workload: what to generate from.
+            method: of `scr.list_methods()`.
+            fields: of its configuration; what has no default is taken from its example.
+        """
+        super().__init__(workload)
+        config, example = scr.get_method(method).config_class, scr.get_method(method).example
+        required = [field.name for field in dataclasses.fields(config) if _is_required(field)]
+        self.method, self.fields = method, {**{name: example[name] for name in required}, **fields}
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Patch the model. See `Method.applied`."""
-        with scr.patch(self.model) as self._patched:
+        with scr.patch(self.model, self.method, **self.fields) as self._patched:
             yield
 
     def generate(self, **options: Any) -> Any:
         """See `Method.generate`."""
         output = super().generate(**options)
-        self.pass_ms = self._patched.traces[-1].milliseconds
+        if self._patched.leaves_traces:
+            self.pass_ms = self._patched.traces[-1].milliseconds
         return output
 
 
-class Contrast(Method):
-    """A method of `scr.patch` that acts on logits, with its defaults."""
-
-    method: ClassVar[str]
-    fields: ClassVar[dict[str, Any]] = {}
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Patch the model. See `Method.applied`."""
-        with scr.patch(self.model, self.method, **self.fields):
-            yield
-
-
-class Purified(Contrast):
-    """Both branches in one forward, where the way of generating allows it."""
-
-    name = method = "purified"
-
-
-class PurifiedAlone(Contrast):
-    """The noisy branch in forwards of its own."""
-
-    name, method, fields = "purified_processor", "purified", {"engine": "processor"}
-
-
-class VCD(Contrast):
-    """Visual contrastive decoding."""
-
-    name = method = "vcd"
-
-
-class DoLa(Contrast):
-    """Contrast of layers."""
-
-    name = method = "dola"
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 class NaiveTwoPass(Method):
@@ -192,9 +172,29 @@ class NaiveTwoPass(Method):
         ]
 
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Vanilla, SCR, NaiveTwoPass, Purified, PurifiedAlone, VCD, DoLa)
-}
+_APART = "_processor"
+
+
+def known_methods() -> list[str]:
+    """What can be measured: the unpatched model, a naive two-pass, all of `scr.list_methods()`, and with `_processor`
+    behind their names those that can run their branches in forwards of their own.
+    """
+    names = scr.list_methods()
+    apart = [name + _APART for name in names if "engine" in scr.get_method(name).config_class.__dataclass_fields__]
+    return [VANILLA, NaiveTwoPass.name, *names, *apart]
+
+
+def method_on(workload: Workload, name: str) -> Method:
+    """One of `known_methods`, on a workload.
+
+    Raises:
+        SCRError: if the method cannot work on its model.
+    """
+    if name in (VANILLA, NaiveTwoPass.name):
+        return Vanilla(workload) if name == VANILLA else NaiveTwoPass(workload)
+    method = Patched(workload, name.removesuffix(_APART), **({"engine": "processor"} if name.endswith(_APART) else {}))
+    method.name = name
+    return method
 
 
 class Measurement(NamedTuple):

@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 _Time = Callable[[Mapping[str, Any]], float]
 _ALLOWED = 0.07  # of a prefill, for all that the diagnostic does beside running blocks: 0.60 at 17 of 32
 VANILLA = "vanilla"
-COMPARED = ("scr", "naive", "purified", "purified_processor", "vcd", "dola")
-"""What is measured beside the unpatched model."""
 NOTES = (
-    "purified and vcd run both branches in one forward per token where they can, purified_processor in two. "
-    "× is the ratio to vanilla: median over the rounds and, in brackets, the middle half of them; each ratio is of "
-    "two generations of the same round. Times run from the call of generate to the logits of the last token, vision "
-    "tower included.",
+    "Methods with other branches run all of them in one forward per token where they can, those called _processor in "
+    "forwards of their own. × is the ratio to vanilla: median over the rounds and, in brackets, the middle half of "
+    "them; each ratio is of two generations of the same round. Times run from the call of generate to the logits of "
+    "the last token, vision tower included.",
     "The text prefill is vanilla's way through the text decoder, all that the diagnostic pass of scr runs; the prefill "
     "also has the vision tower and the head. The diagnostic of naive is a whole forward.",
     "Arithmetic and memory are counted, not timed: they have no spread.",
@@ -86,7 +84,7 @@ def rows(record: Mapping[str, Any]) -> list[OverheadRow]:
     if record["new_tokens"][-1] > 1:
         table.append(row("per_token", "each token after the first", _per_token, target="1.00"))
     needed = record["blocks_needed"] / record["blocks"]
-    target = f"≤ {needed + _ALLOWED:.2f}; {record['blocks_needed']} of {record['blocks']} blocks are {needed:.2f}"
+    target = f"≤ {needed + _ALLOWED:.2f}"
     if any(_pass(rounds[0][method]) is not None for method in others):
         table.append(row("diagnostic", "diagnostic / text prefill", _pass, target=target))
         table.append(row("diagnostic_of_prefill", "diagnostic / prefill", _pass, _prefill))
@@ -139,24 +137,31 @@ def title(record: Mapping[str, Any]) -> str:
 
 
 def as_text(record: Mapping[str, Any]) -> str:
-    """The table of one shape for a terminal."""
-    lines = [_head(record), *(_cells(row, _compared(record)) for row in rows(record))]
+    """The table of one shape for a terminal: a line for each method."""
+    lines = _lines(record)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([title(record), *body])
+    return "\n".join([title(record), *body, *_skipped(record)])
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
     """The same for README."""
-    head = _head(record)
-    lines = [head, ("---",) * len(head), *(_cells(row, _compared(record)) for row in rows(record))]
-    return "\n".join([title(record), "", *(f"| {' | '.join(line)} |" for line in lines)])
+    head, *lines = _lines(record)
+    rule = ("---", *("--:",) * (len(head) - 1))
+    return "\n".join(
+        [title(record), "", *(f"| {' | '.join(line)} |" for line in (head, rule, *lines)), *_skipped(record)]
+    )
 
 
-def _head(record: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("", VANILLA, *(f"{method} ×" for method in _compared(record)), "to reach by scr")
+def _lines(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    columns = rows(record)
+    lines = [("", *(f"{row.label} ×" for row in columns)), (VANILLA, *(row.vanilla for row in columns))]
+    for method in _compared(record):
+        lines.append((method, *(str(row.ratios[method]) if method in row.ratios else "" for row in columns)))
+    if any(row.target for row in columns):
+        lines.append(("to reach by scr", *(row.target for row in columns)))
+    return lines
 
 
-def _cells(row: OverheadRow, methods: Sequence[str]) -> tuple[str, ...]:
-    cells = (str(row.ratios[method]) if method in row.ratios else "" for method in methods)
-    return (row.label, row.vanilla, *cells, row.target)
+def _skipped(record: Mapping[str, Any]) -> list[str]:
+    return [f"{method}: skipped, {reason}" for method, reason in record.get("refused", {}).items()]
