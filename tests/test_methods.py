@@ -26,6 +26,23 @@ WAYS = {
 TEXT = [("is there a dog", []), ("USER : no", [])]
 
 
+def usual(common, *case):
+    """A case of a product; the commands run the common ones alone."""
+    return pytest.param(*case, marks=() if common else pytest.mark.slow)
+
+
+# The first family in full, each of the others in one way or another.
+CASES = [
+    usual(not row or (row + column + way) % len(WAYS) == 0, family, method, name)
+    for (row, family), (column, method), (way, name) in itertools.product(*map(enumerate, (TINY, METHODS, WAYS)))
+]
+# Each with SCR, and with its neighbours in the table.
+PAIRS = [
+    usual("scr" in pair or abs(METHODS.index(pair[0]) - METHODS.index(pair[1])) == 1, *pair)
+    for pair in itertools.permutations(METHODS, 2)
+]
+
+
 @pytest.fixture(scope="module", params=list(TINY))
 def tiny(request):
     made = TINY[request.param](layers=4)
@@ -72,8 +89,7 @@ def alone_of(tiny, method):
         return said(tiny)[1]
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("tiny", "method", "way"), CASES, indirect=["tiny"])
 def test_it_runs_changes_images_alone_and_leaves_nothing_behind(tiny, method, way):
     before, (base, scores) = everything_on(tiny.model), base_of(tiny, way)
     with patched(tiny, method) as handle:
@@ -99,7 +115,7 @@ def test_a_prompt_of_text_alone_is_the_base_to_the_bit(tiny, method):
     assert torch.equal(scores, base_of(tiny, text=True)[1])
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(METHODS, 2)), ids=str)
+@pytest.mark.parametrize(("first", "second"), PAIRS, ids=str)
 def test_two_methods_combine_and_come_off_in_any_order(llava, first, second):
     before, alone = everything_on(llava.model), alone_of(llava, second)
     with contextlib.ExitStack() as stack:
