@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.vision_utils import get_vision_window_index
 
 from .errors import UnsupportedModelError
 
@@ -151,6 +152,16 @@ def prompt_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Int[T
     finally:
         if "rope_deltas" in state:
             state["rope_deltas"] = kept
+
+
+def window_order(config: Any, grid: Int[Tensor, "images 3"]) -> Int[Tensor, "blocks"]:
+    """Which block of merged patches comes at each place while Qwen2.5-VL's tower runs.
+
+    Args:
+        config: of the tower.
+        grid: (time, height, width) of each image, in patches.
+    """
+    return get_vision_window_index(grid, config.spatial_merge_size, config.window_size, config.patch_size)[0]
 
 
 def after_step(model: PreTrainedModel, outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:

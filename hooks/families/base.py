@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import PromptLayoutError, UnsupportedModelError
+from ..towers import tower_salience
 
 
 class PatchGrid(NamedTuple):
@@ -150,6 +151,16 @@ class ModelFamily(ABC):
         if pixels.ndim != 4:
             raise pixel_misfit(name, pixels, "(images, 3, height, width)")
         return torch.cat([change(image).to(pixels) for image in pixels.split(1)]) if len(pixels) else pixels.clone()
+
+    def salience(
+        self, model: PreTrainedModel, tiles: Float[Tensor, "tiles 3 height width"]
+    ) -> Float[Tensor, "tiles rows columns"]:
+        """How much the vision tower makes of each patch of a tile, as `map_pixels` shows it; see `tower_salience`.
+
+        Each tile is seen for itself, and no number is below 0.
+        """
+        tower: Any = model.base_model.vision_tower
+        return tower_salience(tower, tower.encoder.layers[-1].self_attn, tiles)
 
     def pixel_images(self, image: ImagePatches, modality: str) -> int:
         """As how many images `map_pixels` shows one of the prompt: one per tile, where each tile counts as an image."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxtyping import Bool, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -54,3 +55,15 @@ class Chameleon(ModelFamily):
         """Cut each row's image tokens into squares of codes. See `ModelFamily.images`."""
         codes: Any = model.config.vq_config
         return square_images(visual, codes.resolution // 2 ** (len(codes.channel_multiplier) - 1))
+
+    def salience(
+        self, model: PreTrainedModel, tiles: Float[Tensor, "tiles 3 height width"]
+    ) -> Float[Tensor, "tiles rows columns"]:
+        """How far a place's features are from the tile's mean, since convolutions attend to nothing.
+
+        See `ModelFamily.salience`.
+        """
+        codes: Any = model.base_model.vqmodel
+        with torch.no_grad():
+            features = codes.encode(tiles.to(codes.dtype), return_dict=True).last_hidden_state.float()
+        return (features - features.mean(dim=(2, 3), keepdim=True)).norm(dim=1)

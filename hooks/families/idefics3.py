@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import PromptLayoutError
+from ..towers import tower_salience
 from .base import ImagePatches, ModelFamily, PatchGrid, pixel_misfit, visual_runs
 
 _NOT_ZERO = 2.0**-14  # the least number that is normal in every dtype
@@ -100,6 +101,13 @@ class Idefics3(ModelFamily):
             return torch.cat([change(tile) for tile in part.split(_side(model) ** 2)]) if len(part) else part
 
         return super().map_features(model, features, change_tiles)
+
+    def salience(
+        self, model: PreTrainedModel, tiles: Float[Tensor, "tiles 3 height width"]
+    ) -> Float[Tensor, "tiles rows columns"]:
+        """See `ModelFamily.salience`."""
+        tower: Any = model.base_model.vision_model
+        return tower_salience(tower, tower.encoder.layers[-1].self_attn, tiles)
 
 
 def _side(model: PreTrainedModel) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import PromptLayoutError
+from ..towers import tower_salience
 from .base import ImagePatches, ModelFamily, PatchGrid, beside_runs, visual_runs
 
 
@@ -51,6 +52,13 @@ class InternVL(ModelFamily):
                     )
                 found.append(ImagePatches(row, index, run, (grid,) * (len(run) // per_tile)))
         return found
+
+    def salience(
+        self, model: PreTrainedModel, tiles: Float[Tensor, "tiles 3 height width"]
+    ) -> Float[Tensor, "tiles rows columns"]:
+        """See `ModelFamily.salience`."""
+        tower: Any = model.base_model.vision_tower
+        return tower_salience(tower, tower.encoder.layer[-1].attention, tiles)
 
 
 def _vision_grid(vision: Any) -> tuple[int, int]:

@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..compat import window_order
 from ..errors import PromptLayoutError
+from ..towers import attention_received
 from .base import ImagePatches, ModelFamily, PatchGrid, beside_runs, pixel_misfit, visual_runs
 
 
@@ -79,8 +81,38 @@ class Qwen2VL(ModelFamily):
                 new = change(pictures[:, 0])[:, None].expand_as(pictures)
             else:
                 new = change(pictures.flatten(0, 1)).reshape(pictures.shape)
-            changed.append(new.reshape(frames.shape).permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(flat.shape).to(flat))
+            changed.append(_flattened(new, config).to(flat))
         return torch.cat(changed) if changed else pixels.clone()
+
+    def salience(
+        self, model: PreTrainedModel, tiles: Float[Tensor, "tiles 3 height width"]
+    ) -> Float[Tensor, "tiles rows columns"]:
+        """The last block whose patches see the whole picture; see `ModelFamily.salience`.
+
+        Each frame is seen as a picture of its own, which stands still.
+        """
+        tower: Any = model.base_model.visual
+        config, merge = tower.config, tower.spatial_merge_size
+        last = getattr(config, "fullatt_block_indexes", None) or [len(tower.blocks) - 1]
+        rows, columns = (side // config.patch_size for side in tiles.shape[-2:])
+        pixels = _flattened(tiles[:, None].expand(-1, config.temporal_patch_size, -1, -1, -1), config).to(tower.dtype)
+        grid = torch.tensor([[len(tiles), rows, columns]], device=tiles.device)
+        read = attention_received(tower.blocks[last[-1]].attn, lambda: tower(pixels, grid_thw=grid), lambda keys: False)
+        blocks = torch.cat([frame[0] for frame in read]).reshape(-1, merge**2)
+        if hasattr(config, "window_size"):  # the tower runs window by window
+            blocks = blocks[window_order(config, grid).argsort().to(blocks.device)]
+        laid_out = blocks.reshape(len(tiles), rows // merge, columns // merge, merge, merge)
+        return laid_out.transpose(2, 3).reshape(len(tiles), rows, columns)
+
+
+def _flattened(pictures: Float[Tensor, "steps time 3 height width"], config: Any) -> Float[Tensor, "patches values"]:
+    """Pictures in the processor's layout: patch after patch, those that merge side by side."""
+    steps, time, _, height, width = pictures.shape
+    merge, patch = config.spatial_merge_size, config.patch_size
+    frames = pictures.reshape(
+        steps, time, 3, height // (merge * patch), merge, patch, width // (merge * patch), merge, patch
+    )
+    return frames.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * time * patch**2)
 
 
 def _grids(places: Int[Tensor, "3 patches"] | None) -> tuple[PatchGrid, ...]:
