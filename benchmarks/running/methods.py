@@ -35,7 +35,8 @@ def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapp
     """What is set of every part's configuration: by the checkpoint's settings, the command, or the tokenizer.
 
     The command wins over the settings, and in it a field of one method over a field of all. A method's
-    `answer_tokens` that are not set get the first tokens of the spellings; the processor is loaded for that alone.
+    `answer_tokens` that are not set get the first tokens of the spellings, and its `phrases` their ids; the processor
+    is loaded for that alone.
 
     Args:
         methods: names that `check_methods` accepted.
@@ -54,8 +55,18 @@ def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapp
         for field, answer in scr.get_method(part).config_class.answer_tokens.items()
         if field not in given[part]
     ]
+    texts = [
+        (part, name, text)
+        for part in given
+        for name, text in _phrases(scr.get_method(part).config_class, given[part]).items()
+    ]
+    if not wanting and not texts:
+        return given
+    tokenizer = load_processor(source).tokenizer
+    for part, name, text in texts:
+        given[part][name] = tokenizer.encode(text, add_special_tokens=False)
     if wanting:
-        tokens = answer_tokens(load_processor(source).tokenizer)
+        tokens = answer_tokens(tokenizer)
         for part, field, answer in wanting:
             if tokens.reason is not None:
                 raise ConfigError(
@@ -105,6 +116,12 @@ def patched(model: PreTrainedModel, method: str, configs: Configs) -> scr.Patch:
     """A method on the model, its parts one inside the other; `configs` has the fields of each of them."""
     fields = {f"{part}.{name}": value for part in method_parts(method) for name, value in configs[part].items()}
     return scr.patch(model, method, **fields)
+
+
+def _phrases(config_class: Any, given: Mapping[str, Any]) -> dict[str, str]:
+    """The fields that hold a text for the model to read."""
+    values = {name: given.get(name, getattr(config_class, name, None)) for name in config_class.phrases}
+    return {name: value for name, value in values.items() if isinstance(value, str)}
 
 
 def _all_parts(methods: Sequence[str]) -> list[str]:

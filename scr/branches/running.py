@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 
 from .._hooks import (
+    PIXELS,
     Attending,
     AttentionPlan,
     Begun,
@@ -55,7 +56,7 @@ class RunningBranch:
                 second vision pass.
 
         Raises:
-            ConfigError: if there are no `input_ids`.
+            ConfigError: if there are no `input_ids`, or no pixels for a perturbation of them.
         """
         if inputs.get("input_ids") is None:
             raise ConfigError(
@@ -71,6 +72,11 @@ class RunningBranch:
         self._copies = 1
         self.forwards = 0
         if self._branch.image is not None and self._branch.image.acts_on == "pixels":
+            if all(inputs.get(name) is None for name in PIXELS.values()):
+                raise ConfigError(
+                    f"no pixels to corrupt: got inputs {sorted(inputs)}; expected `pixel_values` or "
+                    "`pixel_values_videos`. Pass what the processor returns, or corrupt features."
+                )
             self._inputs = perturb_inputs(self._model, self._inputs, self._branch.image)
         if self._branch.prompt is not None:
             self._inputs = self._branch.prompt(self._model, self._inputs)

@@ -13,6 +13,9 @@ from .avisc import AvisC, AvisCConfig
 from .base import Lever, Method, MethodConfig
 from .crops import CRoPS, CRoPSConfig
 from .dola import DoLa, DoLaConfig
+from .icd import ICD, ICDConfig
+from .m3id import M3ID, M3IDConfig
+from .oa_vcd import OAVCD, OAVCDConfig
 from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
 from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
 from .scr import SCR, SCRConfig
@@ -84,6 +87,9 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("sid", SID, "contrast with what sees only the least attended of the image"),
         MethodEntry("crops", CRoPS, "contrast with a run without the image and one that sees little of it"),
         MethodEntry("avisc", AvisC, "contrast with what sees only the blind tokens of the image"),
+        MethodEntry("icd", ICD, "contrast with the image behind an instruction that confuses"),
+        MethodEntry("m3id", M3ID, "contrast with the prompt without its image, more with every token"),
+        MethodEntry("oa_vcd", OAVCD, "contrast with the image whose salient parts are covered, in OA-VCD's style"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
@@ -106,7 +112,10 @@ def get_method(name: str) -> MethodEntry:
 
 
 __all__ = [
+    "ICD",
+    "M3ID",
     "METHODS",
+    "OAVCD",
     "SCR",
     "SID",
     "VCD",
@@ -116,9 +125,12 @@ __all__ = [
     "CRoPSConfig",
     "DoLa",
     "DoLaConfig",
+    "ICDConfig",
+    "M3IDConfig",
     "Method",
     "MethodConfig",
     "MethodEntry",
+    "OAVCDConfig",
     "PlausibilityOnly",
     "PlausibilityOnlyConfig",
     "Purified",

@@ -33,6 +33,8 @@ class MethodConfig(Fields):
     """Whether the settings in a checkpoint's `scr.json` are fields of it."""
     answer_tokens: ClassVar[Mapping[str, Literal["yes", "no"]]] = {}
     """Fields that hold the ids which begin the spellings of an answer: whoever knows the tokenizer can fill them in."""
+    phrases: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold a text for the model to read, or its ids: whoever knows the tokenizer can put in the ids."""
 
     def __repr__(self) -> str:
         """The fields that are not at their defaults, on a line."""

@@ -27,6 +27,9 @@ MethodName = Literal[
     "sid",
     "crops",
     "avisc",
+    "icd",
+    "m3id",
+    "oa_vcd",
     "dola",
     "plausibility_only",
     "yes_shift",
@@ -133,6 +136,47 @@ def patch(
     engine: Literal["auto", "processor", "joined"] = "auto",
     layer_share: float = 0.5,
     deviations: float = 1.0,
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["icd"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    instruction: str | Sequence[int] = "You are a confused object detector.",
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["m3id"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    fading: float = 0.02,
+    plausibility: float = 0.1,
+    only_below: float | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["oa_vcd"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    saliency: Literal["tower"] | Callable = "tower",
+    covered: float = 0.6,
+    fill: Perturbation | str | Mapping[str, Any] = ...,
     contrast: float = 1.0,
     plausibility: float = 0.1,
 ) -> Patch: ...
