@@ -70,12 +70,12 @@ def patched(tiny, method, **more):
     return scr.patch(tiny.model, method, **{**scr.get_method(method).example, **more})
 
 
-def said(tiny, way="greedy", prompts=PROMPTS):
-    """The answers, and the scores of the first step behind all methods."""
+def said(tiny, way="greedy", prompts=PROMPTS, steps=1):
+    """The answers, and the scores of the first steps behind all methods."""
     inputs, spy = tiny.prompt(prompts).inputs, Spy()
     torch.manual_seed(2)
     tokens = tiny.model.generate(**inputs, **{**GREEDY, **WAYS[way]}, logits_processor=[spy])
-    return tokens[:, inputs["input_ids"].shape[1] :], spy.scores[0]
+    return tokens[:, inputs["input_ids"].shape[1] :], torch.cat(spy.scores[:steps], dim=-1)
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def base_of(tiny, way="greedy", text=False):
 @functools.cache
 def alone_of(tiny, method):
     with patched(tiny, method):
-        return said(tiny)[1]
+        return said(tiny, steps=2)[1]
 
 
 @pytest.mark.parametrize(("tiny", "method", "way"), CASES, indirect=["tiny"])
@@ -120,9 +120,9 @@ def test_two_methods_combine_and_come_off_in_any_order(llava, first, second):
     before, alone = everything_on(llava.model), alone_of(llava, second)
     with contextlib.ExitStack() as stack:
         one, other = (stack.enter_context(removing(patched(llava, name).install())) for name in (first, second))
-        assert not torch.equal(said(llava)[1], alone)
+        assert not torch.equal(said(llava, steps=2)[1], alone)
         one.remove()
-        assert torch.equal(said(llava)[1], alone), "the second still acts, and alone"
+        assert torch.equal(said(llava, steps=2)[1], alone), "the second still acts, and alone"
         other.remove()
     assert "generate" not in vars(llava.model)
     assert everything_on(llava.model) == before

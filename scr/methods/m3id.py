@@ -34,7 +34,7 @@ class M3IDConfig(BranchesConfig):
     """
 
     symbols: ClassVar[Mapping[str, str]] = {"M3ID's λ": "fading", "M3ID's β": "plausibility", "M3ID's α": "only_below"}
-    example: ClassVar[Mapping[str, Any]] = {"fading": 1.0, "plausibility": 0.3}
+    example: ClassVar[Mapping[str, Any]] = {"fading": 1.0}
 
     fading: Factor = 0.02
     plausibility: Share = 0.1
