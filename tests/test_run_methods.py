@@ -113,6 +113,20 @@ def test_the_tokens_of_no_come_from_the_tokenizer(
         build_plan(configure(methods=("yes_shift",), method_args=args))
 
 
+def test_texts_for_the_model_become_ids_of_its_tokenizer(configure: Configure, checkpoint: Path) -> None:
+    text = {"icd.instruction": "please describe a dog"}
+    cells = build_plan(configure(methods=("icd", "scr+icd"), method_args=text)).cells[1:]
+    tokenizer = models.load_processor(models.find_model(str(checkpoint))).tokenizer
+    expected = tokenizer.convert_tokens_to_ids(text["icd.instruction"].split())
+    assert cells[0].config_given == {"instruction": expected}
+    assert cells[0].config["instruction"] == expected
+    assert cells[1].config_given == {"scr": {}, "icd": {"instruction": expected}}
+    default = build_plan(configure(methods=("icd",))).cells[1].config["instruction"]
+    assert default == tokenizer.encode(scr.get_method("icd").config_class().instruction, add_special_tokens=False)
+    ids = build_plan(configure(methods=("icd",), method_args={"instruction": [7, 8]})).cells[1]
+    assert ids.config["instruction"] == [7, 8]
+
+
 def test_yes_shift_runs_with_the_tokens_of_its_plan(configure: Configure) -> None:
     none, shifted = run(configure(methods=("yes_shift",), method_args={"shift": 0.5}))
     changes = [

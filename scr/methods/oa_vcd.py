@@ -36,7 +36,7 @@ class OAVCDConfig(BranchesConfig):
         plausibility: tokens whose probability is below this share of the highest are banned (VCD's β); 0: none.
     """
 
-    symbols: ClassVar[Mapping[str, str]] = {"OA-VCD's α": "contrast", "OA-VCD's β": "plausibility"}
+    symbols: ClassVar[Mapping[str, str]] = {"VCD's α": "contrast", "VCD's β": "plausibility"}
     example: ClassVar[Mapping[str, Any]] = {"contrast": 2.0}
 
     saliency: Literal["tower"] | Callable = "tower"
