@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .installing.stack import HookStack
     from .joined import Begun, JoinedLoop, OtherBranch, why_not_joined
     from .lazy import on_demand
+    from .prefills.attention import is_reading
     from .prefills.digests import image_digest, pixel_digests
     from .prefills.placed import Placed
     from .prefills.prefill import PrefillDispatcher, dispatcher

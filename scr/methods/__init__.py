@@ -22,6 +22,7 @@ from .scr import SCR, SCRConfig
 from .sid import SID, SIDConfig
 from .trace import Trace
 from .vcd import VCD, VCDConfig
+from .vli import VLI, VLIConfig
 from .yes_shift import YesShift, YesShiftConfig
 
 
@@ -90,6 +91,7 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("icd", ICD, "contrast with the image behind an instruction that confuses"),
         MethodEntry("m3id", M3ID, "contrast with the prompt without its image, more with every token"),
         MethodEntry("oa_vcd", OAVCD, "contrast with the image whose salient parts are covered, in OA-VCD's style"),
+        MethodEntry("vli", VLI, "steer from the image's context towards its salient parts, in VLI's style"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
@@ -123,6 +125,7 @@ __all__ = [
     "AvisCConfig",
     "CRoPS",
     "CRoPSConfig",
+    "VLI",
     "DoLa",
     "DoLaConfig",
     "ICDConfig",
@@ -140,6 +143,7 @@ __all__ = [
     "SIDConfig",
     "Trace",
     "VCDConfig",
+    "VLIConfig",
     "YesShift",
     "YesShiftConfig",
     "get_method",

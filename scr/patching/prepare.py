@@ -30,6 +30,7 @@ MethodName = Literal[
     "icd",
     "m3id",
     "oa_vcd",
+    "vli",
     "dola",
     "plausibility_only",
     "yes_shift",
@@ -179,6 +180,20 @@ def patch(
     fill: Perturbation | str | Mapping[str, Any] = ...,
     contrast: float = 1.0,
     plausibility: float = 0.1,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["vli"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    strength: float = 0.1,
+    anchored: float = 0.4,
+    saliency: Literal["tower"] | Callable = "tower",
+    fill: Perturbation | str | Mapping[str, Any] = ...,
 ) -> Patch: ...
 
 
