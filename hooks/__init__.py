@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .lazy import on_demand as _on_demand
 
 if TYPE_CHECKING:
-    from .compat import prompt_positions
+    from .compat import after_step, prompt_positions
     from .encoding import PIXELS, encode_images
     from .errors import (
         NotFiniteError,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .joined import Begun, JoinedLoop, OtherBranch, why_not_joined
     from .lazy import on_demand
     from .prefills.attention import is_reading
+    from .prefills.cache import fork
     from .prefills.digests import image_digest, pixel_digests
     from .prefills.placed import Placed
     from .prefills.prefill import PrefillDispatcher, dispatcher

@@ -67,15 +67,15 @@ class OtherBranch(Protocol):
         """Told what it says after `tokens`."""
 
 
-def why_not_joined(call: GenerateCall) -> str | None:
-    """What in a call of `generate` this loop cannot do; None if it can do it."""
+def why_not_joined(call: GenerateCall, beams: bool = False) -> str | None:
+    """What in a call of `generate` this loop cannot do, or one that does `beams`; None if it can do it."""
     if call.setting("use_cache") is False:
         return "use_cache=False"
     mask = call.arguments.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim != 2:
         return "an attention mask that is not of two axes"
     for name, words in _GOES_AS_USUAL.items():
-        value = call.setting(name)
+        value = None if beams and name == "num_beams" else call.setting(name)
         if value is not None and value is not False and (name, value) not in _USUAL:
             return words
     return None

@@ -126,6 +126,14 @@ def over_all_heads(mean: Tensor, module: Any, heads: int) -> Tensor:
     return mean
 
 
+def highest_of_heads(highest: Tensor, module: Any, heads: int) -> Tensor:
+    """The highest of all heads of a module of which this process has computed `heads`."""
+    if heads < getattr(module.config, "num_attention_heads", heads):
+        highest = highest.contiguous()
+        torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, compat.head_group(module, heads))
+    return highest
+
+
 def row_scores(
     query: Tensor, key: Tensor, rows: Int[Tensor, "batch rows"], options: Mapping[str, Any]
 ) -> Float[Tensor, "batch heads rows keys"]:

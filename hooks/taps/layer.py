@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..prefills.attention import over_all_heads, refuse_what_changes_attention, row_scores
+from ..prefills.attention import highest_of_heads, over_all_heads, refuse_what_changes_attention, row_scores
 from ..prefills.masks import masked
 
 Output = Float[Tensor, "rows seq heads dim"]
@@ -137,6 +137,10 @@ class LayerAttention:
     def mean_over_heads(self, values: Float[Tensor, "rows heads *rest"]) -> Float[Tensor, "rows *rest"]:
         """The mean over all heads, those on other processes among them."""
         return over_all_heads(values.mean(dim=1), self.inputs.module, self.inputs.query.shape[1])
+
+    def highest_over_heads(self, values: Float[Tensor, "rows heads *rest"]) -> Float[Tensor, "rows *rest"]:
+        """The highest of all heads, those on other processes among them."""
+        return highest_of_heads(values.amax(dim=1), self.inputs.module, self.inputs.query.shape[1])
 
     def hide(self, keys: Bool[Tensor, "rows keys"]) -> None:
         """Hide keys from every query of the forward but a key's own token."""

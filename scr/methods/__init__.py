@@ -16,6 +16,7 @@ from .dola import DoLa, DoLaConfig
 from .icd import ICD, ICDConfig
 from .m3id import M3ID, M3IDConfig
 from .oa_vcd import OAVCD, OAVCDConfig
+from .opera import OPERA, OPERAConfig
 from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
 from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
 from .scr import SCR, SCRConfig
@@ -51,6 +52,11 @@ class MethodEntry:
     def requires(self) -> tuple[Lever, ...]:
         """Which levers it pulls."""
         return self.method.requires
+
+    @property
+    def least_beams(self) -> int:
+        """How many beams `generate` needs at least: see `Method.least_beams`."""
+        return self.method.least_beams
 
     @property
     def example(self) -> dict[str, Any]:
@@ -93,6 +99,7 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("oa_vcd", OAVCD, "contrast with the image whose salient parts are covered, in OA-VCD's style"),
         MethodEntry("vli", VLI, "steer from the image's context towards its salient parts, in VLI's style"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
+        MethodEntry("opera", OPERA, "beam search that penalises over-trust in its own words, and goes back"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
     )
@@ -118,6 +125,7 @@ __all__ = [
     "M3ID",
     "METHODS",
     "OAVCD",
+    "OPERA",
     "SCR",
     "SID",
     "VCD",
@@ -134,6 +142,7 @@ __all__ = [
     "MethodConfig",
     "MethodEntry",
     "OAVCDConfig",
+    "OPERAConfig",
     "PlausibilityOnly",
     "PlausibilityOnlyConfig",
     "Purified",

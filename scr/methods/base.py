@@ -63,6 +63,8 @@ class Method(ABC):
     paper: ClassVar[str]
     requires: ClassVar[tuple[Lever, ...]]
     config_class: ClassVar[type[MethodConfig]]
+    least_beams: ClassVar[int] = 1
+    """How many beams `generate` needs at least; a method of beams alone, 2 or more, serves no sampling."""
 
     config: MethodConfig
     """The effective configuration: what the model's family decides is filled in."""

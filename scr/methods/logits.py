@@ -75,8 +75,8 @@ class LogitsMethod(Method):
         self.config = config
 
     @abstractmethod
-    def begin(self, call: GenerateCall) -> LogitsProcessor:
-        """The processor for one call of `generate`, whose prompt has an image.
+    def begin(self, call: GenerateCall) -> LogitsProcessor | None:
+        """The processor for one call of `generate`, whose prompt has an image; None where a loop of its own does all.
 
         Raises:
             UnsupportedGenerationError: for a way of generating that the method cannot serve.
@@ -92,5 +92,6 @@ class LogitsMethod(Method):
             return
         refuse_assistance(call, self.name)
         processor = self.begin(call)
-        call.processors.append(processor)
+        if processor is not None:
+            call.processors.append(processor)
         call.kept[self] = processor
