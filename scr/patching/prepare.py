@@ -32,6 +32,7 @@ MethodName = Literal[
     "oa_vcd",
     "vli",
     "dola",
+    "opera",
     "plausibility_only",
     "yes_shift",
 ]
@@ -204,6 +205,19 @@ def patch(
     *,
     layers: Literal["low", "high"] | Sequence[int] = "low",
     plausibility: float = 0.1,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["opera"],
+    *,
+    penalty: float = 1.0,
+    scale: float = 50.0,
+    candidates: int = 5,
+    threshold: int | None = 15,
+    compat: Literal["paper", "official"] = "paper",
 ) -> Patch: ...
 
 
