@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from .prefills.digests import image_digest, pixel_digests
     from .prefills.placed import Placed
     from .prefills.prefill import PrefillDispatcher, dispatcher
-    from .prefills.queries import image_tokens, rows_with_images, visual_input
+    from .prefills.queries import image_tokens, real_tokens, rows_with_images, visual_input
     from .prefills.sessions import Diagnosis, PrefillMethod, PrefillSession
     from .residual import edit_tokens, hidden_of, with_hidden
+    from .steering.sites import after_attention, after_block, after_mlp
+    from .steering.steps import StepHooks
+    from .steering.vectors import turn
     from .taps.layer import LayerAttention
     from .taps.tapping import Attending, AttentionPlan, attending, blocks_seen, require_seen, tap_attention
 

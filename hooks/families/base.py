@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import PromptLayoutError, UnsupportedModelError
 from ..towers import tower_salience
+
+_BLOCK = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 
 
 class PatchGrid(NamedTuple):
@@ -85,6 +87,52 @@ class ModelFamily(ABC):
                     "expected blocks with a `self_attn` module. Use a model whose every block has self-attention."
                 )
         return layers
+
+    def mlp(self, layer: nn.Module) -> nn.Module:
+        """The module of a decoder block whose output is its MLP's.
+
+        Raises:
+            UnsupportedModelError: if the block has none of that name.
+        """
+        mlp = getattr(layer, "mlp", None)
+        if not isinstance(mlp, nn.Module):
+            raise UnsupportedModelError(
+                f"decoder block without an MLP to act on: got {type(layer).__name__} with "
+                f"{[name for name, _ in layer.named_children()]}; expected `mlp` among them. Use a dense decoder, such "
+                "as Llama's or Qwen2's."
+            )
+        return mlp
+
+    def attention_update(self, layer: nn.Module) -> nn.Module:
+        """The module of a decoder block whose output is added to the residual stream as attention's part.
+
+        Raises:
+            UnsupportedModelError: for a block of another build, such as one with norms behind its attention.
+        """
+        parts = {name for name, part in layer.named_children() if not isinstance(part, nn.Dropout)}
+        multiplied = getattr(layer, "residual_multiplier", 1) != 1
+        if parts != _BLOCK or multiplied:
+            raise UnsupportedModelError(
+                f"decoder block of another build: got {type(layer).__name__} with {sorted(parts)}"
+                f"{' and a residual_multiplier' * multiplied}; expected {sorted(_BLOCK)}, so that what attention puts "
+                "out is what is added. Use a decoder of Llama's or Qwen2's build."
+            )
+        return cast(nn.Module, layer.self_attn)
+
+    def final_norm(self, model: PreTrainedModel) -> nn.Module:
+        """The norm between the last decoder block and the language head.
+
+        Raises:
+            UnsupportedModelError: if the decoder has none of that name.
+        """
+        decoder = self.decoder(model)
+        norm = getattr(decoder, "norm", None)
+        if not isinstance(norm, nn.Module):
+            raise UnsupportedModelError(
+                f"decoder without a final norm: got {type(decoder).__name__}; expected a module `norm`. Use a decoder "
+                "of Llama's or Qwen2's build."
+            )
+        return norm
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise UnsupportedModelError if this member of the family cannot be patched."""

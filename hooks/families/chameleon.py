@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import ImagePatches, ModelFamily, beside_runs, square_images
@@ -24,6 +24,11 @@ class Chameleon(ModelFamily):
     def edit_layers_of(self, model: PreTrainedModel) -> range:
         """The 30B, which alone has Swin's order of norms, has a published range of its own."""
         return range(0, 21) if model.config.swin_norm else self.edit_layers
+
+    def attention_update(self, layer: nn.Module) -> nn.Module:
+        """In Swin's order the norm comes after attention."""
+        block: Any = layer
+        return block.input_layernorm if block.self_attn.config.swin_norm else super().attention_update(layer)
 
     def decoder_inputs(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Embed the codes here, since the decoder is the base model: so the image is encoded once for both passes."""

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from .avisc import AvisC, AvisCConfig
 from .base import Lever, Method, MethodConfig
 from .crops import CRoPS, CRoPSConfig
+from .deco import DeCo, DeCoConfig
 from .dola import DoLa, DoLaConfig
 from .icd import ICD, ICDConfig
 from .m3id import M3ID, M3IDConfig
@@ -19,6 +20,7 @@ from .oa_vcd import OAVCD, OAVCDConfig
 from .opera import OPERA, OPERAConfig
 from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
 from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
+from .rudder import Rudder, RudderConfig
 from .scr import SCR, SCRConfig
 from .sid import SID, SIDConfig
 from .trace import Trace
@@ -100,6 +102,8 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("vli", VLI, "steer from the image's context towards its salient parts, in VLI's style"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
         MethodEntry("opera", OPERA, "beam search that penalises over-trust in its own words, and goes back"),
+        MethodEntry("deco", DeCo, "add the earlier layer that is surest of a likely token"),
+        MethodEntry("rudder", Rudder, "steer by what attention adds to the prompt, gated per token"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
     )
@@ -134,6 +138,8 @@ __all__ = [
     "CRoPS",
     "CRoPSConfig",
     "VLI",
+    "DeCo",
+    "DeCoConfig",
     "DoLa",
     "DoLaConfig",
     "ICDConfig",
@@ -148,6 +154,8 @@ __all__ = [
     "Purified",
     "PurifiedConfig",
     "PurifiedLogitsProcessor",
+    "Rudder",
+    "RudderConfig",
     "SCRConfig",
     "SIDConfig",
     "Trace",

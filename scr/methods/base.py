@@ -65,6 +65,8 @@ class Method(ABC):
     config_class: ClassVar[type[MethodConfig]]
     least_beams: ClassVar[int] = 1
     """How many beams `generate` needs at least; a method of beams alone, 2 or more, serves no sampling."""
+    in_any_forward: ClassVar[bool] = False
+    """Whether it acts in forwards outside of `generate` too."""
 
     config: MethodConfig
     """The effective configuration: what the model's family decides is filled in."""

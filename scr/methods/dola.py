@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
-from .._hooks import GenerateCall, HookStack, current_calls, find_family, hidden_of, is_beside, when_idle
+from .._hooks import GenerateCall, StepHooks, find_family
 from ..contrast import plausible_tokens
-from ..errors import ConfigError, UnsupportedGenerationError
+from ..errors import ConfigError
 from ..fields import SOME, Index, Share
-from .base import MethodConfig
-from .logits import ImageRowsProcessor, LogitsMethod
+from .base import Lever, MethodConfig
+from .layers import LayersProcessor, read_layers
+from .steps import StepsMethod
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -92,90 +92,37 @@ def contrast_layers(
     return torch.where(kept, p - of_chosen, -math.inf), chosen
 
 
-class DoLa(LogitsMethod):
+class DoLa(StepsMethod):
     """Contrast layers at every step; no second forward."""
 
     name: ClassVar[str] = "dola"
     paper: ClassVar[str] = "arXiv 2309.03883"
     config_class: ClassVar[type[MethodConfig]] = DoLaConfig
+    requires: ClassVar[tuple[Lever, ...]] = ("logits",)
 
     config: DoLaConfig
 
     def __init__(self, model: PreTrainedModel, config: DoLaConfig) -> None:
         """See `Method`."""
         super().__init__(model, config)
-        self._layers = find_family(model).layers(model)
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
-        self.candidates = config.candidates(len(self._layers), tied)
+        self.candidates = config.candidates(len(find_family(model).layers(model)), tied)
 
-    def install(self, model: PreTrainedModel, stack: HookStack) -> None:
-        """See `Method`."""
-        hooks = HookStack()
-        stack.callback(when_idle, model, hooks.close)  # a call that is running needs them to its end
-        for candidate in self.candidates:
-            if candidate == 0:
-                hooks.forward_pre_hook(self._layers[0], self._before_first)
-            else:
-                hooks.forward_hook(self._layers[candidate - 1], functools.partial(self._after, candidate))
-        head = cast(nn.Module, model.get_output_embeddings())
-        hooks.forward_pre_hook(head, self._before_head)
-        super().install(model, stack)
+    def place(self, model: PreTrainedModel, hooks: StepHooks) -> None:
+        """See `StepsMethod`."""
+        read_layers(hooks, model, self.candidates)
 
-    def begin(self, call: GenerateCall) -> LogitsProcessor:
-        """See `LogitsMethod`."""
-        call.arguments["disable_compile"] = True  # a compiled step would not call the hooks
-        return _LayerContrast(call.model, call.model_inputs, self)
-
-    def _before_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._note(0, args[0] if args else kwargs["hidden_states"])
-
-    def _after(self, candidate: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._note(candidate, hidden_of(output))
-
-    def _before_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        step = None if torch.compiler.is_compiling() else self._step()
-        if step is not None:
-            last = args[0] if args else kwargs["input"]
-            step.device, step.dtype = last.device, last.dtype
-
-    def _note(self, candidate: int, hidden: Float[Tensor, "rows seq dim"]) -> None:
-        step = None if torch.compiler.is_compiling() or is_beside() else self._step()
-        if step is not None:
-            step.hidden[candidate] = hidden[:, -1].detach()
-
-    def _step(self) -> _LayerContrast | None:
-        """Of the call that this thread is in, if it began under this method."""
-        return next((call.kept[self] for call in current_calls() if self in call.kept), None)
+    def start(self, call: GenerateCall) -> LogitsProcessor:
+        """See `StepsMethod`."""
+        return _LayerContrast(call.model, call.model_inputs, self.candidates, self.config.plausibility)
 
 
-class _LayerContrast(ImageRowsProcessor):
-    def __init__(self, model: Any, inputs: dict[str, Any], method: DoLa) -> None:
-        super().__init__(model, inputs)
-        self._head: nn.Module = model.get_output_embeddings()
-        self._candidates, self._plausibility = method.candidates, method.config.plausibility
-        # Of the step that was just made: the last token's hidden state after each candidate, and what the head got.
-        self.hidden: dict[int, Tensor] = {}
-        self.device: torch.device
-        self.dtype: torch.dtype
+class _LayerContrast(LayersProcessor):
+    def __init__(self, model: Any, inputs: dict[str, Any], layers: tuple[int, ...], plausibility: float) -> None:
+        super().__init__(model, inputs, layers)
+        self._plausibility = plausibility
 
-    @torch.no_grad()
     def change(
         self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows vocab"]:
-        # Below the rows of `generate` there may be those of another method's branch, in the same forward.
-        early = self._early_logits(len(scores)).to(scores.device)
-        return contrast_layers(scores, early, self._plausibility)[0]
-
-    def _early_logits(self, rows: int) -> Float[Tensor, "layers rows vocab"]:
-        """What the candidates say about the first `rows` rows of the step that was just made.
-
-        The head is called as the model calls it: its parameters may be elsewhere, or packed, or none.
-        """
-        hidden, self.hidden = self.hidden, {}
-        if sorted(hidden) != sorted(self._candidates):
-            raise UnsupportedGenerationError(
-                f"dola saw no layers: got hidden states of {sorted(hidden)}; expected {list(self._candidates)}. "
-                "Use the model without torch.compile."
-            )
-        stacked = torch.stack([hidden[candidate].to(hidden[self._candidates[0]]) for candidate in self._candidates])
-        return self._head(stacked[:, :rows].to(self.device, self.dtype))
+        return contrast_layers(scores, self.early_logits().to(scores.device), self._plausibility)[0]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from .._hooks import Diagnosis, ImagePatches, Placed, PrefillSession, edit_tokens, find_family, hidden_of
 from ..credit import attention_entropy, hidden_norms
-from ..errors import ConfigError, NotFiniteError
+from ..errors import NotFiniteError
 from ..fields import Count, Index
 from ..perturb import noise_generator
 from ..redistribution import (
@@ -30,6 +30,7 @@ from ..redistribution import (
 )
 from .activations import ActivationsMethod
 from .base import MethodConfig
+from .depth import within
 from .noise import random_directions, with_norms_of
 from .trace import Trace
 
@@ -78,26 +79,11 @@ class SCRConfig(MethodConfig):
 
         They hold for models of 24 blocks and more; a smaller model takes their share of 32.
         """
-        resolved = replace(
+        return replace(
             self,
-            layers=self.layers or _scaled(layers, num_layers),
-            attention_layers=self.attention_layers or _scaled(attention_layers, num_layers),
+            layers=within("layers", self.layers, layers, num_layers),
+            attention_layers=within("attention_layers", self.attention_layers, attention_layers, num_layers),
         )
-        for name in ("layers", "attention_layers"):
-            blocks = getattr(resolved, name)
-            if blocks.stop > num_layers:
-                raise ConfigError(
-                    f"{name} leaves the model: got {blocks}; expected blocks below {num_layers}. Leave {name} at None "
-                    "for the family's own range."
-                )
-        return resolved
-
-
-def _scaled(published: range, num_layers: int) -> range:
-    if num_layers >= 24:
-        return published
-    start = round(published.start * num_layers / 32)
-    return range(start, max(start + 1, round(published.stop * num_layers / 32)))
 
 
 class SCR(ActivationsMethod):

@@ -129,7 +129,7 @@ class Patch:
                 raise
         if unseen and kind is None:
             warnings.warn(
-                f"no {'forward' if 'activations' in self._method.requires else 'generate'} was seen under "
+                f"no {'forward' if self._method.in_any_forward else 'generate'} was seen under "
                 f"{self.name!r}: the model was not called, or a wrapper was, such as what torch.compile(model) "
                 "returned, that bypasses it. Patch what you call.",
                 stacklevel=2,
@@ -156,7 +156,7 @@ class Patch:
             names.add(self.name)
             watch_generate(self._model, self._calls, stack)
             self._method.install(self._model, stack)
-            if "activations" in self._method.requires:
+            if self._method.in_any_forward:
                 for wrapper in self._compiled:
                     dispatcher(self._model).watch_compiled(wrapper, stack)
             self._seen_before = self._seen()
@@ -170,7 +170,7 @@ class Patch:
 
     def _seen(self) -> int:
         """How often the model was called where the method could act."""
-        return dispatcher(self._model).forwards if "activations" in self._method.requires else self._calls.seen
+        return dispatcher(self._model).forwards if self._method.in_any_forward else self._calls.seen
 
     def __repr__(self) -> str:
         """Name, configuration and whether it is on."""

@@ -33,6 +33,8 @@ MethodName = Literal[
     "vli",
     "dola",
     "opera",
+    "deco",
+    "rudder",
     "plausibility_only",
     "yes_shift",
 ]
@@ -218,6 +220,30 @@ def patch(
     candidates: int = 5,
     threshold: int | None = 15,
     compat: Literal["paper", "official"] = "paper",
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["deco"],
+    *,
+    strength: float = 0.6,
+    layers: range | Sequence[int] | None = None,
+    top_p: float = 0.9,
+    most_candidates: int = 20,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["rudder"],
+    *,
+    strength: float = 20.0,
+    slope: float = 5.0,
+    offset: float = 1.0,
+    block: int | None = None,
 ) -> Patch: ...
 
 

@@ -1,0 +1,1 @@
+"""Read and change what a model's blocks put out, in each step of a call of `generate`."""
