@@ -37,8 +37,9 @@ class _Running:
 class StepHooks:
     """Hooks on one model, for the calls that were begun with them.
 
-    A step is a forward inside such a call that is not beside it (`beside_generate`), nor a diagnostic. Its first one has the call's own
-    rows alone; whatever is below them later belongs to another method's branch, and is neither shown nor changed.
+    A step is a forward inside such a call that is not beside it (`beside_generate`) and no diagnostic. The first one
+    has the call's own rows alone; what is below them later belongs to another method's branch: it is neither shown nor
+    changed.
     """
 
     def __init__(self, model: nn.Module, stack: HookStack) -> None:
