@@ -26,6 +26,7 @@ from .sid import SID, SIDConfig
 from .trace import Trace
 from .vcd import VCD, VCDConfig
 from .vli import VLI, VLIConfig
+from .vista import Vista, VistaConfig
 from .yes_shift import YesShift, YesShiftConfig
 
 
@@ -104,6 +105,7 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("opera", OPERA, "beam search that penalises over-trust in its own words, and goes back"),
         MethodEntry("deco", DeCo, "add the earlier layer that is surest of a likely token"),
         MethodEntry("rudder", Rudder, "steer by what attention adds to the prompt, gated per token"),
+        MethodEntry("vista", Vista, "steer MLPs by what the image has changed, and mix earlier layers in"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
     )
@@ -161,6 +163,8 @@ __all__ = [
     "Trace",
     "VCDConfig",
     "VLIConfig",
+    "Vista",
+    "VistaConfig",
     "YesShift",
     "YesShiftConfig",
     "get_method",

@@ -13,7 +13,6 @@ from torch.nn.functional import cosine_similarity, normalize, softplus
 from transformers import PreTrainedModel
 
 from .._hooks import GenerateCall, StepHooks, after_attention, find_family, real_tokens, rows_with_images
-from ..errors import UnsupportedGenerationError
 from ..fields import LARGEST, Factor, Index
 from ..kinds import Between
 from .base import MethodConfig
@@ -79,16 +78,7 @@ class Rudder(StepsMethod):
 
     def start(self, call: GenerateCall) -> Any:
         """See `StepsMethod`."""
-        cache = call.arguments.get("past_key_values")
-        for name, given in {
-            "past_key_values": cache is not None and cache.get_seq_length(),
-            "prefill_chunk_size": call.setting("prefill_chunk_size"),
-        }.items():
-            if given:
-                raise UnsupportedGenerationError(
-                    f"rudder reads the whole prompt at once: got {name} of {given} tokens; expected none. Give the "
-                    f"whole conversation with all its images, and leave {name} out."
-                )
+        self.refuse_parts(call)
         return _Rudder(self.config, call)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from transformers import LogitsProcessor, PreTrainedModel
 
 from .._hooks import GenerateCall, HookStack, StepHooks
+from ..errors import UnsupportedGenerationError
 from .base import Lever
 from .logits import LogitsMethod
 
@@ -28,6 +29,23 @@ class StepsMethod(LogitsMethod):
         Raises:
             UnsupportedGenerationError: for a way of generating that the method cannot serve.
         """
+
+    def refuse_parts(self, call: GenerateCall) -> None:
+        """Refuse a prompt that comes in parts, for a method that needs all of it.
+
+        Raises:
+            UnsupportedGenerationError: naming what parts it.
+        """
+        cache = call.arguments.get("past_key_values")
+        for name, tokens in {
+            "past_key_values": cache is not None and cache.get_seq_length(),
+            "prefill_chunk_size": call.setting("prefill_chunk_size"),
+        }.items():
+            if tokens:
+                raise UnsupportedGenerationError(
+                    f"{self.name} reads the whole prompt at once: got {name} of {tokens} tokens; expected none. Give "
+                    f"the whole conversation with all its images, and leave {name} out."
+                )
 
     def install(self, model: PreTrainedModel, stack: HookStack) -> None:
         """See `Method`."""

@@ -35,6 +35,7 @@ MethodName = Literal[
     "opera",
     "deco",
     "rudder",
+    "vista",
     "plausibility_only",
     "yes_shift",
 ]
@@ -244,6 +245,17 @@ def patch(
     slope: float = 5.0,
     offset: float = 1.0,
     block: int | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["vista"],
+    *,
+    strength: float = 0.17,
+    early_share: float = 0.3,
+    early_layers: range | Sequence[int] | None = None,
 ) -> Patch: ...
 
 
