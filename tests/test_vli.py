@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 import scr
 from hooks import find_family
+from scr.branches.steering import Steering
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SAMPLED = ("qwen2_5_vl", "idefics3", "chameleon")
@@ -166,13 +167,33 @@ def test_several_answers_of_a_prompt_have_each_its_own_tokens():
     assert torch.allclose(one[1], other[1], atol=1e-4)
 
 
-def test_beside_a_method_with_branches_the_first_rows_alone_are_steered():
+def test_rows_of_text_and_rows_of_others_stay():
+    """Though nothing but rounding would move them."""
+    steering = Steering([], 1.0, torch.tensor([True, False]), joined=True)
+    steering.follow(torch.zeros(2, 5, dtype=torch.long))
+    hidden = torch.arange(6.0)[:, None, None].expand(6, 3, 2)
+    edited = steering.after(0, hidden)
+    assert edited[0, -1].tolist() == [0 + 2 - 4] * 2
+    edited[0, -1] = 0
+    assert torch.equal(edited, hidden)
+
+
+def test_a_model_that_calls_no_hooks_is_refused(monkeypatch):
+    tiny = made("llava")
+    with scr.patch(tiny.model, "vli"), monkeypatch.context() as patching:
+        patching.setattr(torch.compiler, "is_compiling", lambda: True)
+        with pytest.raises(scr.UnsupportedGenerationError, match=r"steering saw no layers.*without torch.compile"):
+            tiny.model.generate(**tiny.prompt(PROMPTS[:1]).inputs, **GREEDY)
+
+
+@pytest.mark.parametrize("contrasting", ["vcd", "crops"])  # of one and of two branches
+def test_beside_a_method_with_branches_the_first_rows_alone_are_steered(contrasting):
     tiny, found = made("llava"), []
-    for first, second in (("vcd", "vli"), ("vli", "vcd")):
+    for first, second in ((contrasting, "vli"), ("vli", contrasting)):
         for engine in ENGINES:  # of the first; the other finds the loop taken
             one, other = (
                 scr.patch(tiny.model, name, engine=way, **(FIELDS if name == "vli" else {"plausibility": 0.0}))
-                for name, way in ((first, engine), (second, "auto"))
+                for name, way in ((first, engine), (second, "processor"))
             )
             with one, other:
                 found.append(answers(tiny, GREEDY, "yes_shift", shift=0.0, no_tokens=(3,)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .._hooks import HookStack, find_family, hidden_of, is_beside, is_reading, when_idle, with_hidden
+from ..errors import UnsupportedGenerationError
 from .running import RunningBranch
 
 Hidden = dict[int, Float[Tensor, "rows dim"]]
@@ -42,6 +43,9 @@ class Steering:
 
         Args:
             tokens: prompt and answer so far; below the first run's rows there may be others.
+
+        Raises:
+            UnsupportedGenerationError: if the branches' blocks went by unseen.
         """
         if self._rows and self._joined:
             return
@@ -51,6 +55,11 @@ class Steering:
             self._noting = {}
             try:
                 branch.logits(tokens[: self._rows])
+                if not self._noting:
+                    raise UnsupportedGenerationError(
+                        "steering saw no layers: got a forward that called no hook of a block; expected all of them. "
+                        "Use the model without torch.compile."
+                    )
                 self._noted.append(self._noting)
             finally:
                 self._noting = None
@@ -93,7 +102,7 @@ def let_steer(model: PreTrainedModel, current: Callable[[], Steering | None], st
         return inner(input_ids, *args, **kwargs)
 
     def after(block: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        steering = None if is_reading() else current()
+        steering = None if is_reading() or torch.compiler.is_compiling() else current()
         return None if steering is None else steering.after(block, output)
 
     # Of all that `generate` calls at a step, this alone is given the whole rows, beams in their new order.

@@ -25,8 +25,8 @@ from .scr import SCR, SCRConfig
 from .sid import SID, SIDConfig
 from .trace import Trace
 from .vcd import VCD, VCDConfig
-from .vli import VLI, VLIConfig
 from .vista import Vista, VistaConfig
+from .vli import VLI, VLIConfig
 from .yes_shift import YesShift, YesShiftConfig
 
 
@@ -135,11 +135,11 @@ __all__ = [
     "SCR",
     "SID",
     "VCD",
+    "VLI",
     "AvisC",
     "AvisCConfig",
     "CRoPS",
     "CRoPSConfig",
-    "VLI",
     "DeCo",
     "DeCoConfig",
     "DoLa",
