@@ -86,7 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--adapter", metavar="NAME", help="lab/refusal, lab/seed, a folder or a hub id; the bare model is run beside it"
     )
     what.add_argument(
-        "--allow-overlap", action="store_true", help="measure an adapter on images that it was trained on, too"
+        "--allow-overlap",
+        action="store_true",
+        help="measure an adapter, or a method, on images that it was learnt from, too",
     )
     add_flags(what, "--tasks", "--limit")
     data = parser.add_argument_group("data and records")

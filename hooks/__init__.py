@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .prefills.sessions import Diagnosis, PrefillMethod, PrefillSession
     from .residual import edit_tokens, hidden_of, with_hidden
     from .steering.sites import after_attention, after_block, after_mlp
-    from .steering.states import last_states
+    from .steering.states import last_states, vision_states
     from .steering.steps import StepHooks
     from .steering.vectors import turn
     from .taps.layer import LayerAttention

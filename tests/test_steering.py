@@ -240,7 +240,9 @@ def test_a_compiled_step_is_refused(llava):
     try:
         with (
             scr.patch(llava.model, "rudder"),
-            pytest.raises(scr.UnsupportedGenerationError, match="rudder saw no layers: got a step that met 0 of 2"),
+            pytest.raises(
+                scr.UnsupportedGenerationError, match="rudder saw no layers: got a step that missed 2 of 2 hooks"
+            ),
         ):
             said(llava)
     finally:

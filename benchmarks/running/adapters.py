@@ -1,8 +1,8 @@
-"""Which adapter a command means, and whether it was trained on the images that it is to be measured on."""
+"""Which adapter a command means, and whether it, or a method, was learnt from the images that are asked about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from scr import ConfigError
@@ -48,7 +48,31 @@ def overlapping_images(source: AdapterSource, images: Iterable[Path]) -> list[Pa
     trained = trained_images(source)
     if trained is None:
         return None
-    return [image for image in dict.fromkeys(images) if image_file_digest(image) in trained]
+    return _known(trained, images)
+
+
+def _known(digests: Collection[str], images: Iterable[Path]) -> list[Path]:
+    return [image for image in dict.fromkeys(images) if image_file_digest(image) in digests]
+
+
+def check_learnt(method: str, digests: Collection[str], images: Iterable[Path], allowed: bool) -> None:
+    """Refuse to measure a method on images that its configuration was learnt from.
+
+    Args:
+        method: its name.
+        digests: of those images, as `MethodConfig.learnt_on` has them.
+        images: the images to be asked about; read only if there are digests.
+        allowed: whether it is done all the same.
+
+    Raises:
+        ConfigError: if it is not allowed, and there is one.
+    """
+    if digests and not allowed and (found := _known(digests, images)):
+        raise ConfigError(
+            f"images that the method was calibrated on: got {len(found)}, the first {found[0].name}, for {method!r}; "
+            "expected none, since what was learnt by heart is no evidence. Choose another split, or give "
+            "--allow-overlap to measure all the same."
+        )
 
 
 def check_overlap(source: AdapterSource, images: Iterable[Path], allowed: bool) -> int | None:

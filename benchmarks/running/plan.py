@@ -23,7 +23,7 @@ from ..store import RunFolder, config_hash
 from ..tasks import expand_tasks, load_task
 from ..tasks.base import Sample, Task, TaskData
 from ..tasks.coco import CocoData
-from .adapters import check_overlap, recorded_adapter, resolve_adapter
+from .adapters import check_learnt, check_overlap, recorded_adapter, resolve_adapter
 from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
 from .prompts import get_prompt
 
@@ -54,7 +54,8 @@ class RunConfig:
             alone, which wins.
         prompt: a variant of `benchmarks.running.prompts.PROMPTS`.
         adapter: a lab name, a name of `scr.list_adapters()`, a folder or a hub id; the model without it is run beside.
-        allow_overlap: measure an adapter on images that it was, or may have been, trained on, too.
+        allow_overlap: measure an adapter on images that it was, or may have been, trained on, too; and a method on
+            images that it was calibrated on.
         tasks: names of tasks or of groups of them.
         limit: number of images, the first of the data set (of units, where a task has others); None for all.
         batch_size: samples per batch.
@@ -243,13 +244,15 @@ def build_plan(config: RunConfig) -> Plan:
             opened[opener] = open_data(config, source, task)
         work = _work_on(task, opened[opener], config)
         generation = {"do_sample": False, "max_new_tokens": task.max_new_tokens, **given_generation}
+        asked = [one.image for one in work.wanted_samples if one.image]
+        for part, fields in effective.items():
+            learnt_on = scr.get_method(part).configure(fields).learnt_on()
+            check_learnt(part, learnt_on, asked, config.allow_overlap)
         rows: list[tuple[str, str, dict[str, Any], AdapterSource | None]]
         rows = [(name, name, generation, None) for name in (methods if adapter is None else methods[:1])]
         overlap: int | None = 0
         if adapter is not None:
-            overlap = check_overlap(
-                adapter, (one.image for one in work.wanted_samples if one.image), config.allow_overlap
-            )
+            overlap = check_overlap(adapter, asked, config.allow_overlap)
             for name in methods:
                 row = adapter.name if name == BASELINE else f"{adapter.name}, {name}"
                 rows.append((row, name, generation, adapter))

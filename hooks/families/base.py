@@ -134,6 +134,23 @@ class ModelFamily(ABC):
             )
         return norm
 
+    def vision_layers(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The blocks of the vision tower, in order; each has an `mlp`.
+
+        Raises:
+            UnsupportedModelError: if it is not built of such blocks.
+        """
+        decoder = set(self.decoder(model).modules())
+        for module in model.base_model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) and module not in decoder:
+                blocks = list(module)
+                if all(isinstance(getattr(block, "mlp", None), nn.Module) for block in blocks):
+                    return blocks
+        raise UnsupportedModelError(
+            f"vision tower without blocks to act on: got {type(model).__name__}; expected transformer blocks with an "
+            "`mlp`. Leave what acts on the vision tower out."
+        )
+
     def check(self, model: PreTrainedModel) -> None:
         """Raise UnsupportedModelError if this member of the family cannot be patched."""
         self.layers(model)

@@ -45,6 +45,7 @@ class StepHooks:
     def __init__(self, model: nn.Module, stack: HookStack) -> None:
         """Nothing is on the model; what will be comes off with `stack`, once no call needs it any more."""
         self._hooks, self._number = HookStack(), 0
+        self._encoding: set[int] = set()
         stack.callback(when_idle, model, self._hooks.close)
 
     def before(self, module: nn.Module, see: See) -> None:
@@ -55,6 +56,15 @@ class StepHooks:
     def after(self, module: nn.Module, edit: Edit) -> None:
         """Call `edit` after each forward of `module` that is part of a step; the residual stream may be in a tuple."""
         self._hooks.forward_hook(module, functools.partial(self._after, self._number, edit))
+        self._number += 1
+
+    def while_encoding(self, module: nn.Module, edit: Edit) -> None:
+        """Call `edit` after each forward of a module of the vision tower that is part of the call, outside a step too.
+
+        It gets the whole output, of whatever shape: the tower's batch is of images. The first step must have met it.
+        """
+        self._hooks.forward_hook(module, functools.partial(self._after, self._number, edit))
+        self._encoding.add(self._number)
         self._number += 1
 
     def begin(self, call: GenerateCall, kept: Any, name: str) -> LogitsProcessor:
@@ -70,7 +80,7 @@ class StepHooks:
         """
         call.arguments["disable_compile"] = True
         call.kept[self] = running = _Running(kept)
-        return _StepSeen(running, self._number, name)
+        return _StepSeen(running, set(range(self._number)), self._encoding, name)
 
     def _before(
         self, number: int, see: See, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -83,7 +93,7 @@ class StepHooks:
         hidden = hidden_of(output)
         if (running := self._step(number, hidden)) is None:
             return None
-        own = hidden[: running.rows]
+        own = hidden if number in self._encoding else hidden[: running.rows]
         edited = edit(running.kept, own)
         if edited is None:
             return None
@@ -94,22 +104,25 @@ class StepHooks:
             return None
         running: _Running | None = next((call.kept[self] for call in current_calls() if self in call.kept), None)
         if running is not None:
-            running.rows = len(hidden) if running.rows is None else running.rows
+            if running.rows is None and number not in self._encoding:
+                running.rows = len(hidden)
             running.met.add(number)
         return running
 
 
 class _StepSeen(LogitsProcessor):
-    def __init__(self, running: _Running, hooks: int, name: str) -> None:
-        self._running, self._hooks, self._name = running, hooks, name
+    def __init__(self, running: _Running, hooks: set[int], encoding: set[int], name: str) -> None:
+        self._running, self._wanted, self._later, self._name = running, hooks, hooks - encoding, name
 
     def __call__(
         self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows vocab"]:
-        met, self._running.met = len(self._running.met), set()
-        if met < self._hooks:
+        met, self._running.met = self._running.met, set()
+        if missing := self._wanted - met:
             raise UnsupportedGenerationError(
-                f"{self._name} saw no layers: got a step that met {met} of {self._hooks} hooks; expected all of them. "
-                "Use the model without torch.compile, and a loop that makes a step for each token."
+                f"{self._name} saw no layers: got a step that missed {len(missing)} of {len(self._wanted)} hooks; "
+                "expected all to be called. Use the model without torch.compile, and a loop that makes a step for each "
+                "token."
             )
+        self._wanted = self._later
         return scores

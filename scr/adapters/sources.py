@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers.utils import cached_file
 
@@ -60,6 +60,8 @@ class AdapterSource:
         base_revision: of that; None if it does not say.
     """
 
+    kind: ClassVar[str] = "adapter"
+
     name: str
     config: Path
     weights: Path
@@ -71,8 +73,12 @@ class AdapterSource:
     @property
     def base_is_folder(self) -> bool:
         """Whether it was trained on a folder, here or elsewhere, which may hold any model."""
-        base = self.base or ""
-        return bool(base) and (_HUB_ID.fullmatch(base) is None or Path(base).exists())
+        return names_folder(self.base)
+
+
+def names_folder(model: str | None) -> bool:
+    """Whether a model's name is a folder's, here or elsewhere, and no hub id."""
+    return bool(model) and (_HUB_ID.fullmatch(str(model)) is None or Path(str(model)).exists())
 
 
 def list_adapters() -> list[str]:

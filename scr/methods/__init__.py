@@ -27,6 +27,7 @@ from .trace import Trace
 from .vcd import VCD, VCDConfig
 from .vista import Vista, VistaConfig
 from .vli import VLI, VLIConfig
+from .vti import VTI, VTIConfig
 from .yes_shift import YesShift, YesShiftConfig
 
 
@@ -106,6 +107,7 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("deco", DeCo, "add the earlier layer that is surest of a likely token"),
         MethodEntry("rudder", Rudder, "steer by what attention adds to the prompt, gated per token"),
         MethodEntry("vista", Vista, "steer MLPs by what the image has changed, and mix earlier layers in"),
+        MethodEntry("vti", VTI, "steer MLPs, of the vision tower too, by vectors from demonstrations"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
     )
@@ -140,6 +142,8 @@ __all__ = [
     "AvisCConfig",
     "CRoPS",
     "CRoPSConfig",
+    "VLI",
+    "VTI",
     "DeCo",
     "DeCoConfig",
     "DoLa",
@@ -163,6 +167,7 @@ __all__ = [
     "Trace",
     "VCDConfig",
     "VLIConfig",
+    "VTIConfig",
     "Vista",
     "VistaConfig",
     "YesShift",

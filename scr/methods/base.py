@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .._hooks import HookStack
@@ -19,6 +20,9 @@ from .wording import named_by_a_paper, one_line
 
 Lever = Literal["activations", "logits", "loop"]
 """Where a training-free method acts: the residual stream, the logits, or the decoding loop."""
+
+Calibrate = Callable[..., dict[str, Tensor]]
+"""Model, processor, demonstrations, mask, trials, rank → part of the model → vectors; see `scr.steering.shifts`."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,6 +49,14 @@ class MethodConfig(Fields):
         }
         return one_line(type(self).__name__, **changed)
 
+    def learnt_on(self) -> frozenset[str]:
+        """Digests of the image files that it was learnt from (`scr.adapters.image_file_digest`); of most, none.
+
+        Raises:
+            ConfigError: if what it names cannot be read.
+        """
+        return frozenset()
+
     def ordered(self) -> dict[str, Variant]:
         """The fields by which answers depend on the order of tokens, or on the batch."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -65,6 +77,8 @@ class Method(ABC):
     config_class: ClassVar[type[MethodConfig]]
     least_beams: ClassVar[int] = 1
     """How many beams `generate` needs at least; a method of beams alone, 2 or more, serves no sampling."""
+    calibrate: ClassVar[Calibrate | None] = None
+    """Makes the vectors that it needs, for `python -m benchmarks.calibrate steering`; None for what needs none."""
     in_any_forward: ClassVar[bool] = False
     """Whether it acts in forwards outside of `generate` too."""
 

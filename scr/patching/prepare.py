@@ -36,6 +36,7 @@ MethodName = Literal[
     "deco",
     "rudder",
     "vista",
+    "vti",
     "plausibility_only",
     "yes_shift",
 ]
@@ -256,6 +257,17 @@ def patch(
     strength: float = 0.17,
     early_share: float = 0.3,
     early_layers: range | Sequence[int] | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["vti"],
+    *,
+    vectors: str,
+    text: float = 0.9,
+    vision: float = 0.9,
 ) -> Patch: ...
 
 

@@ -1,0 +1,1 @@
+"""Vectors that are learnt once, from demonstrations, and added at every call."""
