@@ -2,15 +2,21 @@
 
 import json
 import random
+import re
 
 import pytest
 
 import scr
 from benchmarks.calibrate import main
-from benchmarks.running.plan import RunConfig
+from benchmarks.lab import data_folder
+from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.runner import run
 from benchmarks.studies.calibration import confidence_thresholds, match_yes_ratio, yes_shift
+from benchmarks.tasks.coco import CocoData
+from benchmarks.tasks.demonstrations import demonstrations
+from scr.adapters import image_file_digest
 from scr.contrast import calibrate_thresholds
+from scr.steering.vectors import read_vectors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,6 +74,51 @@ def test_thresholds_are_those_of_every_answer(tmp_path, capsys):
     assert all(0 <= threshold <= 1 for threshold in strength["thresholds"]), "margins of probabilities"
 
 
+def test_vectors_are_made_and_not_measured_on_what_they_are_from(tmp_path, capsys):
+    path = tmp_path / "vti.safetensors"
+    assert main(["steering", "--method", "vti", "--number", "3", "--trials", "2", "--output", str(path)]) == 0
+    printed, argument = capsys.readouterr().out.splitlines()
+    assert argument == f"--method-arg vti.vectors={path}"
+    card = read_vectors(path, "vti").card
+    assert json.loads(printed) == {**card.to_dict(), "images": 3}
+    assert (card.base, card.demonstrations, card.rank, card.trials, card.masked) == ("lab/llava", 3, 1, 2, 0.99)
+    val = CocoData.open(data_folder("val", 500), "val")
+    pairs = demonstrations(val, 3, 0)
+    assert card.images == tuple(image_file_digest(one.image) for one in pairs)
+    first = path.read_bytes()
+    assert main(["steering", "--method", "vti", "--number", "3", "--trials", "2", "--output", str(path)]) == 0
+    assert path.read_bytes() == first, "of the same seed the same file"
+
+    asked = {"methods": ("vti",), "method_args": {"vti.vectors": str(path)}, "limit": None}
+    with pytest.raises(scr.ConfigError, match=r"calibrated on: got 3, the first .* for 'vti'"):
+        build_plan(config(tmp_path, **asked))
+    assert build_plan(config(tmp_path, **asked, allow_overlap=True)).cells
+    (_, cell) = build_plan(config(tmp_path, **asked, split="test")).cells
+    assert cell.config["vectors"] == f"{path}@sha256:{read_vectors(path, 'vti').digest}"
+    with pytest.raises(scr.ConfigError, match="steering vectors of another model, or of another state"):
+        build_plan(config(tmp_path, **asked, split="test", model="lab/qwen2_vl"))
+
+
+def test_a_demonstration_differs_in_an_object_that_is_not_there():
+    val = CocoData.open(data_folder("val", 500), "val")
+    by_path = {image.path: image.id for image in val.images}
+    names = {name for image in val.images for name in val.objects(image.id)}
+    pairs = demonstrations(val, 40, 1)
+    assert len({one.image for one in pairs}) == 40
+    for one in pairs:
+        there = val.objects(by_path[one.image])
+        assert one.clean in val.captions(by_path[one.image])
+        mentioned = " ".join(val.captions(by_path[one.image]))
+        absent = [name for name in names if name not in there and name not in mentioned]
+        swaps = [re.sub(rf"\b{name}\b", other, one.clean) for name in there for other in absent]
+        assert one.hallucinated in swaps
+        assert one.hallucinated != one.clean
+    assert demonstrations(val, 40, 1) == pairs
+    assert demonstrations(val, 40, 2) != pairs
+    with pytest.raises(scr.ConfigError, match="too few demonstrations: got 500 images"):
+        demonstrations(val, 501, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,10 +126,18 @@ def test_thresholds_are_those_of_every_answer(tmp_path, capsys):
         (["yes-shift", "--method", "vdc"], "unknown method: got 'vdc'"),
         (["yes-shift", "--method", "scr", "--tasks", "chair", "--limit", "1"], "answers are no yes or no"),
         (["confidence", "--model", "lab/lava"], "lab/lava"),
+        (
+            ["steering", "--method", "scr", "--output", "vectors"],
+            "a method without vectors: got 'scr'",
+        ),
+        (["steering", "--method", "vti", "--output", "."], "no file: got --output ., a folder"),
+        (["steering", "--method", "vti", "--number", "2", "--rank", "3", "--output", "vectors"], "rank out of range"),
     ],
 )
-def test_bad_input(tmp_path, capsys, arguments, message):
-    assert main([*arguments, "--output-dir", str(tmp_path)]) == 2
+def test_bad_input(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    folder = [] if arguments[0] == "steering" else ["--output-dir", str(tmp_path)]
+    assert main([*arguments, *folder]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from scr import ConfigError
 from scr.steering.shifts import Demonstration
@@ -37,7 +38,7 @@ def demonstrations(data: CocoData, number: int, seed: int) -> list[Demonstration
             break
         objects, captions = data.objects(image.id), data.captions(image.id)
         absent = absent_objects(objects, captions, names) if captions else []
-        named = [(text, name) for text in captions for name in objects if _of(name).search(text)]
+        named = [(text, name) for text in captions for name in objects if _names(text, name, names)]
         if not absent or not named:
             continue
         text, name = random.Random(f"{seed} {image.id}").choice(named)
@@ -50,6 +51,12 @@ def demonstrations(data: CocoData, number: int, seed: int) -> list[Demonstration
             f"{number}. Give a data set with more captions, or a smaller --number."
         )
     return found
+
+
+def _names(text: str, name: str, known: Sequence[str]) -> bool:
+    """Whether a text has the name, and no longer one that it is a part of, such as a teddy bear."""
+    longer = [other for other in known if name in other and name != other]
+    return bool(_of(name).search(text)) and not any(_of(other).search(text) for other in longer)
 
 
 def _of(name: str) -> re.Pattern[str]:
