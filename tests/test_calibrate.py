@@ -16,7 +16,7 @@ from benchmarks.tasks.coco import CocoData
 from benchmarks.tasks.demonstrations import demonstrations
 from scr.adapters import image_file_digest
 from scr.contrast import calibrate_thresholds
-from scr.steering.vectors import read_vectors
+from scr.steering import read_vectors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -53,6 +53,7 @@ PUBLIC_MODULES = {
     "scr.perturb",
     "scr.fields",
     "scr.adapters",
+    "scr.steering",
     "scr.checkpoints",
     "scr.checkpoints.digests",
     "scr.checkpoints.loading",

@@ -151,8 +151,6 @@ def test_a_batch_is_its_rows_alone(llava):
 @pytest.mark.parametrize("method", ["rudder", "vista", "vti"])
 def test_rows_of_another_branch_are_not_steered(llava, engine, method):
     """A contrast of 0 with a branch in the same forward, or beside it, leaves what steering alone says."""
-    if method not in scr.list_methods():
-        pytest.skip(method)
     fields = scr.get_method(method).example
     with scr.patch(llava.model, method, **fields):
         tokens, expected = said(llava)
@@ -167,9 +165,8 @@ def test_rows_of_another_branch_are_not_steered(llava, engine, method):
         assert torch.equal(found, tokens)
         assert torch.allclose(scores, expected, atol=1e-4)
     # And the branch is not steered: at the first step `2·steered − noisy`, with the noisy scores of no steering.
-    both = scr.patch(llava.model, "purified", contrast=1.0, engine=engine)
     if scr.get_method(method).requires == ("activations",):
-        with steer, both:
+        with steer, scr.patch(llava.model, "purified", contrast=1.0, engine=engine):
             scores = said(llava)[1]
         kept = base[:, 0].isfinite()
         noisy = (2 * base[:, 0].log_softmax(-1) - contrast[:, 0]).masked_fill(~kept, -torch.inf)

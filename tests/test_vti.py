@@ -15,8 +15,17 @@ import scr
 from hooks import find_family, last_states, vision_states
 from scr.methods import VTIConfig
 from scr.perturb import PatchMask
-from scr.steering.shifts import Demonstration, principal_shift, visual_textual_vectors
-from scr.steering.vectors import Card, find_vectors, read_vectors, vectors_of, write_vectors
+from scr.steering import (
+    Card,
+    Demonstration,
+    SteeringVectors,
+    find_vectors,
+    principal_shift,
+    read_vectors,
+    visual_textual_vectors,
+    write_vectors,
+)
+from scr.steering.vectors import vectors_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
@@ -237,6 +246,7 @@ def test_a_file_of_vectors_comes_back_and_is_named_with_its_digest(llava, tmp_pa
     path = tmp_path / "vti.safetensors"
     vectors = written(llava, path)
     found = read_vectors(path, "vti")
+    assert isinstance(found, SteeringVectors)
     assert torch.equal(found.text, vectors["text"])
     assert torch.equal(found.vision, vectors["vision"])
     assert found.card == CARD

@@ -8,7 +8,7 @@ import scr
 from scr import ConfigError
 from scr.adapters import image_file_digest
 from scr.perturb import PatchMask
-from scr.steering.vectors import Card, write_vectors
+from scr.steering import Card, write_vectors
 
 from ..asking.models import find_model, load_model
 from ..running.plan import RunConfig, open_data

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from scr import ConfigError
-from scr.steering.shifts import Demonstration
+from scr.steering import Demonstration
 
 from .coco import CocoData
 from .pope.task import object_tables
