@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from ..errors import NotFiniteError
 from .beams import BeamRules, answers
 from .running import Reader, RunningRows
 from .search import OverTrust, Search
@@ -56,6 +57,7 @@ class OverTrustLoop:
         running = RunningRows(model, model_kwargs, any(search.may_return for search in searches))
         logits = running.prefill(input_ids)
         while True:
+            _require_numbers(logits, rules.beams)
             if any(search.weighs for search in searches):
                 self._weigh(searches, running, logits)
             groups = zip(searches, logits.split(rules.beams), strict=True)
@@ -83,6 +85,16 @@ class OverTrustLoop:
         for search, *own in parts:
             if search.weighs:
                 search.weigh(*own)
+
+
+def _require_numbers(logits: Float[Tensor, "rows vocab"], beams: int) -> None:
+    """Raise NotFiniteError where no token could be chosen."""
+    if logits.isnan().any():
+        row = int(logits.isnan().any(dim=-1).int().argmax()) // beams
+        raise NotFiniteError(
+            f"logits of row {row} are not finite: got NaN; expected numbers. Look for NaN in the prompt's pixels and "
+            "in the model's weights, or load the model in a wider number format."
+        )
 
 
 def _processed(

@@ -34,9 +34,7 @@ def log_shares(
     return (scale * shares[..., columns]).log()
 
 
-def with_row(
-    sums: Float[Tensor, "*rows seen"], row: Float[Tensor, "*rows more"]
-) -> Float[Tensor, "*rows more"]:
+def with_row(sums: Float[Tensor, "*rows seen"], row: Float[Tensor, "*rows more"]) -> Float[Tensor, "*rows more"]:
     """The columns' sums with one more row of `log_shares`, which has one more column: that of its own token."""
     return torch.cat([sums + row[..., :-1], row[..., -1:]], dim=-1)
 
