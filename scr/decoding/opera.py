@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,7 +47,7 @@ class OverTrustLoop:
     ) -> Int[Tensor, "sequences longer"]:
         """Decode; called by `generate` with everything prepared, and returns what it would: prompt and answer."""
         rules = BeamRules.of(generation_config, input_ids.shape[1])
-        stops = functools.partial(stopping_criteria, scores=None)
+        stops = functools.partial(cast(Any, stopping_criteria), scores=None)
         searches = [
             Search(tokens, image.nonzero()[:, 0].to(tokens.device), self._settings, rules)
             for tokens, image in zip(input_ids.split(rules.beams), self._image, strict=True)
