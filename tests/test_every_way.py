@@ -244,7 +244,7 @@ def test_bfloat16(tiny):
     model = copy.deepcopy(tiny.model).to(torch.bfloat16)
     inputs = tiny.prompt().inputs
     inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
-    for method in scr.list_methods():
+    for method in (name for name in scr.list_methods() if scr.get_method(name).least_beams == 1):
         with scr.patch(model, method, **scr.get_method(method).example) as patch, torch.no_grad():
             out = model.generate(**inputs, **GREEDY, output_scores=True)
         assert logits_of(out).isfinite().all()

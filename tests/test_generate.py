@@ -268,7 +268,7 @@ def test_bfloat16_runs(tiny):
     model = model.to(torch.bfloat16)
     inputs = inputs_for(processor, PROMPTS)
     inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
-    for method in scr.list_methods():
+    for method in (name for name in scr.list_methods() if scr.get_method(name).least_beams == 1):
         with scr.patch(model, method, **scr.get_method(method).example) as patched, torch.no_grad():
             out = model.generate(
                 **inputs, max_new_tokens=2, do_sample=False, output_scores=True, return_dict_in_generate=True

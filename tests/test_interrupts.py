@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import functools
 import random
 import signal
 import sys
@@ -40,9 +41,10 @@ class Subject:
         self.generate()
         self.before, self.tokens = self.state(), self.generate()
 
-    def generate(self):
+    def generate(self, *methods):
+        beams = max((scr.get_method(method).least_beams for method in methods), default=1)
         with torch.no_grad():
-            return self.model.generate(**self.inputs, max_new_tokens=2, do_sample=False)
+            return self.model.generate(**self.inputs, max_new_tokens=2, do_sample=False, num_beams=beams)
 
     def state(self):
         call = [vars(module).get("_compiled_call_impl") is None for module in self.model.modules()]
@@ -106,7 +108,7 @@ def walk(scenario, check, sample=None):
 def patch_and_generate(subject, method):
     def scenario():
         with scr.patch(subject.model, method, **scr.get_method(method).example):
-            subject.generate()
+            subject.generate(method)
 
     def check(where):
         subject.assert_as_before(where)
@@ -115,16 +117,17 @@ def patch_and_generate(subject, method):
     return scenario, check
 
 
-def generate_alone(subject):
+def generate_alone(subject, method):
     """The patch was put on before and stays; what a call puts on comes off."""
-    expected, state = subject.generate(), subject.state()
+    generate = functools.partial(subject.generate, method)
+    expected, state = generate(), subject.state()
 
     def check(where):
         assert subject.state() == state, where
         assert not _RUNNING._calls, where
-        assert torch.equal(subject.generate(), expected), where
+        assert torch.equal(generate(), expected), where
 
-    return subject.generate, check
+    return generate, check
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -136,7 +139,7 @@ def test_interrupted_at_some_points(subject, method):
 def test_interrupted_inside_generate_at_some_points(subject, method):
     handle = scr.patch(subject.model, method, **scr.get_method(method).example).install()
     try:
-        walk(*generate_alone(subject), SAMPLE)
+        walk(*generate_alone(subject, method), SAMPLE)
     finally:
         handle.remove()
     subject.assert_as_before(method)
@@ -153,7 +156,7 @@ def test_interrupted_at_every_point(method):
 def test_interrupted_inside_generate_at_every_point(method):
     subject = Subject()
     handle = scr.patch(subject.model, method, **scr.get_method(method).example).install()
-    walk(*generate_alone(subject))
+    walk(*generate_alone(subject, method))
     handle.remove()
     subject.assert_as_before(method)
 
@@ -177,7 +180,7 @@ def alarms(subject, times, seed):
                     warnings.simplefilter("ignore")
                     for method in methods:
                         stack.enter_context(scr.patch(subject.model, method, **scr.get_method(method).example))
-                    subject.generate()
+                    subject.generate(*methods)
             except KeyboardInterrupt:
                 hits += 1
             finally:

@@ -62,7 +62,8 @@ def test_a_copy_is_unpatched_and_its_own(inputs, method, way):
     assert (made.generate(**inputs, max_new_tokens=3, do_sample=False)[:, -3:] == 0).all(), "not the original's"
     assert torch.equal(model.generate(**inputs, max_new_tokens=3, do_sample=False), expected)
     with scr.patch(made, method, **scr.get_method(method).example):
-        made.generate(**inputs, max_new_tokens=1, do_sample=False)
+        beams = scr.get_method(method).least_beams
+        made.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=beams)
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, copy.copy])
