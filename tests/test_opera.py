@@ -5,6 +5,7 @@ import copy
 import math
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_families import PROMPTS, TINY, VOCABULARY
 from transformers import DynamicCache, LogitsProcessor, Qwen2Config, StaticCache, StoppingCriteria
 
 import scr
+from hooks.prefills.attention import highest_of_heads
 from scr.decoding import opera as loops
 from scr.decoding.rollback import Trail
 from scr.decoding.running import RunningRows
@@ -21,11 +23,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
 BEAMS = {"num_beams": 3, "max_new_tokens": 8, "do_sample": False, "suppress_tokens": SUPPRESSED}
 ENDS = list(range(40, 56))
-LONG = 17
+LONG = 16
 
 
 def made(attention="sdpa"):
-    tiny = TINY["llava"](layers=4, attention=attention)
+    tiny = TINY["llava"](layers=2, attention=attention)
     # An image's token is no candidate: a forward without a cache would look for its image.
     tiny.model.lm_head.weight.data[SUPPRESSED] = 0
     return tiny
@@ -228,7 +230,7 @@ def test_the_searches_above_end_at_different_lengths(llava):
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "idefics3", "chameleon"])
 def test_other_families_search_as_transformers_does(family):
-    tiny = TINY[family](layers=4)
+    tiny = TINY[family](layers=2)
     base = answer(tiny, eos_token_id=ENDS)
     with scr.patch(tiny.model, "opera", penalty=0, threshold=10**6):
         assert torch.equal(answer(tiny, eos_token_id=ENDS), base)
@@ -236,25 +238,26 @@ def test_other_families_search_as_transformers_does(family):
         assert not torch.equal(answer(tiny, eos_token_id=ENDS)[:2], base[:2])
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
-def test_a_row_gets_what_it_gets_alone_whoever_goes_back(family, monkeypatch, returns):
-    tiny = TINY[family](layers=4)
+@pytest.mark.parametrize(
+    ("family", "prompts"), [("llava", (0,)), ("llava", (1,)), ("llava", (0, 1)), ("qwen2_vl", (0,))], ids=str
+)
+def test_a_row_gets_what_it_gets_alone_whoever_goes_back(family, prompts, monkeypatch, returns):
+    tiny = TINY[family](layers=2)
     pictures = [[tiny.picture(seed) for seed in seeds] for _, seeds in PROMPTS]
     seen = [sum(len(picture.patches) for picture in one) for one in pictures]
-    options = {"max_new_tokens": LONG, "no_repeat_ngram_size": 4}
+    options = {"max_new_tokens": LONG, "num_beams": 2, "no_repeat_ngram_size": 4}
     base = answer(tiny, **options)
     fields = {"threshold": 2, "candidates": 2}
-    for columns in ({seen[0]: 10}, {seen[1]: 11}, {seen[0]: 10, seen[1]: 12}):
-        with strong_columns(monkeypatch, columns), scr.patch(tiny.model, "opera", **fields):
-            returns.clear()
-            batch = answer(tiny, **options)
-            together = sorted(returns)
-            returns.clear()
-            for row, prompt in enumerate(PROMPTS):
-                assert torch.equal(answer(tiny, [prompt], **options)[0], batch[row])
-            assert sorted(returns) == together
-            assert {kept for kept, _ in together} >= {column + 1 for column in columns.values()}
-        assert torch.equal(batch[2], base[2]), "text alone"
+    columns = {seen[prompt]: 10 + prompt for prompt in prompts}
+    with strong_columns(monkeypatch, columns), scr.patch(tiny.model, "opera", **fields):
+        batch = answer(tiny, **options)
+        together = sorted(returns)
+        returns.clear()
+        for row, prompt in enumerate(PROMPTS):
+            assert torch.equal(answer(tiny, [prompt], **options)[0], batch[row])
+        assert sorted(returns) == together
+    assert {kept for kept, _ in together} >= {column + 1 for column in columns.values()}
+    assert torch.equal(batch[2], base[2]), "text alone"
 
 
 def test_penalties_are_on_the_scores_that_processors_get(llava):
@@ -307,6 +310,35 @@ def test_it_nests_with_scr_in_either_order(llava, compat):
         alone = answer(llava)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], alone)
+
+
+@pytest.mark.parametrize(("other", "error"), [("vcd", scr.ConfigError), ("dola", scr.UnsupportedGenerationError)])
+def test_a_return_beside_a_method_that_cannot_is_its_error(llava, monkeypatch, returns, other, error):
+    before = everything_on(llava.model)
+
+    def long_answer(threshold):
+        drawn = strong_columns(monkeypatch, {25: 10})
+        with drawn, scr.patch(llava.model, other), scr.patch(llava.model, "opera", threshold=threshold):
+            answer(llava, max_new_tokens=LONG)
+
+    with pytest.raises(error):
+        long_answer(threshold=2)
+    assert returns
+    assert everything_on(llava.model) == before
+    long_answer(threshold=None)
+
+
+def test_the_highest_of_heads_on_other_processes_counts(monkeypatch):
+    def all_reduce(values, operation, group):
+        assert (operation, group) == (torch.distributed.ReduceOp.MAX, "the heads")
+        values.copy_(values.maximum(torch.tensor([0.2, 0.9])))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr("hooks.compat.head_group", lambda module, heads: "the heads")
+    module = SimpleNamespace(config=SimpleNamespace(num_attention_heads=4))
+    own = torch.tensor([0.5, 0.5])
+    assert highest_of_heads(own.clone(), module, 2).tolist() == pytest.approx([0.5, 0.9])
+    assert torch.equal(highest_of_heads(own, module, 4), own)
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -377,7 +409,7 @@ def test_bfloat16(llava):
     model = copy.deepcopy(llava.model).to(torch.bfloat16)
     inputs = llava.prompt().inputs
     inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
-    with scr.patch(model, "opera"):
+    with scr.patch(model, "opera", penalty=100, compat="official"):
         found = model.generate(**inputs, **BEAMS)
     assert not torch.equal(found[:2], model.generate(**inputs, **BEAMS)[:2])
 

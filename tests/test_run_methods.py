@@ -148,3 +148,11 @@ def test_a_strength_that_depends_on_order_is_refused(method: str, configure: Con
     ):
         plan({"name": "rolling"})
     plan({"name": "quantile", "thresholds": [-1.0, -0.5, -0.1]})
+
+
+def test_a_method_of_beams_alone_runs_with_them_and_not_without(configure: Configure) -> None:
+    with pytest.raises(scr.ConfigError, match=r"opera searches with beams: got num_beams=1; expected at least 2"):
+        build_plan(configure(methods=("scr+opera",)))
+    base, searched = run(configure(methods=("opera",), generation={"max_new_tokens": 2, "num_beams": 3}))
+    assert searched.run.generation["num_beams"] == base.run.generation["num_beams"] == 3
+    assert searched.run.config["threshold"] == 15

@@ -18,17 +18,27 @@ Configs = dict[str, dict[str, Any]]
 """Part of a method → fields of its configuration."""
 
 
-def check_methods(methods: Sequence[str], method_args: Mapping[str, Any]) -> None:
-    """Check the names of methods, and that every setting belongs to one of them.
+def check_methods(
+    methods: Sequence[str], method_args: Mapping[str, Any], generation: Mapping[str, Any] | None = None
+) -> None:
+    """Check the names of methods, that every setting belongs to one of them, and that each has the beams it needs.
 
     Args:
         methods: names, "+" between the parts of a combination.
         method_args: as `benchmarks.running.plan.RunConfig`.
+        generation: arguments of `generate`; by default none, which is greedy decoding.
 
     Raises:
         ConfigError: naming the first that is wrong.
     """
     fields_by_part(_all_parts(methods), method_args)
+    beams = (generation or {}).get("num_beams") or 1
+    for part in _all_parts(methods):
+        if beams < (least := scr.get_method(part).least_beams):
+            raise ConfigError(
+                f"{part} searches with beams: got num_beams={beams}; expected at least {least}. "
+                "`benchmarks.run --gen-kwarg num_beams=5` has them."
+            )
 
 
 def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapping[str, Any]) -> Configs:

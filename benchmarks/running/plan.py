@@ -225,7 +225,7 @@ def build_plan(config: RunConfig) -> Plan:
             "Give another --output-dir."
         )
     methods = [BASELINE, *dict.fromkeys(name for name in config.methods if name != BASELINE)]
-    check_methods(methods, config.method_args)
+    check_methods(methods, config.method_args, config.generation)
     tasks = [load_task(name) for name in expand_tasks(config.tasks)]
     device = resolve_device(config.device)
     source = find_model(config.model, config.revision)

@@ -17,10 +17,32 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from .._hooks import GenerateCall, why_not_joined
 from ..errors import NotFiniteError
 from .beams import BeamRules, answers
-from .running import Reader, RunningRows
+from .reading import Reader
+from .running import RunningRows
 from .search import OverTrust, Search
+
+_PLAIN = (("num_beam_groups", 1), ("guidance_scale", 1))
+_NO_SEARCH = (
+    "do_sample",
+    "streamer",
+    "inputs_embeds",
+    "low_memory",
+    "token_healing",
+    "num_beam_groups",
+    "guidance_scale",
+)
+
+
+def why_not_searched(call: GenerateCall) -> str | None:
+    """What in a call of `generate` with beams this loop cannot do; None if it can do it."""
+    for name in _NO_SEARCH:
+        value = call.setting(name)
+        if value is not None and value is not False and (name, value) not in _PLAIN:
+            return name
+    return why_not_joined(call, beams=True)
 
 
 class OverTrustLoop:

@@ -7,7 +7,7 @@ token has the position that follows what is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,11 +17,8 @@ from transformers import DynamicCache
 
 from .._hooks import after_step, beside_generate, fork
 from ..errors import UnsupportedGenerationError
+from .reading import Reader
 from .search import Return
-
-Reader = Callable[[Callable[[], Any]], tuple[Any, Float[Tensor, "rows keys"]]]
-"""Runs a forward of one token per row, and says what it put out, and how the last block's new tokens attended: the
-highest of all heads, for every key in the cache."""
 
 
 class RunningRows:
@@ -71,7 +68,10 @@ class RunningRows:
         return logits, attention
 
     def peek(self, tokens: Int[Tensor, "rows"], read: Reader) -> Float[Tensor, "rows keys"]:
-        """How these tokens would attend, of which no trace is left."""
+        """How these tokens would attend, of which no trace is left.
+
+        Beside the call: what other methods do in its steps, as DoLa that notes their layers, they do not do here.
+        """
         with beside_generate():
             attention = self._forward(tokens, fork(self._kwargs["past_key_values"]), read)[1]
         assert attention is not None

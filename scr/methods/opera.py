@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from jaxtyping import Float
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from .._hooks import (
-    Attending,
-    AttentionPlan,
-    GenerateCall,
-    HookStack,
-    LayerAttention,
-    attending,
-    find_family,
-    image_tokens,
-    tap_attention,
-    why_not_joined,
-)
-from ..decoding.opera import OverTrustLoop
+from .._hooks import GenerateCall, HookStack, image_tokens, tap_attention
+from ..decoding.opera import OverTrustLoop, why_not_searched
+from ..decoding.reading import last_block_reader
 from ..decoding.search import OverTrust
 from ..errors import UnsupportedGenerationError
 from ..fields import Count, Factor
@@ -40,7 +28,7 @@ class OPERAConfig(MethodConfig):
         candidates: how many tokens each beam may choose from, and how often a search goes back to one place.
         threshold: go back where one word was the most trusted in more steps than this; None: never.
         compat: `"paper"`, or `"official"` for what OPERA's code does and its paper does not say: over-trust in float16,
-            where it is soon infinite or 0, and in the first ten words a bonus for attention to the image instead.
+            where it is soon infinite or 0, and in the first ten tokens a bonus for attention to the image instead.
     """
 
     symbols: ClassVar[Mapping[str, str]] = {
@@ -59,29 +47,15 @@ class OPERAConfig(MethodConfig):
     compat: Literal["paper", "official"] = "paper"
 
 
-class _LastRow(AttentionPlan):
-    """How the last token of each row attends in the last block: the highest of all heads."""
-
-    row: Float[Tensor, "rows keys"]
-
-    def __init__(self, last: int) -> None:
-        self._last = last
-
-    def attend(self, attention: LayerAttention) -> None:
-        """See `AttentionPlan`."""
-        if attention.layer == self._last:
-            self.row = attention.highest_over_heads(attention.weights(attention.last_queries()))[:, 0]
-
-
 class OPERA(LogitsMethod):
     """Search each prompt's answer with beams, penalties and returns; see `scr.decoding`.
 
     A candidate's over-trust is the strongest column of the answer's attention, `1e-7 · ∏ σ·a` from a column's own token
-    on, where a is the highest of the last block's heads as a share of its row (the paper's equations 2 to 4 and its
-    algorithm; the factor is the code's). Other than in the public code:
+    on, where a is the highest of the last block's heads as a share of its row. The paper has the penalty and the
+    return; the factor is the code's. Other than in the public code:
 
     - products are sums of logarithms in float32, and no penalty is above 500 nats; its float16 is `compat="official"`,
-      as is its bonus for the image in the first ten words.
+      as is its bonus for the image in the first ten tokens.
     - each prompt of a batch goes back by itself; the code takes the mode over the whole batch.
     - the history is that of the beams that are left, and is as long as the answer; the code keeps 512 whole states.
     - tokens that are no candidates stay 999 nats below in their own order; the code makes all of them equal.
@@ -90,7 +64,9 @@ class OPERA(LogitsMethod):
     - beams end by the rules of today's transformers, and penalty 0 with threshold None is its beam search to the bit.
 
     As in the code every token is open in the step after a return, without penalties, and the pairs of a beam and a
-    token that were taken there before get the lowest logit; the first place to go back to is the answer's tenth word.
+    token that were taken there before get the lowest logit; nothing goes back to a token before the answer's eleventh.
+    Methods that hold the prompt's other runs against it cannot go back: with them a return is an error of theirs.
+    Set threshold to None beside them.
     """
 
     name: ClassVar[str] = "opera"
@@ -118,32 +94,15 @@ class OPERA(LogitsMethod):
                 f"opera searches with beams: got num_beams={beams}; expected at least {self.least_beams}. Call "
                 "`generate` with num_beams=5, as published."
             )
-        obstacle = why_not_joined(call, beams=True) or _no_search(call)
+        obstacle = why_not_searched(call)
         if obstacle is not None:
             raise UnsupportedGenerationError(
                 f"opera cannot search so: got {obstacle}; expected beam search of ids, without sampling, that returns "
                 f"tokens. Leave {obstacle} out."
             )
         call.arguments["disable_compile"] = True  # a compiled step would not go through our attention
-        config, model = self.config, call.model
-        last = len(find_family(model).layers(model)) - 1
-
-        def read(forward: Callable[[], Any]) -> tuple[Any, Float[Tensor, "rows keys"]]:
-            plan = _LastRow(last)
-            with attending(model, [Attending(slice(None), plan)]):
-                outputs = forward()
-            return outputs, plan.row
-
+        config, image = self.config, image_tokens(call.model, call.model_inputs)
         settings = OverTrust(
             config.penalty, config.scale, config.candidates, config.threshold, config.compat == "official"
         )
-        call.arguments["custom_generate"] = OverTrustLoop(settings, image_tokens(model, call.model_inputs), read)
-
-
-def _no_search(call: GenerateCall) -> str | None:
-    """What else of a call is no plain beam search."""
-    for name in ("do_sample", "streamer", "inputs_embeds", "low_memory", "token_healing", "num_beam_groups"):
-        value = call.setting(name)
-        if value is not None and value is not False and (name, value) != ("num_beam_groups", 1):
-            return name
-    return "guidance_scale" if call.setting("guidance_scale") not in (None, 1) else None
+        call.arguments["custom_generate"] = OverTrustLoop(settings, image, last_block_reader(call.model))
