@@ -93,7 +93,8 @@ class OverTrustLoop:
             for search, first in zip(searches, firsts, strict=True):
                 if search.returning is not None:
                     running.go_back(slice(first, first + rules.beams), search.returning)
-            logits, attention = running.feed(torch.cat([search.last for search in searches]), read)
+            longest = max(search.beams.tokens.shape[1] for search in searches)
+            logits, attention = running.feed(torch.cat([search.ending_at(longest) for search in searches]), read)
             for search, first in zip(searches, firsts, strict=True):
                 own = None if attention is None else attention[first : first + rules.beams].to(logits)
                 search.fed(running.width - 1, own)
@@ -128,6 +129,6 @@ def _processed(
     for length in lengths:
         tokens: Any = torch.cat([search.tokens_at(length) for search in searches])
         given: Any = scores.clone()
-        own = [search.beams.tokens.shape[1] == length for search in searches for _ in search.last]
+        own = [search.beams.tokens.shape[1] == length for search in searches for _ in search.beams.tokens]
         found = torch.where(torch.tensor(own, device=scores.device)[:, None], processors(tokens, given), found)
     return found

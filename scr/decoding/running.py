@@ -57,9 +57,9 @@ class RunningRows:
         return self._after(self._model(**inputs, return_dict=True))
 
     def feed(
-        self, tokens: Int[Tensor, "rows"], read: Reader | None
+        self, tokens: Int[Tensor, "rows length"], read: Reader | None
     ) -> tuple[Float[Tensor, "rows vocab"], Float[Tensor, "rows keys"] | None]:
-        """What comes after one token more, and how it attended, if `read`."""
+        """What comes after one token more, the last of `tokens`, and how it attended, if `read`."""
         outputs, attention = self._forward(tokens, self._kwargs["past_key_values"], read)
         logits = self._after(outputs)
         if self._remember:
@@ -73,7 +73,7 @@ class RunningRows:
         Beside the call: what other methods do in its steps, as DoLa that notes their layers, they do not do here.
         """
         with beside_generate():
-            attention = self._forward(tokens, fork(self._kwargs["past_key_values"]), read)[1]
+            attention = self._forward(tokens[:, None], fork(self._kwargs["past_key_values"]), read)[1]
         assert attention is not None
         return attention
 
@@ -101,7 +101,7 @@ class RunningRows:
 
     def _forward(self, tokens: Tensor, cache: Any, read: Reader | None) -> tuple[Any, Tensor | None]:
         inputs = self._model.prepare_inputs_for_generation(
-            tokens[:, None], next_sequence_length=1, **{**self._kwargs, "past_key_values": cache}
+            tokens, next_sequence_length=1, **{**self._kwargs, "past_key_values": cache}
         )
 
         def forward() -> Any:

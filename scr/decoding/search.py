@@ -74,11 +74,6 @@ class Search:
         return self._trail.now.beams
 
     @property
-    def last(self) -> Int[Tensor, "beams"]:
-        """The tokens to be fed next; of a search that is over they matter to nobody."""
-        return self.beams.tokens[:, -1]
-
-    @property
     def chooses(self) -> bool:
         """Whether it takes a token in this round."""
         return not self.beams.over and self.returning is None
@@ -92,6 +87,10 @@ class Search:
         """The beams, cut or filled to a length."""
         tokens = self.beams.tokens[:, :length]
         return torch.cat([tokens, tokens[:, -1:].expand(-1, length - tokens.shape[1])], dim=1)
+
+    def ending_at(self, length: int) -> Int[Tensor, "beams length"]:
+        """The same, with the token at the end that is fed next; of a search that is over it matters to nobody."""
+        return torch.cat([self.tokens_at(length - 1), self.beams.tokens[:, -1:]], dim=1)
 
     def weigh(
         self,
