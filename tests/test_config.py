@@ -103,7 +103,7 @@ def test_methods_by_name_and_presets():
         assert entry.name == name
         assert entry.summary
         assert entry.paper
-        assert set(entry.requires) <= {"activations", "logits", "loop"}
+        assert set(entry.requires) <= {"activations", "attention", "logits", "loop"}
         fields = scr.get_method(name).example
         assert scr.patch(model, name, **fields).config == scr.patch(model, name, **fields, **dict(entry.preset)).config
     assert scr.patch(model, "uniform_smooth").config.source == "random"

@@ -15,7 +15,7 @@ import scr
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = scr.list_methods()
-ON_LOGITS = [name for name in METHODS if "logits" in scr.get_method(name).requires]
+ON_LOGITS = [name for name in METHODS if "activations" not in scr.get_method(name).requires]
 SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
 GREEDY = {"max_new_tokens": 2, "do_sample": False, "suppress_tokens": SUPPRESSED}
 WAYS = {

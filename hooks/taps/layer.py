@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..errors import UnsupportedModelError
 from ..prefills.attention import highest_of_heads, over_all_heads, refuse_what_changes_attention, row_scores
 from ..prefills.masks import masked
 
 Output = Float[Tensor, "rows seq heads dim"]
+Scores = Float[Tensor, "rows heads queries keys"]
+_QUERY_CHUNK = 256  # bounds the memory of a long text: rows × heads × 256 × keys scores at a time
 
 
 @dataclass
@@ -41,16 +44,22 @@ class AttentionInputs:
     first: int
 
 
+class _Rescored(NamedTuple):
+    queries: Int[Tensor, "rows queries"]
+    chosen: Bool[Tensor, "rows seq"]
+    change: Callable[[Scores], Scores]
+
+
 @dataclass
 class LayerAttention:
-    """What a plan may ask and do at one block.
+    """What plans may ask and do at one block; those of the same rows share it, and each goes on from what others did.
 
     Queries are token indices within the forward, columns are those of the keys. Tokens are counted from the beginning
     of the prompt, as `generate` counts them: a plan need not know of caches, nor of what was put to the left of its
     rows so that they fit into a batch with longer ones.
 
     Attributes:
-        layer: index of the block.
+        inputs: of the whole forward.
         rows: the plan's rows of the batch.
         pad: columns that were put to the left of its rows.
     """
@@ -59,7 +68,8 @@ class LayerAttention:
     rows: slice
     pad: int = 0
     hidden: Bool[Tensor, "rows keys"] | None = None
-    edits: list[Callable[[Output], Output]] = field(default_factory=list)
+    _rescored: list[_Rescored] = field(default_factory=list, init=False, repr=False)
+    _edits: list[Callable[[Output], Output]] = field(default_factory=list, init=False, repr=False)
 
     @property
     def layer(self) -> int:
@@ -72,9 +82,20 @@ class LayerAttention:
         return self.inputs.query.device
 
     @property
+    def batch(self) -> int:
+        """How many rows they are."""
+        start, end, _ = self.rows.indices(len(self.inputs.query))
+        return end - start
+
+    @property
     def queries(self) -> int:
         """Tokens of this forward."""
         return self.inputs.query.shape[2]
+
+    @property
+    def past(self) -> int:
+        """Tokens from the beginning of the prompt to this forward."""
+        return self.inputs.past - self.pad
 
     @property
     def keys(self) -> int:
@@ -84,13 +105,12 @@ class LayerAttention:
     @property
     def tokens(self) -> int:
         """Tokens from the beginning of the prompt to the end of this forward."""
-        return self.inputs.past + self.queries - self.pad
+        return self.past + self.queries
 
     def last_queries(self, since: int | None = None) -> Int[Tensor, "rows queries"]:
         """The last token of each row, or all tokens of this forward from the prompt's token `since` on."""
-        start = self.queries - 1 if since is None else max(0, since + self.pad - self.inputs.past)
-        rows = len(self.inputs.query[self.rows])
-        return torch.arange(start, self.queries, device=self.device).expand(rows, -1)
+        start = self.queries - 1 if since is None else min(max(0, since - self.past), self.queries)
+        return torch.arange(start, self.queries, device=self.device).expand(self.batch, -1)
 
     def columns(self, tokens: Bool[Tensor, "rows tokens"]) -> Bool[Tensor, "rows keys"]:
         """Which key columns hold these tokens, which are counted from the beginning of the prompt."""
@@ -105,24 +125,21 @@ class LayerAttention:
         """From a token to its column."""
         return self.pad - (self.inputs.past - self.inputs.first)
 
-    def scores(self, queries: Int[Tensor, "rows queries"]) -> Float[Tensor, "rows heads queries keys"]:
-        """Scaled products with all keys, as they come before mask and softmax; float32."""
+    def scores(self, queries: Int[Tensor, "rows queries"]) -> Scores:
+        """Scaled products with all keys, as plans have changed them so far, before mask and softmax; float32."""
         given = self.inputs
         refuse_what_changes_attention(given.options)
         with torch.autocast(self.device.type, enabled=False):
-            return row_scores(given.query[self.rows], given.key[self.rows], queries, given.options)
+            scores = row_scores(given.query[self.rows], given.key[self.rows], queries, given.options)
+            for _, chosen, change in self._rescored:
+                scores = torch.where(chosen.gather(1, queries)[:, None, :, None], change(scores), scores)
+        return scores
 
-    def weights(
-        self, queries: Int[Tensor, "rows queries"], scores: Float[Tensor, "rows heads queries keys"] | None = None
-    ) -> Float[Tensor, "rows heads queries keys"]:
-        """Softmax of `scores`, by default the model's own, over the keys that each query may see; float32.
-
-        What plans hide at this block counts as unseen, too.
-        """
+    def weights(self, queries: Int[Tensor, "rows queries"]) -> Float[Tensor, "rows heads queries keys"]:
+        """Softmax of `scores` over the keys that each query may see and no plan hides; float32."""
         given = self.inputs
-        scores = self.scores(queries) if scores is None else scores
         seen = masked(
-            scores,
+            self.scores(queries),
             given.mask,
             queries,
             given.first,
@@ -146,18 +163,55 @@ class LayerAttention:
         """Hide keys from every query of the forward but a key's own token."""
         self.hidden = keys if self.hidden is None else self.hidden | keys
 
-    def rewrite(self, queries: Int[Tensor, "rows queries"], weights: Float[Tensor, "rows heads queries keys"]) -> None:
-        """Give these queries what `weights` make of the values, in place of what the kernel gives them."""
+    def mixed(self, weights: Float[Tensor, "rows heads queries keys"]) -> Output:
+        """What weights make of the values, for each of their queries; float32."""
         values = self.inputs.value[self.rows]
         with torch.autocast(self.device.type, enabled=False):
             folded = weights.reshape(len(values), values.shape[1], -1, weights.shape[3])
-            new = (folded @ values.float()).reshape(*weights.shape[:3], values.shape[3]).transpose(1, 2)
-        index = queries[:, :, None, None].expand(-1, -1, *new.shape[2:])
-        self.then(lambda output: output.scatter(1, index, new.to(output.dtype)))
+            mixed = (folded @ values.float()).reshape(*weights.shape[:3], values.shape[3])
+        return mixed.transpose(1, 2)
+
+    def rescore(
+        self,
+        queries: Int[Tensor, "rows queries"],
+        where: Bool[Tensor, "rows queries"],
+        change: Callable[[Scores], Scores],
+    ) -> None:
+        """Change the scores of these queries, and by them what they get; all others keep what the kernel gives them.
+
+        Args:
+            queries: each at most once in a row.
+            where: False for one that fills a short row up: it keeps the kernel's own, to the bit.
+            change: makes new scores, before mask and softmax; called with those of any queries, each for itself.
+        """
+        chosen = torch.zeros(len(queries), self.queries, dtype=torch.bool, device=self.device)
+        self._rescored.append(_Rescored(queries, chosen.scatter(1, queries, where), change))
 
     def then(self, edit: Callable[[Output], Output]) -> None:
-        """Change what the kernel gives these rows, of every head, before the output projection; out of place."""
-        self.edits.append(edit)
+        """Change what these rows get, of every head, before the output projection; out of place, after all scores."""
+        self._edits.append(edit)
+
+    def after_kernel(self, output: Output) -> Output:
+        """What these rows get, after all that plans have asked for, in place of what the kernel gives them."""
+        for rescored in self._rescored:
+            for queries in rescored.queries.split(_QUERY_CHUNK, dim=1):
+                new = self.mixed(self.weights(queries)).to(output.dtype)
+                index = queries[:, :, None, None].expand_as(new)
+                kept = rescored.chosen.gather(1, queries)[:, :, None, None]
+                output = output.scatter(1, index, torch.where(kept, new, output.gather(1, index)))
+        for edit in self._edits:
+            output = edit(output)
+        return output
+
+    def require_all_heads(self) -> None:
+        """Raise UnsupportedModelError if other processes compute some of the block's heads."""
+        heads = self.inputs.query.shape[1]
+        everywhere = getattr(self.inputs.module.config, "num_attention_heads", heads)
+        if heads < everywhere:
+            raise UnsupportedModelError(
+                f"heads that are held against each other lie on other processes: got {heads} of {everywhere}; expected "
+                "all of them. Load the model without tensor parallelism."
+            )
 
     def _hidden_from(self, queries: Int[Tensor, "rows queries"]) -> Bool[Tensor, "rows 1 queries keys"]:
         assert self.hidden is not None

@@ -58,6 +58,7 @@ class _Forward:
     attending: tuple[Attending, ...]
     past: int
     first: list[int]
+    embedded: bool = False
 
 
 class _Local(threading.local):
@@ -85,8 +86,10 @@ def tap_attention(model: PreTrainedModel, stack: HookStack) -> None:
         _begin(base, len(layers), kwargs)
 
     def embedded(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if (forward := _LOCAL.forward) is None or is_reading():
+        forward = None if torch.compiler.is_compiling() or is_reading() else _LOCAL.forward
+        if forward is None or forward.embedded:  # by another tap of the same model
             return None
+        forward.embedded = True
         hidden = args[0] if args else kwargs["hidden_states"]
         changed = _embed(forward, hidden)
         if changed is hidden:
@@ -135,7 +138,7 @@ def require_seen(before: int) -> None:
 
 
 def _begin(base: nn.Module, blocks: int, inputs: Mapping[str, Any]) -> None:
-    if is_reading() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_reading():
         return
     cache, embeds = inputs.get("past_key_values"), inputs.get("inputs_embeds")
     tokens = embeds if embeds is not None else inputs["input_ids"]
@@ -159,7 +162,7 @@ def _plans_of_the_call(base: nn.Module, batch: int) -> Iterator[Attending]:
 
 
 def _end() -> None:
-    if not is_reading():
+    if not torch.compiler.is_compiling() and not is_reading():
         _LOCAL.forward = None
 
 
@@ -186,17 +189,19 @@ def _tapped(
         _LOCAL.blocks += 1
         first = forward.first[module.layer_idx]
         given = AttentionInputs(module, query, key, value, attention_mask, kwargs, forward.past, first)
-        layers = [LayerAttention(given, rows, pad) for rows, _, pad in forward.attending]
-        for layer, (_, plan, _) in zip(layers, forward.attending, strict=True):
-            plan.attend(layer)
-        if any(layer.hidden is not None for layer in layers):
+        layers: dict[tuple[int, int, int], LayerAttention] = {}
+        for rows, plan, pad in forward.attending:
+            start, end, _ = rows.indices(len(query))
+            plan.attend(layers.setdefault((start, end, pad), LayerAttention(given, rows, pad)))
+        if any(layer.hidden is not None for layer in layers.values()):
             kernel = compat.masked_attention(module, _TAP, kwargs.get("softcap"))
-            attention_mask = mask_without(given, layers)
+            attention_mask = mask_without(given, list(layers.values()))
         output, weights = kernel(query, key, value, attention_mask, *args, **kwargs)
+        for (start, end, _), layer in layers.items():
+            own = output[start:end]
+            changed = layer.after_kernel(own)
+            if changed is not own:
+                output = torch.cat([output[:start], changed, output[end:]])
     finally:
         _LOCAL.inside = False
-    for layer in layers:
-        start, end, _ = layer.rows.indices(len(output))
-        for edit in layer.edits:
-            output = torch.cat([output[:start], edit(output[start:end]), output[end:]])
     return output, weights

@@ -18,12 +18,16 @@ from .icd import ICD, ICDConfig
 from .m3id import M3ID, M3IDConfig
 from .oa_vcd import OAVCD, OAVCDConfig
 from .opera import OPERA, OPERAConfig
+from .head_guidance import HeadGuidance, HeadGuidanceConfig
+from .pai import PAI, PAIConfig
 from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
 from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
 from .rudder import Rudder, RudderConfig
 from .scr import SCR, SCRConfig
 from .sid import SID, SIDConfig
+from .spin import SPIN, SPINConfig
 from .trace import Trace
+from .vaf import VAF, VAFConfig
 from .vcd import VCD, VCDConfig
 from .vista import Vista, VistaConfig
 from .vli import VLI, VLIConfig
@@ -102,6 +106,10 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("m3id", M3ID, "contrast with the prompt without its image, more with every token"),
         MethodEntry("oa_vcd", OAVCD, "contrast with the image whose salient parts are covered, in OA-VCD's style"),
         MethodEntry("vli", VLI, "steer from the image's context towards its salient parts, in VLI's style"),
+        MethodEntry("pai", PAI, "image tokens get more attention; contrast with a run without the image"),
+        MethodEntry("vaf", VAF, "image tokens get more attention, the system prompt less"),
+        MethodEntry("head_guidance", HeadGuidance, "every head looks where all heads look in the image"),
+        MethodEntry("spin", SPIN, "heads that look least at the image are turned down"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
         MethodEntry("opera", OPERA, "beam search that penalises over-trust in its own words, and goes back"),
         MethodEntry("deco", DeCo, "add the earlier layer that is surest of a likely token"),
@@ -134,8 +142,11 @@ __all__ = [
     "METHODS",
     "OAVCD",
     "OPERA",
+    "PAI",
     "SCR",
     "SID",
+    "SPIN",
+    "VAF",
     "VCD",
     "VLI",
     "VTI",
@@ -154,6 +165,12 @@ __all__ = [
     "MethodEntry",
     "OAVCDConfig",
     "OPERAConfig",
+    "HeadGuidance",
+    "HeadGuidanceConfig",
+    "Method",
+    "MethodConfig",
+    "MethodEntry",
+    "PAIConfig",
     "PlausibilityOnly",
     "PlausibilityOnlyConfig",
     "Purified",
@@ -163,7 +180,9 @@ __all__ = [
     "RudderConfig",
     "SCRConfig",
     "SIDConfig",
+    "SPINConfig",
     "Trace",
+    "VAFConfig",
     "VCDConfig",
     "VLIConfig",
     "VTIConfig",

@@ -1,4 +1,4 @@
-"""What a method is: a frozen configuration, and one class that says which of three levers it pulls."""
+"""What a method is: a frozen configuration, and one class that says which of four levers it pulls."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..variants import Variant
 from .trace import Trace
 from .wording import named_by_a_paper, one_line
 
-Lever = Literal["activations", "logits", "loop"]
-"""Where a training-free method acts: the residual stream, the logits, or the decoding loop."""
+Lever = Literal["activations", "attention", "logits", "loop"]
+"""Where a training-free method acts: the residual stream, the attention, the logits, or the decoding loop."""
 
 Calibrate = Callable[..., dict[str, Tensor]]
 """Model, processor, demonstrations, mask, trials, rank → part of the model → vectors; see `scr.steering.shifts`."""

@@ -1,4 +1,4 @@
-"""What methods that act on logits have in common: a processor for each `generate` of a prompt with images."""
+"""What methods that act in `generate` have in common: a processor for each call of a prompt with images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from transformers import LogitsProcessor, PreTrainedModel
 from .._hooks import (
     GenerateCall,
     HookStack,
+    blocks_seen,
     current_calls,
     find_family,
     refuse_assistance,
+    require_seen,
     rows_with_images,
     visual_input,
     watch_generate,
@@ -59,6 +61,26 @@ class ImageRowsProcessor(LogitsProcessor):
         return torch.where(rows[:, None], changed, precise).to(scores.dtype)
 
 
+class AttentionSeen(LogitsProcessor):
+    """Leaves the scores as they are, and sees to it that each step's attention has gone by the call's plans."""
+
+    def __init__(self) -> None:
+        """For one call of `generate`, on this thread; no forward has run yet."""
+        self._seen = blocks_seen()
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """The scores.
+
+        Raises:
+            UnsupportedGenerationError: if attention went by unseen, as in a compiled model.
+        """
+        require_seen(self._seen)
+        self._seen = blocks_seen()
+        return scores
+
+
 class LogitsMethod(Method):
     """A method whose processor goes before the caller's own; prompts without an image are left alone."""
 
@@ -76,7 +98,9 @@ class LogitsMethod(Method):
 
     @abstractmethod
     def begin(self, call: GenerateCall) -> LogitsProcessor | None:
-        """The processor for one call of `generate`, whose prompt has an image; None where a loop of its own does all.
+        """The processor for one call of `generate`, whose prompt has an image; None where other parts of the call do all.
+
+        Plans for the call's own attention go into `call.attending`.
 
         Raises:
             UnsupportedGenerationError: for a way of generating that the method cannot serve.
@@ -91,7 +115,11 @@ class LogitsMethod(Method):
         if visual_input(call.arguments) is None or any(self in one.kept for one in current_calls()):
             return
         refuse_assistance(call, self.name)
+        others = len(call.attending)
         processor = self.begin(call)
+        if len(call.attending) > others:
+            call.arguments["disable_compile"] = True  # a compiled step would not go by the plans
+            call.processors.append(AttentionSeen())
         if processor is not None:
             call.processors.append(processor)
         call.kept[self] = processor

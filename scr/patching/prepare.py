@@ -31,6 +31,10 @@ MethodName = Literal[
     "m3id",
     "oa_vcd",
     "vli",
+    "pai",
+    "vaf",
+    "head_guidance",
+    "spin",
     "dola",
     "opera",
     "deco",
@@ -199,6 +203,52 @@ def patch(
     anchored: float = 0.4,
     saliency: Literal["tower"] | Callable = "tower",
     fill: Perturbation | str | Mapping[str, Any] = ...,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["pai"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    strength: float = 0.2,
+    layers: range | Sequence[int] | None = None,
+    guidance: float = 1.1,
+    plausibility: float = 0.1,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["vaf"],
+    *,
+    image_factor: float = 1.15,
+    system_factor: float = 0.95,
+    layers: range | Sequence[int] | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["head_guidance"],
+    *,
+    strength: float = 0.5,
+    layers: range | Sequence[int] | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["spin"],
+    *,
+    kept: float = 0.95,
+    factor: float = 0.08,
+    layers: range | Sequence[int] | None = None,
 ) -> Patch: ...
 
 
