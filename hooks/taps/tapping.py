@@ -82,11 +82,18 @@ def tap_attention(model: PreTrainedModel, stack: HookStack) -> None:
     layers, decoder, base = family.layers(model), family.decoder(model), base_of(model)
     stack.callback(when_idle, model, hooks.close)
 
+    # Plans are Python: a compiled model runs them between its graphs.
+    @torch.compiler.disable
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         _begin(base, len(layers), kwargs)
 
+    @torch.compiler.disable
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        _end()
+
+    @torch.compiler.disable
     def embedded(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        forward = None if torch.compiler.is_compiling() or is_reading() else _LOCAL.forward
+        forward = None if is_reading() else _LOCAL.forward
         if forward is None or forward.embedded:  # by another tap of the same model
             return None
         forward.embedded = True
@@ -97,7 +104,7 @@ def tap_attention(model: PreTrainedModel, stack: HookStack) -> None:
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     hooks.forward_pre_hook(decoder, before)
-    hooks.forward_hook(decoder, lambda module, args, output: _end(), always_call=True)
+    hooks.forward_hook(decoder, after, always_call=True)
     hooks.forward_pre_hook(layers[0], embedded)
     for layer in layers:
         attention: Any = layer.self_attn
@@ -138,7 +145,7 @@ def require_seen(before: int) -> None:
 
 
 def _begin(base: nn.Module, blocks: int, inputs: Mapping[str, Any]) -> None:
-    if torch.compiler.is_compiling() or is_reading():
+    if is_reading():
         return
     cache, embeds = inputs.get("past_key_values"), inputs.get("inputs_embeds")
     tokens = embeds if embeds is not None else inputs["input_ids"]
@@ -162,7 +169,7 @@ def _plans_of_the_call(base: nn.Module, batch: int) -> Iterator[Attending]:
 
 
 def _end() -> None:
-    if not torch.compiler.is_compiling() and not is_reading():
+    if not is_reading():
         _LOCAL.forward = None
 
 
@@ -176,12 +183,13 @@ def _embed(forward: _Forward, hidden: Tensor) -> Tensor:
     return hidden
 
 
+@torch.compiler.disable
 def _tapped(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """The attention function that transformers calls for the swapped modules."""
     kernel = compat.original_attention(module, _TAP)
-    forward = None if torch.compiler.is_compiling() or is_reading() or _LOCAL.inside else _LOCAL.forward
+    forward = None if is_reading() or _LOCAL.inside else _LOCAL.forward
     if forward is None:
         return kernel(query, key, value, attention_mask, *args, **kwargs)
     _LOCAL.inside = True  # for another tap below this one
