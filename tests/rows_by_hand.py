@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from hooks import prompt_positions
-
 Change = Callable[[int, Tensor], Tensor]
 
 
@@ -35,9 +33,10 @@ def attention_by_hand(
     place = sys.modules[type(model.get_decoder().layers[0].self_attn).__module__]
     eager = place.eager_attention_forward
 
-    def attend(module, query, key, value, mask, scaling, dropout=0.0, softcap=None, **kwargs):
+    def attend(module, query, key, value, attention_mask=None, *, scaling, **kwargs):
         if id(module) not in own:
-            return eager(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
+            return eager(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        mask = attention_mask
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
         scores = change(module.layer_idx, query @ key.transpose(2, 3) * scaling)
         seen = scores + mask if mask is not None else scores.masked_fill(~causal(scores), -torch.inf)
@@ -53,16 +52,3 @@ def attention_by_hand(
 
 def causal(scores: Tensor) -> Tensor:
     return torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-
-
-@torch.no_grad()
-def whole_forward(model: Any, inputs: dict[str, Any], tokens: Tensor) -> Any:
-    """The model's output for prompts and the tokens chosen so far, in one forward of everything."""
-    mask = inputs["attention_mask"]
-    new = tokens.shape[1] - mask.shape[1]
-    positions = prompt_positions(model, inputs)
-    whole = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
-    whole["input_ids"] = tokens
-    whole["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), new)], dim=1)
-    whole["position_ids"] = torch.cat([positions, positions[..., -1:] + torch.arange(1, new + 1)], dim=-1)
-    return model(**whole, use_cache=False, output_hidden_states=True)

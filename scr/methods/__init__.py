@@ -14,11 +14,11 @@ from .base import Lever, Method, MethodConfig
 from .crops import CRoPS, CRoPSConfig
 from .deco import DeCo, DeCoConfig
 from .dola import DoLa, DoLaConfig
+from .head_guidance import HeadGuidance, HeadGuidanceConfig
 from .icd import ICD, ICDConfig
 from .m3id import M3ID, M3IDConfig
 from .oa_vcd import OAVCD, OAVCDConfig
 from .opera import OPERA, OPERAConfig
-from .head_guidance import HeadGuidance, HeadGuidanceConfig
 from .pai import PAI, PAIConfig
 from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
 from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
@@ -158,6 +158,8 @@ __all__ = [
     "DeCoConfig",
     "DoLa",
     "DoLaConfig",
+    "HeadGuidance",
+    "HeadGuidanceConfig",
     "ICDConfig",
     "M3IDConfig",
     "Method",
@@ -165,11 +167,6 @@ __all__ = [
     "MethodEntry",
     "OAVCDConfig",
     "OPERAConfig",
-    "HeadGuidance",
-    "HeadGuidanceConfig",
-    "Method",
-    "MethodConfig",
-    "MethodEntry",
     "PAIConfig",
     "PlausibilityOnly",
     "PlausibilityOnlyConfig",

@@ -98,7 +98,7 @@ class LogitsMethod(Method):
 
     @abstractmethod
     def begin(self, call: GenerateCall) -> LogitsProcessor | None:
-        """The processor for one call of `generate`, whose prompt has an image; None where other parts of the call do all.
+        """The processor for one call of `generate`, whose prompt has an image; None of a method without.
 
         Plans for the call's own attention go into `call.attending`.
 

@@ -56,7 +56,7 @@ class SPIN(AttentionMethod):
         """See `Method`."""
         super().__init__(model, config)
         blocks = len(find_family(model).layers(model))
-        self.layers = within("layers", config.layers, range(blocks), blocks)
+        self.layers = within("layers", config.layers or range(blocks), range(blocks), blocks)
         self.config = replace(config, layers=self.layers)
 
     def plan(self, call: GenerateCall) -> AttentionPlan | None:
