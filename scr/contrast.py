@@ -94,6 +94,37 @@ def contrast_logits(
     return purified.log_softmax(dim=-1).masked_fill(~kept, -math.inf) if space == "logprobs" else purified
 
 
+def fuse_logits(
+    clean: Float[Tensor, "*batch vocab"],
+    second: Float[Tensor, "*batch vocab"],
+    agreement: float,
+    added: float,
+    contrast: float,
+    *,
+    plausibility: float = 0.0,
+) -> Float[Tensor, "*batch vocab"]:
+    """`clean + added·second` where the two distributions agree, else `(1 + contrast)·clean − contrast·second` (ONLY).
+
+    So with both factors at 0 it is `clean` to the bit. What `clean` bans stays banned.
+
+    Args:
+        clean: logits or log-probabilities.
+        second: logits of the other kind.
+        agreement: rows agree whose probabilities differ by less in all, from 0 to 2.
+        added: see above.
+        contrast: likewise.
+        plausibility: tokens outside `plausible_tokens` of `clean` get −∞; 0 keeps all.
+
+    Returns:
+        Float32.
+    """
+    kept, allowed = plausible_tokens(clean, plausibility), plausible_tokens(clean, 0)
+    clean, second = (one.float().masked_fill(~allowed, -math.inf) for one in (clean, second))
+    distance = (clean.softmax(dim=-1) - second.softmax(dim=-1)).abs().sum(dim=-1, keepdim=True)
+    fused = torch.where(distance < agreement, clean + added * second, clean + contrast * (clean - second))
+    return fused.masked_fill(~kept, -math.inf)
+
+
 def growing_contrast(step: int, rate: float) -> float:
     """`(1 − g)/g` with `g = e^(−rate·step)`: what the image is forgotten by, the longer the text (M3ID, CRoPS).
 

@@ -18,6 +18,7 @@ from .head_guidance import HeadGuidance, HeadGuidanceConfig
 from .icd import ICD, ICDConfig
 from .m3id import M3ID, M3IDConfig
 from .oa_vcd import OAVCD, OAVCDConfig
+from .only import ONLY, ONLYConfig
 from .opera import OPERA, OPERAConfig
 from .pai import PAI, PAIConfig
 from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
@@ -110,6 +111,7 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("vaf", VAF, "image tokens get more attention, the system prompt less"),
         MethodEntry("head_guidance", HeadGuidance, "every head looks where all heads look in the image"),
         MethodEntry("spin", SPIN, "heads that look least at the image are turned down"),
+        MethodEntry("only", ONLY, "second logits from the text heads of the first block alone"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
         MethodEntry("opera", OPERA, "beam search that penalises over-trust in its own words, and goes back"),
         MethodEntry("deco", DeCo, "add the earlier layer that is surest of a likely token"),
@@ -141,6 +143,7 @@ __all__ = [
     "M3ID",
     "METHODS",
     "OAVCD",
+    "ONLY",
     "OPERA",
     "PAI",
     "SCR",
@@ -166,6 +169,7 @@ __all__ = [
     "MethodConfig",
     "MethodEntry",
     "OAVCDConfig",
+    "ONLYConfig",
     "OPERAConfig",
     "PAIConfig",
     "PlausibilityOnly",

@@ -49,13 +49,16 @@ class LayersProcessor(ImageRowsProcessor):
 
     @torch.no_grad()
     def early_logits(self) -> Float[Tensor, "layers rows vocab"]:
-        """What the layers say, in the head's number format.
+        """What the layers say, in the head's number format."""
+        return self.says(torch.stack([self.hidden[layer].to(self.last) for layer in self._layers]))
 
-        Norm and head are called as the model calls them: their parameters may be elsewhere, or packed, or none.
+    def says(self, states: Float[Tensor, "*layers rows dim"]) -> Float[Tensor, "*layers rows vocab"]:
+        """What states say through norm and head.
+
+        They are called as the model calls them: their parameters may be elsewhere, or packed, or none.
         """
-        stacked = torch.stack([self.hidden[layer].to(self.last) for layer in self._layers])
         with beside_generate():
-            return self._head(self._norm(stacked))
+            return self._head(self._norm(states))
 
 
 def _note(layer: int, processor: LayersProcessor, hidden: Float[Tensor, "rows seq dim"]) -> None:

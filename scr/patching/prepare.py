@@ -35,6 +35,7 @@ MethodName = Literal[
     "vaf",
     "head_guidance",
     "spin",
+    "only",
     "dola",
     "opera",
     "deco",
@@ -249,6 +250,20 @@ def patch(
     kept: float = 0.95,
     factor: float = 0.08,
     layers: range | Sequence[int] | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["only"],
+    *,
+    agreement: float = 0.2,
+    added: float = 3.0,
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
+    residual: float = 0.2,
+    deviations: float = 1.0,
 ) -> Patch: ...
 
 
