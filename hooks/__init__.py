@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .prefills.prefill import PrefillDispatcher, dispatcher
     from .prefills.queries import image_tokens, real_tokens, rows_with_images, visual_input
     from .prefills.sessions import Diagnosis, PrefillMethod, PrefillSession
+    from .prefills.queries import image_tokens, rows_with_images, visual_input
+    from .prefills.sessions import Diagnosis, PrefillMethod, PrefillSession, Readers
     from .residual import edit_tokens, hidden_of, with_hidden
     from .steering.sites import after_attention, after_block, after_mlp
     from .steering.states import last_states, vision_states

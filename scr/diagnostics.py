@@ -19,6 +19,7 @@ from ._hooks import (
     ImagePatches,
     PatchGrid,
     Placed,
+    Readers,
     dispatcher,
     hidden_of,
     outside_generate,
@@ -134,6 +135,9 @@ def diagnose(
 class _Reader:
     """Attached to the dispatcher for one forward, after all methods: it sees what they have made of each block."""
 
+    reads_of: Readers = "text"
+    reads_heads = False
+
     def __init__(self, layers: range, attention_layers: range, credit: bool) -> None:
         self.layers, self.attention_layers, self.credit = layers, attention_layers, credit
         self.session: _Reading | None = None
@@ -148,6 +152,8 @@ class _Reader:
 
 class _Reading:
     """One prefill. Of gradients only their norms at the patches are kept."""
+
+    planned = False
 
     def __init__(self, reader: _Reader, images: Sequence[ImagePatches], embeds: Float[Tensor, "batch seq dim"]) -> None:
         self._reader, self._images = reader, images

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -49,18 +51,31 @@ def reference_plan(
     return sources, neighbors, owners
 
 
-def reference_attention(model, inputs: dict, row: int, positions: list[int], visual, layers: range) -> torch.Tensor:
-    """A of one image: mean over heads, layers and the text after it, from the whole maps of an eager model."""
+def reference_attention(
+    model, inputs: dict, row: int, positions: list[int], visual, layers: range, heads: float = 1.0, queries=None
+) -> torch.Tensor:
+    """A of one image: mean over heads, layers and the text after it, from the whole maps of an eager model.
+
+    `heads` is the share of them that vote, those of the lowest entropy; `queries` are who looks, in place of the text.
+    """
     real = inputs["attention_mask"][row].bool()
-    queries = [q for q in range(len(real)) if real[q] and not visual[row, q] and q > max(positions)]
+    if queries is None:
+        queries = [q for q in range(len(real)) if real[q] and not visual[row, q] and q > max(positions)]
     with torch.no_grad():
         attentions = model(**inputs, output_attentions=True).attentions
     total = torch.zeros(len(positions))
     for layer in layers:
+        own = []
         for head in range(attentions[layer].shape[1]):
+            one = torch.zeros(len(positions))
             for query in queries:
-                total += attentions[layer][row, head, query, positions]
-    return total / (len(layers) * attentions[0].shape[1] * len(queries))
+                one += attentions[layer][row, head, query, positions]
+            shares = [value / float(one.sum()) for value in one.tolist()]
+            own.append((-sum(share * math.log(share) for share in shares if share), one))
+        voters = sorted(own, key=lambda pair: pair[0])[: math.ceil(heads * len(own))]
+        for _, one in voters:
+            total += one / len(voters)
+    return total / (len(layers) * len(queries))
 
 
 def reference_logits(model, inputs: dict, layout: dict, visual, config, plans: dict | None = None) -> torch.Tensor:
@@ -72,7 +87,10 @@ def reference_logits(model, inputs: dict, layout: dict, visual, config, plans: d
     plans = {} if plans is None else plans
     edits = []  # (row, source token, [neighbour tokens])
     for (row, image), (positions, shapes) in layout.items():
-        attention = reference_attention(model, inputs, row, positions, visual, config.attention_layers)
+        asking = positions[-shapes[-1][1] :] if config.map_from == "image" else None
+        attention = reference_attention(
+            model, inputs, row, positions, visual, config.attention_layers, config.heads, asking
+        )
         grids, left = [], attention.tolist()
         for height, width in shapes:
             grids.append([left[start : start + width] for start in range(0, height * width, width)])

@@ -17,15 +17,17 @@ def test_defaults_are_the_published_ones():
         "scale": 1.10,
         "num_sources": 32,
         "layers": None,
-        "attention_layers": None,
         "connectivity": 8,
         "radius": 1,
         "include_border": False,
         "selection": "top_k",
-        "source": "attention",
         "edit": "redistribute",
         "seed": 0,
         "keep_traces": 16,
+        "attention_layers": None,
+        "heads": 1.0,
+        "source": "attention",
+        "map_from": "prompt",
     }
 
 
@@ -59,6 +61,9 @@ def test_frozen_keyword_only_and_round_trip():
         {"include_border": "no"},
         {"selection": "best"},
         {"source": "uniform"},
+        {"heads": 0},
+        {"heads": 1.1},
+        {"map_from": "question"},
         {"edit": "none"},
         {"seed": -1},
         {"keep_traces": -1},
@@ -83,7 +88,7 @@ def test_bad_values_are_refused_by_name(fields):
     ],
 )
 def test_the_family_fills_in_ranges_scaled_to_the_model(blocks, layers, attention):
-    resolved = SCRConfig().resolve(range(0, 12), range(8, 17), blocks)
+    resolved = SCRConfig().resolve(blocks, layers=range(0, 12), attention_layers=range(8, 17))
     assert (resolved.layers, resolved.attention_layers) == (layers, attention)
 
 

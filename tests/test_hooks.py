@@ -11,7 +11,7 @@ from hooks import HookStack, Placed, UnsupportedModelError, edit_tokens, hidden_
 from hooks.families import ImagePatches, PatchGrid
 from hooks.prefills.attention import AttentionReader, read_attention
 from hooks.prefills.cache import first_key_column, fork, past_length
-from hooks.prefills.queries import real_tokens, text_queries, visual_input
+from hooks.prefills.queries import image_queries, real_tokens, surrounded, text_queries, visual_input
 
 CONFIG = LlamaConfig(
     vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
@@ -111,9 +111,20 @@ def test_text_queries_are_the_text_after_each_image():
     text = torch.tensor([[0, 1, 0, 0, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1, 1]], dtype=torch.bool)
     grid = (PatchGrid(1, 2),)
     images = [ImagePatches(0, 0, torch.tensor([2, 3]), grid), ImagePatches(0, 1, torch.tensor([5, 6]), grid)]
-    queries, weights = text_queries(text, images)
+    images = surrounded(images, text, torch.tensor([[0] + [1] * 8] * 2, dtype=torch.bool))
+    assert [one.before.tolist() for one in images] == [[1], [1, 2, 3, 4]]
+    assert [one.text.tolist() for one in images] == [[4, 7, 8], [7, 8]]
+    queries, weights = text_queries(images, 2, 9)
     assert queries.tolist() == [[4, 7, 8], [8, 8, 8]]
     assert torch.allclose(weights, torch.tensor([[[1 / 3] * 3, [0, 1 / 2, 1 / 2]], [[0.0] * 3] * 2]))
+
+
+def test_image_queries_are_the_last_row_of_the_last_grid():
+    grids = (PatchGrid(1, 2), PatchGrid(2, 2))
+    images = [ImagePatches(1, 0, torch.tensor([1, 2, 4, 5, 6, 7]), grids)]
+    queries, weights = image_queries(images, 2, 9)
+    assert queries[1].tolist() == [6, 7]
+    assert torch.equal(weights, torch.tensor([[[0.0, 0.0]], [[0.5, 0.5]]]))
 
 
 def test_real_tokens_from_any_mask():

@@ -9,6 +9,8 @@ from hooks import Diagnosis, PrefillDispatcher, PrefillMethod, PrefillSession, d
 class Recorder:
     """Notes what a session is told; adds 1 to the first patch of the first image after one block."""
 
+    reads_of, reads_heads, planned = "text", False, False
+
     def __init__(self, attention_layers: range, edited: int | None = None) -> None:
         self.attention_layers, self.edited, self.events, self.maps = attention_layers, edited, [], []
 

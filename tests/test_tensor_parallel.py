@@ -22,8 +22,11 @@ def run(model):
     with scr.patch(model, num_sources=4) as patched, torch.no_grad():
         logits = model(**inputs).logits
         tokens = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    with scr.patch(model, num_sources=4, heads=0.3) as sharpest, torch.no_grad():
+        model(**inputs)
     plans = [(trace.sources.tolist(), trace.neighbors.tolist()) for trace in patched.traces]
-    return {"logits": logits, "tokens": tokens, "plans": plans, "maps": [trace.attention for trace in patched.traces]}
+    maps = [trace.attention for trace in [*patched.traces, *sharpest.traces]]
+    return {"logits": logits, "tokens": tokens, "plans": plans, "maps": maps}
 
 
 def rank_process(rank, folder):

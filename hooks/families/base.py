@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -25,6 +25,10 @@ class PatchGrid(NamedTuple):
     width: int
 
 
+def _no_tokens() -> Int[Tensor, "none"]:
+    return torch.zeros(0, dtype=torch.long, device="cpu")
+
+
 @dataclass(frozen=True, eq=False)
 class ImagePatches:
     """Where one image lies in one row of a prompt.
@@ -35,12 +39,17 @@ class ImagePatches:
         positions: token index, in this forward, of every patch: grid after grid, row-major within a grid; on the CPU.
             Separators such as newline tokens are left out.
         grids: the rasters, in the order of `positions`; tiles, thumbnails and video frames are grids of their own.
+        text: token index of the text that comes after it, which can see it. A family leaves it to the prefill.
+        before: token index of all that comes before it in its row, padding left out; likewise. None where some of that
+            is in a cache from before.
     """
 
     row: int
     index: int
     positions: Int[Tensor, "patches"]
     grids: tuple[PatchGrid, ...]
+    text: Int[Tensor, "text"] = field(default_factory=_no_tokens)
+    before: Int[Tensor, "before"] | None = None
 
 
 class ModelFamily(ABC):

@@ -48,13 +48,17 @@ class AttentionReader:
         weights: how much each query counts for each of `targets` averages; 0 where filled up. A row sums to 1 over the
             queries of a target, or to 0 for a target that does not exist.
         first_key: for each layer to read, the key column of this forward's first token.
+        by_head: whether each head's own attention is kept as well, a row per head and target.
         maps: filled by the pass: layer → mean over heads of the weighted attention, cut to this forward's tokens.
+        head_maps: likewise where `by_head`: layer → the weighted attention of every head, in the model's order.
     """
 
     queries: Int[Tensor, "batch queries"]
     weights: Float[Tensor, "batch targets queries"]
     first_key: dict[int, int]
+    by_head: bool = False
     maps: dict[int, Float[Tensor, "batch targets seq"]] = field(default_factory=dict)
+    head_maps: dict[int, Float[Tensor, "batch heads targets seq"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Keep the queries where the blocks are."""
@@ -94,15 +98,21 @@ class AttentionReader:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         queries, weights = self._placed.on(query.device)
         total = torch.zeros(*weights.shape[:2], key.shape[2], device=query.device, dtype=torch.float32)
+        heads = total.new_zeros(len(total), query.shape[1] if self.by_head else 0, *total.shape[1:])
         # Under a user's autocast the averages would be rounded to 8 bits, and patches would tie.
         with torch.autocast(query.device.type, enabled=False):
             for start in range(0, queries.shape[1], _QUERY_CHUNK):
                 chunk = queries[:, start : start + _QUERY_CHUNK]
                 scores = row_scores(query, key, chunk, options)
                 scores = masked(scores, mask, chunk, first, sliding_window, causal)
+                weight = weights[:, :, start : start + _QUERY_CHUNK]
+                probabilities = torch.softmax(scores, dim=-1)
                 # Over heads first: the weights are the same for all of them.
-                probabilities = torch.softmax(scores, dim=-1).mean(dim=1)
-                total += weights[:, :, start : start + _QUERY_CHUNK] @ probabilities
+                total += weight @ probabilities.mean(dim=1)
+                if self.by_head:
+                    heads += weight[:, None] @ probabilities
+        if self.by_head:
+            self.head_maps[layer] = _of_all_heads(heads[..., first : first + seq], module)
         self.maps[layer] = over_all_heads(total[:, :, first : first + seq], module, query.shape[1])
 
 
@@ -132,6 +142,18 @@ def highest_of_heads(highest: Tensor, module: Any, heads: int) -> Tensor:
         highest = highest.contiguous()
         torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, compat.head_group(module, heads))
     return highest
+
+
+def _of_all_heads(own: Float[Tensor, "batch heads targets seq"], module: Any) -> Tensor:
+    """The maps of all heads of a module of which this process has computed `own`, in the model's order."""
+    heads = own.shape[1]
+    everywhere = getattr(module.config, "num_attention_heads", heads)
+    if heads == everywhere:
+        return own
+    parts = [own.new_empty(own.shape) for _ in range(everywhere // heads)]
+    group = compat.head_group(module, heads)
+    torch.distributed.all_gather(parts, own.contiguous(), group=group)
+    return torch.cat(parts, dim=1)
 
 
 def row_scores(

@@ -43,8 +43,8 @@ from .cache import first_key_column, fork, past_length
 from .digests import Digests, prefill_digests
 from .expansion import prompt_copies, without_copies
 from .finite import require_finite_images, require_finite_pixels
-from .queries import TextQueries, any_visual, real_tokens, text_queries, visual_input
-from .sessions import Diagnosis, PrefillMethod, PrefillSession
+from .queries import any_visual, image_queries, real_tokens, surrounded, text_queries, visual_input
+from .sessions import Diagnosis, PrefillMethod, PrefillSession, Readers
 
 
 @dataclass
@@ -249,25 +249,28 @@ class PrefillDispatcher:
         """The sessions of one prefill, in the order of their methods; those that read attention have planned."""
         copies = prompt_copies(inputs, frame.call.prompt_rows if frame.call is not None else None)
         inputs, visual, text = without_copies(inputs, copies), frame.visual[::copies], frame.text[::copies]
-        images = self._family.images(self._model, visual, inputs)
+        cache = inputs.get("past_key_values")
+        found = self._family.images(self._model, visual, inputs)
+        images = surrounded(found, text, visual | text, past_length(cache))
         if not images:
             return []
         digests = functools.partial(self._digests, frame, images, visual | text)
         wanted = sorted({layer for method in frame.methods for layer in method.attention_layers})
-        queries = text_queries(text, images) if wanted else None
-        seen = images if queries is None else _seen_by_text(images, queries)
+        seen = _seen_by_text(images) if wanted else images
         sessions: list[PrefillSession] = []
-        reading: list[PrefillSession] = []
+        reading: dict[Readers, list[PrefillSession]] = {}
         for method in frame.methods:
             if own := seen if method.attention_layers else images:
                 if not method.attention_layers:
                     require_finite_images(own, inputs["inputs_embeds"])
-                sessions.append(method.open(own, inputs["inputs_embeds"], copies, digests))
-                reading += sessions[-1:] if method.attention_layers else []
-        if queries is not None and reading:
-            cache = inputs.get("past_key_values")
+                sessions.append(session := method.open(own, inputs["inputs_embeds"], copies, digests))
+                if method.attention_layers and not session.planned:
+                    reading.setdefault(method.reads_of, []).append(session)
+        for readers, own_sessions in reading.items():
+            queries = (text_queries if readers == "text" else image_queries)(images, *visual.shape)
             first = {layer: first_key_column(cache, layer, visual.shape[1]) for layer in wanted}
-            self._diagnose(decoder, inputs, frame, AttentionReader(*queries, first), reading)
+            by_head = any(method.reads_heads for method in frame.methods)
+            self._diagnose(decoder, inputs, frame, AttentionReader(*queries, first, by_head), own_sessions)
         return sessions
 
     def _diagnose(
@@ -292,7 +295,8 @@ class PrefillDispatcher:
             finally:
                 frame.diagnosing = False
             maps = {layer: mean.cpu() for layer, mean in reader.maps.items()}  # also waits for the device
-            diagnosis = Diagnosis(maps, 1000 * (time.perf_counter() - began))
+            heads = {layer: own.cpu() for layer, own in reader.head_maps.items()}
+            diagnosis = Diagnosis(maps, 1000 * (time.perf_counter() - began), heads)
         if all(bool(seen.isfinite().all()) for seen in maps.values()):
             require_finite_pixels(_given(frame))  # a tower that quantises makes codes of NaN
         with torch.inference_mode(False), torch.no_grad():  # plans outlive the user's inference mode, in traces
@@ -333,10 +337,9 @@ class PrefillDispatcher:
                 session.close()
 
 
-def _seen_by_text(images: Sequence[ImagePatches], queries: TextQueries) -> list[ImagePatches]:
+def _seen_by_text(images: Sequence[ImagePatches]) -> list[ImagePatches]:
     """Those that text comes after; a warning about the others, which methods that read attention leave alone."""
-    has_text = queries.weights.any(dim=2)
-    seen = [image for image in images if has_text[image.row, image.index]]
+    seen = [image for image in images if len(image.text)]
     if blind := len(images) - len(seen):
         warnings.warn(
             f"{blind} image(s) left as they are: no text comes after them in the prompt, so nothing attends to them. "

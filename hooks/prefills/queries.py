@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from .cache import first_key_column, mask_layer, past_length
 from .masks import sees_itself
 
 
-class TextQueries(NamedTuple):
+class Queries(NamedTuple):
     """Query rows of the diagnostic: `queries` (batch, queries) token indices, `weights` (batch, images, queries)."""
 
     queries: Int[Tensor, "batch queries"]
@@ -101,20 +102,50 @@ def real_tokens(inputs: Mapping[str, Any], batch: int, seq: int) -> Bool[Tensor,
     return sees_itself(mask, batch, seq, first).cpu()
 
 
-def text_queries(text: Bool[Tensor, "batch seq"], images: Sequence[ImagePatches]) -> TextQueries:
+def surrounded(
+    images: Sequence[ImagePatches], text: Bool[Tensor, "batch seq"], real: Bool[Tensor, "batch seq"], past: int = 0
+) -> list[ImagePatches]:
+    """The images, each with what comes before it in its row, and the text that comes after it.
+
+    Args:
+        images: as a family finds them.
+        text: tokens that are neither padding nor image.
+        real: tokens that are no padding.
+        past: tokens that came in earlier forwards.
+    """
+    found = []
+    for image in images:
+        first, end = int(image.positions.min()), int(image.positions.max()) + 1
+        before = None if past else real[image.row, :first].nonzero().flatten()
+        found.append(replace(image, before=before, text=text[image.row, end:].nonzero().flatten() + end))
+    return found
+
+
+def text_queries(images: Sequence[ImagePatches], batch: int, seq: int) -> Queries:
     """For every image the text tokens that come after it, each with weight 1 / their number.
 
     Args:
-        text: tokens that are neither padding nor image.
-        images: the images of the batch; an image without text after it gets weights of 0.
+        images: the images of the batch, `surrounded`; an image without text after it gets weights of 0.
+        batch: rows of the forward.
+        seq: tokens of each.
     """
-    batch, seq = text.shape
+    return _queries(images, [image.text for image in images], batch, seq)
+
+
+def image_queries(images: Sequence[ImagePatches], batch: int, seq: int) -> Queries:
+    """For every image its own last row of patches, which sees all others and nothing that comes after the image.
+
+    Arguments: see `text_queries`.
+    """
+    return _queries(images, [image.positions[-image.grids[-1].width :] for image in images], batch, seq)
+
+
+def _queries(images: Sequence[ImagePatches], tokens: Sequence[Tensor], batch: int, seq: int) -> Queries:
     targets = 1 + max(image.index for image in images)
-    after = torch.zeros(batch, targets, seq, dtype=torch.bool, device="cpu")
-    for image in images:
-        end = int(image.positions.max()) + 1
-        after[image.row, image.index, end:] = text[image.row, end:]
-    used = after.any(dim=1)
+    asking = torch.zeros(batch, targets, seq, dtype=torch.bool, device="cpu")
+    for image, own in zip(images, tokens, strict=True):
+        asking[image.row, image.index, own] = True
+    used = asking.any(dim=1)
     length = max(1, int(used.sum(dim=1).max()))
     # A stable sort puts each row's queries first, in order. What fills a short row up has weight 0, but must not be a
     # padding token, whose attention may be NaN: the row's first query does.
@@ -122,6 +153,6 @@ def text_queries(text: Bool[Tensor, "batch seq"], images: Sequence[ImagePatches]
     filled_up = torch.arange(length, device="cpu") >= used.sum(dim=1, keepdim=True)
     filler = torch.where(used.any(dim=1), queries[:, 0], seq - 1)
     queries = torch.where(filled_up, filler[:, None], queries)
-    picked = after.gather(2, queries[:, None].expand(-1, targets, -1)) & ~filled_up[:, None]
+    picked = asking.gather(2, queries[:, None].expand(-1, targets, -1)) & ~filled_up[:, None]
     weights = picked.float() / picked.sum(dim=2, keepdim=True).clamp(min=1)
-    return TextQueries(queries, weights)
+    return Queries(queries, weights)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .._hooks import HookStack, ImagePatches, PrefillSession, dispatcher, find_family
+from .._hooks import HookStack, ImagePatches, PrefillSession, Readers, dispatcher, find_family
 from .base import Lever, Method, MethodConfig
 
 
@@ -25,6 +25,10 @@ class ActivationsMethod(Method):
     attention_layers: range = range(0)
     """Blocks whose attention of the prompt it reads, in a diagnostic pass before the real one; without any there is no
     such pass, and its sessions are asked to `edit` and to `close` alone."""
+    reads_of: Readers = "text"
+    """Whose attention to an image: of the text after it, or of its own last row of patches."""
+    reads_heads: bool = False
+    """Whether it reads the attention of each head of them, too."""
 
     def __init__(self, model: PreTrainedModel, config: MethodConfig) -> None:
         """See `Method`."""

@@ -56,15 +56,17 @@ def patch(
     scale: float = 1.1,
     num_sources: int = 32,
     layers: range | Sequence[int] | None = None,
-    attention_layers: range | Sequence[int] | None = None,
     connectivity: Literal[4, 8] = 8,
     radius: int = 1,
     include_border: bool = False,
     selection: Literal["top_k", "greedy"] = "top_k",
-    source: Literal["attention", "random"] = "attention",
     edit: Literal["redistribute", "noise"] = "redistribute",
     seed: int = 0,
     keep_traces: int = 16,
+    attention_layers: range | Sequence[int] | None = None,
+    heads: float = 1.0,
+    source: Literal["attention", "random"] = "attention",
+    map_from: Literal["prompt", "image"] = "prompt",
 ) -> Patch: ...
 
 
