@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "benchmarks.score": ("pope", "chair", "caption"),
     "benchmarks.results": ("list", "diff", "rm"),
     "scr.adapters.train": ("seed", "refusal", "prepare", "merge"),
+    "scr.onepass": ("train",),
 }
 EVERY = [(module, sub) for module in MODULES for sub in ("", *SUBCOMMANDS.get(module, ()))]
 HEAVY = {"torch", "transformers", "peft", "matplotlib"}

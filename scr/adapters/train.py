@@ -89,6 +89,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from ..checkpoints.chosen import find_model
     from ..errors import MissingPackageError
     from .card import plot_curve, write_card
     from .loop import train_adapter
@@ -99,7 +100,7 @@ def _train(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.config or options.command, dict(options.set))
     rows = read_rows(options.data, options.images)
     with join_team() as team:
-        location, digest = _find(options.model)
+        location, digest = find_model(options.model)
         model, processor = _load(location, recipe.dtype, options.device, options.quantize)
         if team.first:
             _say_what_is_trained(model, recipe, options.model)
@@ -143,34 +144,21 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    from ..checkpoints.chosen import find_model
     from .load import merge_adapter
 
-    model, processor = _load(_find(options.model)[0], options.dtype, "cpu", None)
+    model, processor = _load(find_model(options.model)[0], options.dtype, "cpu", None)
     changed = merge_adapter(model, options.adapter, options.output, processor=processor)
     print(f"checkpoint: {options.output} ({len(changed)} weights changed)")
-
-
-def _find(name: str) -> tuple[str, str | None]:
-    """Where a model lies, and what names its state: the digest of a folder; of a hub model that is its commit."""
-    from ..checkpoints.digests import folder_digest
-    from ..checkpoints.named import named_folder
-    from ..errors import ModelLoadError
-
-    folder = named_folder("model", name) or Path(name).expanduser()
-    try:
-        return (str(folder), folder_digest(folder)) if folder.is_dir() else (name, None)
-    except OSError as error:
-        raise ModelLoadError(
-            f"model cannot be read: got {name!r} ({error}); expected a folder that may be read. Check its files."
-        ) from error
 
 
 def _load(location: str, dtype: str, device: str, quantize: str | None) -> tuple[Any, Any]:
     import torch
 
+    from ..checkpoints.chosen import find_device
     from ..checkpoints.loading import load_processor, load_weights
 
-    target = _device(device)
+    target = find_device(device)
     extra: dict[str, Any] = {}
     if quantize is not None:
         extra["quantization_config"] = _quantization(target)
@@ -180,25 +168,6 @@ def _load(location: str, dtype: str, device: str, quantize: str | None) -> tuple
     if quantize is None:
         torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
     return model, processor
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    from ..errors import ConfigError
-
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device: got {name!r}; expected cpu, cuda or auto. Choose one.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"a device that is not trained on: got {name!r}; expected cpu, cuda or auto. Choose one.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"no such device: got {name!r} where torch sees {torch.cuda.device_count()} GPUs; expected cpu or auto. "
-            "Leave --device out."
-        )
-    return device
 
 
 def _quantization(device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""Models and adapters with names of their own, such as `lab/llava`: other packages bring them as entry points.
+"""Models, adapters and predictors with names of their own, such as `lab/llava`: packages bring them as entry points.
 
 An entry point of the group `scr_vlm.models` is called as a name's first part, and is a function (kind, name) → folder.
 It raises ValueError for an unknown name and FileNotFoundError for one that is not there, with a sentence each.
@@ -12,28 +12,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..beside import beside
-from ..errors import AdapterLoadError, ModelLoadError
+from ..errors import AdapterLoadError, ConfigError, ModelLoadError, SCRError
 
-Kind = Literal["model", "adapter"]
+Kind = Literal["model", "adapter", "predictor"]
 GROUP = "scr_vlm.models"
+_FAILURES: dict[Kind, type[SCRError]] = {
+    "model": ModelLoadError,
+    "adapter": AdapterLoadError,
+    "predictor": ConfigError,
+}
 # Comes with the project; without its entry point it would be looked for on the hub.
 _OURS = "lab"
 
 
 def named_folder(kind: Kind, name: str) -> Path | None:
-    """The folder of a model or adapter that a package brings; None where the name is a hub id or a path.
+    """The folder of a model or the like that a package brings; None where the name is a hub id or a path.
 
     Args:
-        kind: which of both.
+        kind: which of them.
         name: as the user gave it.
 
     Raises:
-        ModelLoadError, AdapterLoadError: by the kind: if the package has none of that name, or is not installed.
+        ModelLoadError, AdapterLoadError, ConfigError: by the kind: if the package has none of that name, or is not
+            installed.
     """
     prefix, slash, _ = name.partition("/")
     if not slash or not prefix.isidentifier():
         return None
-    failure = ModelLoadError if kind == "model" else AdapterLoadError
+    failure = _FAILURES[kind]
     found = entry_points(group=GROUP, name=prefix)
     if not found:
         if prefix != _OURS:

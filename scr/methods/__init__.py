@@ -27,6 +27,7 @@ from .rudder import Rudder, RudderConfig
 from .scr import SCR, SCRConfig
 from .sid import SID, SIDConfig
 from .spin import SPIN, SPINConfig
+from .scr_one_pass import OnePassConfig, OnePassSCR
 from .trace import Trace
 from .vaf import VAF, VAFConfig
 from .vcd import VCD, VCDConfig
@@ -96,6 +97,7 @@ METHODS: dict[str, MethodEntry] = {
     entry.name: entry
     for entry in (
         MethodEntry("scr", SCR, "spatial credit redistribution from attended patches to their neighbours"),
+        MethodEntry("scr_one_pass", OnePassSCR, "SCR with a map that a small network predicts: no diagnostic pass"),
         MethodEntry("uniform_smooth", SCR, "control: SCR with sources drawn at random", {"source": "random"}),
         MethodEntry("noise_control", SCR, "control: SCR's edits replaced by noise of the same norm", {"edit": "noise"}),
         MethodEntry("purified", Purified, "contrast with a noised image, as SEED purifies"),
@@ -172,6 +174,8 @@ __all__ = [
     "ONLYConfig",
     "OPERAConfig",
     "PAIConfig",
+    "OnePassConfig",
+    "OnePassSCR",
     "PlausibilityOnly",
     "PlausibilityOnlyConfig",
     "Purified",

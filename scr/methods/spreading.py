@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .._hooks import ImagePatches, Placed, PrefillSession, edit_tokens, find_family, hidden_of
+from .._hooks import ImagePatches, PatchGrid, Placed, PrefillSession, edit_tokens, find_family, hidden_of
 from ..credit import attention_entropy, hidden_norms
 from ..errors import NotFiniteError
 from ..fields import Count, Index
@@ -75,6 +75,20 @@ class SpreadingConfig(MethodConfig):
         """
         found = {name: within(name, getattr(self, name), one, num_layers) for name, one in published.items()}
         return replace(self, **cast(Any, found))
+
+    def plan(self, attention: Float[Tensor, "patches"], grids: Sequence[PatchGrid]) -> RedistributionPlan:
+        """Sources and neighbours by an image's flat map over its grids."""
+        parts = attention.split([grid.height * grid.width for grid in grids])
+        return plan_redistribution(
+            [part.reshape(*grid) for part, grid in zip(parts, grids, strict=True)],
+            num_sources=self.num_sources,
+            connectivity=self.connectivity,
+            radius=self.radius,
+            include_border=self.include_border,
+            selection=self.selection,
+        )
+
+
 
 
 class SpreadingMethod(ActivationsMethod):
@@ -158,8 +172,8 @@ class SpreadingSession(PrefillSession):
         self._milliseconds, self._attention = milliseconds, attention
         if unseen := sum(not attention.any() for attention in self._attention):
             warnings.warn(
-                f"{unseen} image(s) left as they are: no text attends to them at all, as when a sliding window has "
-                "passed them. Put the question nearer to the image.",
+                f"{unseen} image(s) left as they are: no text attends to them at all, as when none comes after them or "
+                "a sliding window has passed them. Put the question after the image, and nearer to it.",
                 stacklevel=2,
             )
         self._plans = [self._plan_image(index) for index in range(len(self._images))]
@@ -184,21 +198,12 @@ class SpreadingSession(PrefillSession):
         self._edits = Placed(rows * self._copies + torch.cat(offsets), positions, everyones)
 
     def _plan_image(self, index: int) -> RedistributionPlan:
-        config, grids = self._config, self._images[index].grids
         values = self._attention[index]
         if not values.any():
             nothing = torch.zeros(0, dtype=torch.long, device="cpu")
             return RedistributionPlan(nothing, nothing, nothing)
         values = self.ranked(index, values)
-        sizes = [grid.height * grid.width for grid in grids]
-        return plan_redistribution(
-            [part.reshape(*grid) for part, grid in zip(values.split(sizes), grids, strict=True)],
-            num_sources=config.num_sources,
-            connectivity=config.connectivity,
-            radius=config.radius,
-            include_border=config.include_border,
-            selection=config.selection,
-        )
+        return self._config.plan(values, self._images[index].grids)
 
     def ranked(self, index: int, attention: Float[Tensor, "patches"]) -> Float[Tensor, "patches"]:
         """By which an image's sources are chosen, the highest first: its map."""

@@ -1,0 +1,46 @@
+"""What a training's `--model` and `--device` mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import ConfigError, ModelLoadError
+from .digests import folder_digest
+from .named import named_folder
+
+
+def find_model(name: str) -> tuple[str, str | None]:
+    """Where a model lies, and what names its state: the digest of a folder; of a hub model that is its commit.
+
+    Raises:
+        ModelLoadError: for a folder that may not be read.
+    """
+    folder = named_folder("model", name) or Path(name).expanduser()
+    try:
+        return (str(folder), folder_digest(folder)) if folder.is_dir() else (name, None)
+    except OSError as error:
+        raise ModelLoadError(
+            f"model cannot be read: got {name!r} ({error}); expected a folder that may be read. Check its files."
+        ) from error
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one.
+
+    Raises:
+        ConfigError: for one that is unknown, not there, or neither a CPU nor a GPU.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device: got {name!r}; expected cpu, cuda or auto. Choose one.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"a device that is not trained on: got {name!r}; expected cpu, cuda or auto. Choose one.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"no such device: got {name!r} where torch sees {torch.cuda.device_count()} GPUs; expected cpu or auto. "
+            "Leave --device out."
+        )
+    return device

@@ -1,0 +1,93 @@
+"""From pairs of images and prompts to a predictor on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.chosen import find_device, find_model
+from ..checkpoints.loading import load_processor, load_weights
+from ..methods.scr import SCR, SCRConfig
+from .collecting import TARGETS_FILE, collect_maps
+from .learning import Recipe, make_examples, new_predictor, spread_of, teach
+from .pairs import Pair
+from .predictor import Predictor
+from .report import overlap_report
+from .storing import save_predictor
+
+
+def load_model(name: str, dtype: str, device: str) -> tuple[Any, Any, str | None]:
+    """A model on its device, its processor, and what names its state.
+
+    Raises:
+        ModelLoadError: for a model that cannot be loaded.
+        ConfigError: for an unknown device.
+    """
+    location, digest = find_model(name)
+    target = find_device(device)
+    processor = load_processor(location, name=name)
+    model = load_weights(location, dtype=getattr(torch, dtype), name=name)
+    torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
+    return model, processor, digest or getattr(model.config, "_commit_hash", None)
+
+
+def train_predictor(
+    model: Any,
+    processor: Any,
+    pairs: Sequence[Pair],
+    held_out: set[Path],
+    config: SCRConfig,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    model_named: Mapping[str, Any],
+    batch_size: int = 8,
+    show_progress: bool = False,
+) -> Predictor:
+    """Collect maps, train, measure, and write the predictor with its card.
+
+    Args:
+        model: the model.
+        processor: its processor.
+        pairs: what is asked.
+        held_out: images that nothing is learnt from.
+        config: of two-pass SCR, whose maps are learnt.
+        recipe: how it is trained.
+        folder: where the maps and the predictor go.
+        model_named: name and state of the model, for the card; other maps in the folder are refused.
+        batch_size: prompts per forward.
+        show_progress: bars on standard error.
+
+    Raises:
+        ConfigError, DataFileError: as `collect_maps`.
+    """
+    resolved = SCR(model, config).config
+    read = {name: resolved.to_dict()[name] for name in ("attention_layers", "heads", "map_from")}
+    made_from = {**model_named, **read}
+    targets = collect_maps(
+        model,
+        processor,
+        pairs,
+        resolved,
+        folder / TARGETS_FILE,
+        made_from,
+        batch_size=batch_size,
+        show_progress=show_progress,
+    )
+    learnt = [number for number, pair in enumerate(pairs) if pair.image not in held_out]
+    told = {**made_from, "maps": len(learnt), "images": len({pairs[number].image for number in learnt})}
+    spread = spread_of([targets.maps[number] for number in learnt])
+    predictor = new_predictor(model, recipe, spread, {**told, "recipe": asdict(recipe)})
+    examples = make_examples(
+        model, processor, predictor, pairs, targets, batch_size=batch_size, show_progress=show_progress
+    )
+    known = [examples[number] for number in learnt]
+    teach(predictor, known, recipe, show_progress=show_progress)
+    report = overlap_report(predictor.eval(), known, [one for one in examples if one.image in held_out], resolved)
+    predictor.card = replace(predictor.card, report=report)
+    save_predictor(predictor, folder)
+    return predictor
