@@ -78,19 +78,24 @@ def reference_attention(
     return total / (len(layers) * len(queries))
 
 
-def reference_logits(model, inputs: dict, layout: dict, visual, config, plans: dict | None = None) -> torch.Tensor:
+def reference_logits(
+    model, inputs: dict, layout: dict, visual, config, plans: dict | None = None, maps: dict | None = None
+) -> torch.Tensor:
     """Logits of an eager model with plain hooks on its blocks; fills `plans` with (row, image) → plan and attention.
 
     `layout` says where each image's patches are: (row, image) → (positions, shapes of its grids). `visual` says which
-    tokens are image tokens.
+    tokens are image tokens. `maps` are the images' in place of what their text attends to.
     """
     plans = {} if plans is None else plans
     edits = []  # (row, source token, [neighbour tokens])
     for (row, image), (positions, shapes) in layout.items():
-        asking = positions[-shapes[-1][1] :] if config.map_from == "image" else None
-        attention = reference_attention(
-            model, inputs, row, positions, visual, config.attention_layers, config.heads, asking
-        )
+        if maps is not None:
+            attention = maps[row, image]
+        else:
+            asking = positions[-shapes[-1][1] :] if config.map_from == "image" else None
+            attention = reference_attention(
+                model, inputs, row, positions, visual, config.attention_layers, config.heads, asking
+            )
         grids, left = [], attention.tolist()
         for height, width in shapes:
             grids.append([left[start : start + width] for start in range(0, height * width, width)])

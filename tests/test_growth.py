@@ -24,6 +24,10 @@ ALLOWED = {
     "scr/__init__.py": ({"SCRConfig", "PurifiedConfig", "VCDConfig", "DoLaConfig", "PlausibilityOnlyConfig",
                          "YesShiftConfig"}, "configurations that were ever exported stay so; no new one need be"),
     "scr/diagnostics.py": ({"SCR", "SCRConfig"}, "`diagnose` measures where SCR would look, by SCR's own ranges"),
+    **{f"scr/onepass/{name}.py": ({"SCR", "SCRConfig"}, "one-pass SCR learns what two-pass SCR reads")
+       for name in ("training", "watching")},
+    **{f"scr/onepass/{name}.py": ({"SCRConfig"}, "one-pass SCR learns what two-pass SCR reads")
+       for name in ("collecting", "command", "report")},
     "scr/methods/vcd.py": ({"Purified"}, "VCD derives from it"),
     "benchmarks/printing/arguments.py": ({"pope", "chair"}, DEFAULT),
     "benchmarks/run.py": ({"scr"}, DEFAULT),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MethodName = Literal[
     "scr",
+    "scr_one_pass",
     "uniform_smooth",
     "noise_control",
     "purified",
@@ -67,6 +68,25 @@ def patch(
     heads: float = 1.0,
     source: Literal["attention", "random"] = "attention",
     map_from: Literal["prompt", "image"] = "prompt",
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["scr_one_pass"],
+    *,
+    scale: float = 1.1,
+    num_sources: int = 32,
+    layers: range | Sequence[int] | None = None,
+    connectivity: Literal[4, 8] = 8,
+    radius: int = 1,
+    include_border: bool = False,
+    selection: Literal["top_k", "greedy"] = "top_k",
+    edit: Literal["redistribute", "noise"] = "redistribute",
+    seed: int = 0,
+    keep_traces: int = 16,
+    predictor: str,
 ) -> Patch: ...
 
 
