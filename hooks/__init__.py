@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from .prefills.placed import Placed
     from .prefills.prefill import PrefillDispatcher, dispatcher
     from .prefills.queries import image_tokens, real_tokens, rows_with_images, visual_input
-    from .prefills.sessions import Diagnosis, PrefillMethod, PrefillSession
-    from .prefills.queries import image_tokens, rows_with_images, visual_input
     from .prefills.sessions import Diagnosis, PrefillMethod, PrefillSession, Readers
     from .residual import edit_tokens, hidden_of, with_hidden
     from .steering.sites import after_attention, after_block, after_mlp

@@ -25,9 +25,9 @@ from .plausibility_only import PlausibilityOnly, PlausibilityOnlyConfig
 from .purified import Purified, PurifiedConfig, PurifiedLogitsProcessor
 from .rudder import Rudder, RudderConfig
 from .scr import SCR, SCRConfig
+from .scr_one_pass import OnePassConfig, OnePassSCR
 from .sid import SID, SIDConfig
 from .spin import SPIN, SPINConfig
-from .scr_one_pass import OnePassConfig, OnePassSCR
 from .trace import Trace
 from .vaf import VAF, VAFConfig
 from .vcd import VCD, VCDConfig
@@ -102,24 +102,24 @@ METHODS: dict[str, MethodEntry] = {
         MethodEntry("noise_control", SCR, "control: SCR's edits replaced by noise of the same norm", {"edit": "noise"}),
         MethodEntry("purified", Purified, "contrast with a noised image, as SEED purifies"),
         MethodEntry("vcd", VCD, "contrast with a diffused image, among plausible tokens"),
-        MethodEntry("sid", SID, "contrast with what sees only the least attended of the image"),
-        MethodEntry("crops", CRoPS, "contrast with a run without the image and one that sees little of it"),
-        MethodEntry("avisc", AvisC, "contrast with what sees only the blind tokens of the image"),
+        MethodEntry("oa_vcd", OAVCD, "contrast with the image whose salient parts are covered, in OA-VCD's style"),
         MethodEntry("icd", ICD, "contrast with the image behind an instruction that confuses"),
         MethodEntry("m3id", M3ID, "contrast with the prompt without its image, more with every token"),
-        MethodEntry("oa_vcd", OAVCD, "contrast with the image whose salient parts are covered, in OA-VCD's style"),
-        MethodEntry("vli", VLI, "steer from the image's context towards its salient parts, in VLI's style"),
+        MethodEntry("sid", SID, "contrast with what sees only the least attended of the image"),
+        MethodEntry("avisc", AvisC, "contrast with what sees only the blind tokens of the image"),
+        MethodEntry("crops", CRoPS, "contrast with a run without the image and one that sees little of it"),
         MethodEntry("pai", PAI, "image tokens get more attention; contrast with a run without the image"),
         MethodEntry("vaf", VAF, "image tokens get more attention, the system prompt less"),
         MethodEntry("head_guidance", HeadGuidance, "every head looks where all heads look in the image"),
         MethodEntry("spin", SPIN, "heads that look least at the image are turned down"),
         MethodEntry("only", ONLY, "second logits from the text heads of the first block alone"),
         MethodEntry("dola", DoLa, "contrast with an earlier layer"),
-        MethodEntry("opera", OPERA, "beam search that penalises over-trust in its own words, and goes back"),
         MethodEntry("deco", DeCo, "add the earlier layer that is surest of a likely token"),
         MethodEntry("rudder", Rudder, "steer by what attention adds to the prompt, gated per token"),
         MethodEntry("vista", Vista, "steer MLPs by what the image has changed, and mix earlier layers in"),
         MethodEntry("vti", VTI, "steer MLPs, of the vision tower too, by vectors from demonstrations"),
+        MethodEntry("vli", VLI, "steer from the image's context towards its salient parts, in VLI's style"),
+        MethodEntry("opera", OPERA, "beam search that penalises over-trust in its own words, and goes back"),
         MethodEntry("plausibility_only", PlausibilityOnly, "control: VCD's constraint without its contrast"),
         MethodEntry("yes_shift", YesShift, "control: a constant on the logits of no"),
     )
@@ -173,9 +173,9 @@ __all__ = [
     "OAVCDConfig",
     "ONLYConfig",
     "OPERAConfig",
-    "PAIConfig",
     "OnePassConfig",
     "OnePassSCR",
+    "PAIConfig",
     "PlausibilityOnly",
     "PlausibilityOnlyConfig",
     "Purified",

@@ -89,8 +89,6 @@ class SpreadingConfig(MethodConfig):
         )
 
 
-
-
 class SpreadingMethod(ActivationsMethod):
     """Spread what text attends to over the neighbouring patches at prefill; a subclass says where the maps are from."""
 

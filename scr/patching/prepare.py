@@ -25,24 +25,24 @@ MethodName = Literal[
     "noise_control",
     "purified",
     "vcd",
-    "sid",
-    "crops",
-    "avisc",
+    "oa_vcd",
     "icd",
     "m3id",
-    "oa_vcd",
-    "vli",
+    "sid",
+    "avisc",
+    "crops",
     "pai",
     "vaf",
     "head_guidance",
     "spin",
     "only",
     "dola",
-    "opera",
     "deco",
     "rudder",
     "vista",
     "vti",
+    "vli",
+    "opera",
     "plausibility_only",
     "yes_shift",
 ]
@@ -129,46 +129,13 @@ def patch(
 @overload
 def patch(
     model: PreTrainedModel,
-    method: Literal["sid"],
+    method: Literal["oa_vcd"],
     *,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
-    kept: float = 0.1736111111111111,
-    first_layer: int = 2,
-    contrast: float = 1.0,
-    plausibility: float = 0.1,
-    compat: Literal["official"] | None = None,
-) -> Patch: ...
-
-
-@overload
-def patch(
-    model: PreTrainedModel,
-    method: Literal["crops"],
-    *,
-    edited: bool = True,
-    engine: Literal["auto", "processor", "joined"] = "auto",
-    rate: float = 0.01,
-    contrast: float = 1.0,
-    plausibility: float = 0.1,
-    sure_above: float = 0.95,
-    image_kept: float = 0.25,
-    text_kept: int = 10,
-    text_more: int = 30,
-    text_rate: float = 0.001,
-    first_layer: int = 2,
-) -> Patch: ...
-
-
-@overload
-def patch(
-    model: PreTrainedModel,
-    method: Literal["avisc"],
-    *,
-    edited: bool = True,
-    engine: Literal["auto", "processor", "joined"] = "auto",
-    layer_share: float = 0.5,
-    deviations: float = 1.0,
+    saliency: Literal["tower"] | Callable = "tower",
+    covered: float = 0.6,
+    fill: Perturbation | str | Mapping[str, Any] = ...,
     contrast: float = 1.0,
     plausibility: float = 0.1,
 ) -> Patch: ...
@@ -203,13 +170,27 @@ def patch(
 @overload
 def patch(
     model: PreTrainedModel,
-    method: Literal["oa_vcd"],
+    method: Literal["sid"],
     *,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
-    saliency: Literal["tower"] | Callable = "tower",
-    covered: float = 0.6,
-    fill: Perturbation | str | Mapping[str, Any] = ...,
+    kept: float = 0.1736111111111111,
+    first_layer: int = 2,
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
+    compat: Literal["official"] | None = None,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["avisc"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    layer_share: float = 0.5,
+    deviations: float = 1.0,
     contrast: float = 1.0,
     plausibility: float = 0.1,
 ) -> Patch: ...
@@ -218,14 +199,19 @@ def patch(
 @overload
 def patch(
     model: PreTrainedModel,
-    method: Literal["vli"],
+    method: Literal["crops"],
     *,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
-    strength: float = 0.1,
-    anchored: float = 0.4,
-    saliency: Literal["tower"] | Callable = "tower",
-    fill: Perturbation | str | Mapping[str, Any] = ...,
+    rate: float = 0.01,
+    contrast: float = 1.0,
+    plausibility: float = 0.1,
+    sure_above: float = 0.95,
+    image_kept: float = 0.25,
+    text_kept: int = 10,
+    text_more: int = 30,
+    text_rate: float = 0.001,
+    first_layer: int = 2,
 ) -> Patch: ...
 
 
@@ -302,19 +288,6 @@ def patch(
 @overload
 def patch(
     model: PreTrainedModel,
-    method: Literal["opera"],
-    *,
-    penalty: float = 1.0,
-    scale: float = 50.0,
-    candidates: int = 5,
-    threshold: int | None = 15,
-    compat: Literal["paper", "official"] = "paper",
-) -> Patch: ...
-
-
-@overload
-def patch(
-    model: PreTrainedModel,
     method: Literal["deco"],
     *,
     strength: float = 0.6,
@@ -355,6 +328,33 @@ def patch(
     vectors: str,
     text: float = 0.9,
     vision: float = 0.9,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["vli"],
+    *,
+    edited: bool = True,
+    engine: Literal["auto", "processor", "joined"] = "auto",
+    strength: float = 0.1,
+    anchored: float = 0.4,
+    saliency: Literal["tower"] | Callable = "tower",
+    fill: Perturbation | str | Mapping[str, Any] = ...,
+) -> Patch: ...
+
+
+@overload
+def patch(
+    model: PreTrainedModel,
+    method: Literal["opera"],
+    *,
+    penalty: float = 1.0,
+    scale: float = 50.0,
+    candidates: int = 5,
+    threshold: int | None = 15,
+    compat: Literal["paper", "official"] = "paper",
 ) -> Patch: ...
 
 
