@@ -135,7 +135,7 @@ def test_interrupted_at_some_points(subject, method):
     walk(*patch_and_generate(subject, method), SAMPLE)
 
 
-@pytest.mark.parametrize("method", ["scr", "purified", "dola"])
+@pytest.mark.parametrize("method", ["scr", "purified", "dola", "vli"])
 def test_interrupted_inside_generate_at_some_points(subject, method):
     handle = scr.patch(subject.model, method, **scr.get_method(method).example).install()
     try:

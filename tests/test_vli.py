@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 import scr
 from hooks import find_family
+from scr.branches.saliency import once_per_image
 from scr.branches.steering import Steering
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,6 +166,21 @@ def test_several_answers_of_a_prompt_have_each_its_own_tokens():
     assert torch.equal(one[0], other[0])
     assert not torch.equal(one[0][0], one[0][1])
     assert torch.allclose(one[1], other[1], atol=1e-4)
+
+
+def test_both_images_are_made_of_one_map():
+    tiny, seen = made("llava"), []
+
+    def first_patch(tiles):
+        seen.append(tiles)
+        return torch.eye(1, 4).reshape(1, 2, 2).expand(len(tiles), 2, 2)
+
+    answers(tiny, GREEDY, "vli", saliency=first_patch, **FIELDS)
+    pixels = tiny.prompt().inputs["pixel_values"]
+    assert torch.equal(torch.cat(seen), pixels)
+    again = once_per_image(first_patch)
+    assert torch.equal(again(pixels[:1]), again(pixels[:1].clone()))
+    assert len(seen) == len(pixels) + 1
 
 
 def test_rows_of_text_and_rows_of_others_stay():

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .._hooks import find_family, unwrap
+from .._hooks import find_family, image_digest, unwrap
 from ..errors import ConfigError
 from ..fields import Share
 from ..perturb import BlankImage, NamedPerturbation, Perturbation
@@ -33,6 +33,19 @@ def tower_saliency(model: Any) -> Saliency:
     """
     model = unwrap(model)[0]
     return functools.partial(find_family(model).salience, model)
+
+
+def once_per_image(saliency: Saliency) -> Saliency:
+    """The same map, made once for each image, for as long as what is returned lives."""
+    known: dict[str, Tensor] = {}
+
+    def remembered(image: Float[Tensor, "tiles 3 height width"]) -> Float[Tensor, "tiles rows columns"]:
+        digest = image_digest(image)
+        if digest not in known:
+            known[digest] = saliency(image)
+        return known[digest]
+
+    return remembered
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from .._hooks import GenerateCall, HookStack, current_calls
 from ..branches.branch import Branch
 from ..branches.running import RunningBranch
-from ..branches.saliency import CoverSalient, tower_saliency
+from ..branches.saliency import CoverSalient, once_per_image, tower_saliency
 from ..branches.steering import Steering, let_steer
 from ..errors import UnsupportedGenerationError
 from ..fields import Factor, Share
@@ -74,7 +74,7 @@ class VLI(BranchesMethod):
     def branches(self, call: GenerateCall) -> Sequence[Branch]:
         """See `BranchesMethod`: towards which to steer, and away from which."""
         config = self.config
-        saliency = tower_saliency(call.model) if config.saliency == "tower" else config.saliency
+        saliency = once_per_image(tower_saliency(call.model) if config.saliency == "tower" else config.saliency)
         return [
             Branch(
                 image=CoverSalient(saliency=saliency, covered=config.anchored, outside=outside, fill=config.fill),
