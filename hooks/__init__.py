@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .steering.states import last_states, vision_states
     from .steering.steps import StepHooks
     from .steering.vectors import turn
-    from .taps.layer import LayerAttention, Output, Scores
+    from .taps.layer import LayerAttention
     from .taps.tapping import Attending, AttentionPlan, attending, blocks_seen, require_seen, tap_attention
 
 __getattr__ = _on_demand(__name__)

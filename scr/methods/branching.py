@@ -128,18 +128,18 @@ class BranchesMethod(LogitsMethod):
 
     def begin(self, call: GenerateCall) -> LogitsProcessor:
         """See `LogitsMethod`; brings the joined loop where it serves."""
-        obstacle = why_not_joined(call)
-        if self.config.engine == "joined" and obstacle is not None:
-            raise UnsupportedGenerationError(
-                f"branches cannot run in one forward: got {obstacle}; expected greedy decoding or sampling that "
-                "returns tokens. Use engine='processor', or 'auto'."
-            )
         branches = self.branches(call)
         cache = call.arguments.get("past_key_values")
         if branches and cache is not None and cache.get_seq_length():
             raise UnsupportedGenerationError(
                 f"{self.name} cannot go on from a cache, which holds no other branch: got past_key_values of "
                 f"{cache.get_seq_length()} tokens; expected none. Give the whole conversation with all its images."
+            )
+        obstacle = why_not_joined(call)
+        if self.config.engine == "joined" and obstacle is not None:
+            raise UnsupportedGenerationError(
+                f"branches cannot run in one forward: got {obstacle}; expected greedy decoding or sampling that "
+                "returns tokens. Use engine='processor', or 'auto'."
             )
         encoded = self._encoded(call, branches)
         running = [RunningBranch(call.model, call.model_inputs, branch, encoded) for branch in branches]

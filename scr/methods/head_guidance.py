@@ -27,7 +27,7 @@ class HeadGuidanceConfig(MethodConfig):
     """
 
     symbols: ClassVar[Mapping[str, str]] = {"head guidance's α": "strength"}
-    example: ClassVar[Mapping[str, Any]] = {"strength": 3.0, "layers": range(4)}
+    example: ClassVar[Mapping[str, Any]] = {"strength": 3.0, "layers": range(1, 3)}
 
     strength: Factor = 0.5
     layers: range | None = None

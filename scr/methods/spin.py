@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .._hooks import AttentionPlan, GenerateCall, LayerAttention, Output, find_family
+from .._hooks import AttentionPlan, GenerateCall, LayerAttention, find_family
 from ..fields import Factor
 from ..kinds import Between
 from .attention import AttentionMethod, LooksAtImage
@@ -83,7 +83,7 @@ class _Ranked(LooksAtImage):
         places = looks.argsort(dim=2, descending=True, stable=True).argsort(dim=2)
         factors = torch.where((places >= kept) & where[:, :, None], self._config.factor, 1.0)
 
-        def turned_down(output: Output) -> Output:
+        def turned_down(output: Float[Tensor, "rows seq heads dim"]) -> Float[Tensor, "rows seq heads dim"]:
             every = torch.ones(output.shape[:3], device=output.device)
             every = every.scatter(1, queries[:, :, None].expand_as(factors), factors)
             return (output * every[..., None]).to(output.dtype)

@@ -35,7 +35,7 @@ class VAFConfig(MethodConfig):
         "VAF's β": "image_factor",
         "VAF's α": "system_factor",
     }
-    example: ClassVar[Mapping[str, Any]] = {"image_factor": 3.0, "layers": range(4)}
+    example: ClassVar[Mapping[str, Any]] = {"image_factor": 3.0, "layers": range(1, 3)}
 
     image_factor: Factor = 1.15
     system_factor: Factor = 0.95
