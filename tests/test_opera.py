@@ -13,6 +13,7 @@ from test_patch_undo import everything_on
 from tiny_families import PROMPTS, TINY, VOCABULARY
 from transformers import DynamicCache, LogitsProcessor, Qwen2Config, StaticCache, StoppingCriteria
 
+import hooks
 import scr
 from hooks.prefills.attention import highest_of_heads
 from scr.decoding import opera as loops
@@ -204,6 +205,14 @@ def test_it_is_what_the_formulas_say(llava, eager, monkeypatch, returns, column,
     assert found.tolist() != answer(llava, PROMPTS[:1], num_beams=2, max_new_tokens=LONG).tolist()
 
 
+class Rounds(LogitsProcessor):
+    count = 0
+
+    def __call__(self, input_ids, scores):
+        self.count += 1
+        return scores
+
+
 SEARCHES = [
     {},
     {"num_beams": 5, "length_penalty": -1.0, "early_stopping": True, "num_return_sequences": 3},
@@ -216,10 +225,12 @@ SEARCHES = [
 @pytest.mark.parametrize("ends", [None, ENDS], ids=["no end", "ends"])
 @pytest.mark.parametrize("options", SEARCHES, ids=str)
 def test_without_penalties_and_returns_it_is_transformers_own_search(llava, options, ends, threshold):
+    theirs, ours = Rounds(), Rounds()
     options = {**options, "eos_token_id": ends}
-    base = answer(llava, **options)
+    base = answer(llava, **options, logits_processor=[theirs])
     with scr.patch(llava.model, "opera", penalty=0, threshold=threshold):
-        assert torch.equal(answer(llava, **options), base)
+        assert torch.equal(answer(llava, **options, logits_processor=[ours]), base)
+    assert ours.count == theirs.count
 
 
 def test_the_searches_above_end_at_different_lengths(llava):
@@ -326,6 +337,20 @@ def test_a_return_beside_a_method_that_cannot_is_its_error(llava, monkeypatch, r
     assert returns
     assert everything_on(llava.model) == before
     long_answer(threshold=None)
+
+
+def test_after_a_step_mask_and_positions_are_one_token_further(llava):
+    inputs = llava.prompt().inputs
+    with torch.no_grad():
+        outputs = llava.model(**inputs, use_cache=True)
+    positions = inputs["attention_mask"].cumsum(1) - 1
+    after = hooks.after_step(
+        llava.model, outputs, {"attention_mask": inputs["attention_mask"], "position_ids": positions}
+    )
+    assert after["past_key_values"] is outputs.past_key_values
+    assert torch.equal(after["position_ids"][:, -1], positions[:, -1] + 1)
+    assert after["attention_mask"][:, -1].all()
+    assert torch.equal(after["attention_mask"][:, :-1], inputs["attention_mask"])
 
 
 def test_the_highest_of_heads_on_other_processes_counts(monkeypatch):
