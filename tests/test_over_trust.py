@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scr.decoding.beams import Beams
+from scr.decoding.beams import BeamRules, Beams
 from scr.decoding.over_trust import BAN, OUT_OF_REACH, log_shares, most_common, over_trust, with_penalties, with_row
 from scr.decoding.rollback import FIRST, Moment, Trail
 
@@ -124,3 +124,23 @@ def test_a_search_that_never_goes_back_keeps_no_past():
     for _ in range(3):
         trail.go_on(trail.now)
     assert len(trail.moments) == 1
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_with_early_stopping_a_search_is_over_when_all_places_are_taken(early):
+    rules = BeamRules(beams=2, kept=4, prompt=1, longest=9, length_penalty=1.0, early_stopping=early)
+
+    def stops(tokens):
+        return tokens[:, -1] == 3
+
+    beams, _ = Beams.of_prompt(torch.zeros(2, 1, dtype=torch.long)).step(
+        torch.tensor([[-0.5, -3, -4, -2], [0, 0, 0, 0]]), rules, stops
+    )
+    assert (beams.has_ended.tolist(), beams.over) == ([True, False], False)
+    beams, came_from = beams.step(torch.tensor([[-0.2, -3, -4, -0.1], [-9.0, -9, -9, -9]]), rules, stops)
+    assert [tokens.tolist() for tokens in beams.ended] == [[0, 0, 3], [0, 3]]
+    assert beams.ended_scores.tolist() == pytest.approx([-0.3, -2.0])
+    assert beams.tokens[0].tolist() == [0, 0, 0]
+    assert int(came_from[0]) == 0
+    assert beams.improvable, "an open beam may still beat the worse one"
+    assert beams.over == early
