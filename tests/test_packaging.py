@@ -39,6 +39,7 @@ def test_the_wheel_holds_packages_and_data_but_no_tests(wheel):
         "benchmarks/tasks/chair/synonyms.txt",
         "benchmarks/lab/grid.json",
         "benchmarks/lab/checkpoints/llava/model.safetensors",
+        "benchmarks/lab/predictors/llava/predictor.safetensors",
         "benchmarks/lab/checkpoints/llava/scr.json",
         "analysis/page/templates/report.html",
         "analysis/page/templates/report.css",

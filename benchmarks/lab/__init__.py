@@ -9,7 +9,16 @@ from pathlib import Path
 
 from scr.errors import suggestion
 
-__all__ = ["ADAPTERS", "CHECKPOINTS", "adapter_folder", "checkpoint_folder", "data_folder", "named_folder"]
+__all__ = [
+    "ADAPTERS",
+    "CHECKPOINTS",
+    "PREDICTORS",
+    "adapter_folder",
+    "checkpoint_folder",
+    "data_folder",
+    "named_folder",
+    "predictor_folder",
+]
 
 # Name of a model → its folder below this one.                          ← the only line to add for a new model
 CHECKPOINTS: dict[str, str] = {
@@ -24,6 +33,11 @@ ADAPTERS: dict[str, str] = {
     "lab/seed": "adapters/seed",
 }
 
+# Name of a model → the folder of its predictor for one-pass SCR below this one.
+PREDICTORS: dict[str, str] = {
+    "lab/llava": "predictors/llava",
+}
+
 
 def checkpoint_folder(name: str) -> Path:
     """Return the folder of an embedded model, ready for ``from_pretrained``.
@@ -32,7 +46,7 @@ def checkpoint_folder(name: str) -> Path:
         ValueError: If there is no model of that name.
         FileNotFoundError: If the model has not been trained yet or was not installed.
     """
-    return _embedded(name, CHECKPOINTS, "model", "checkpoint of", "config.json", "train")
+    return _embedded(name, CHECKPOINTS, "model", "checkpoint of", "config.json", "benchmarks.lab.train {}")
 
 
 def adapter_folder(name: str) -> Path:
@@ -42,16 +56,26 @@ def adapter_folder(name: str) -> Path:
         ValueError: If there is no adapter of that name.
         FileNotFoundError: If it has not been trained yet or was not installed.
     """
-    return _embedded(name, ADAPTERS, "adapter", "adapter", "adapter_config.json", "adapt")
+    return _embedded(name, ADAPTERS, "adapter", "adapter", "adapter_config.json", "benchmarks.lab.adapt {}")
+
+
+def predictor_folder(name: str) -> Path:
+    """Return the folder of one-pass SCR's predictor for an embedded model.
+
+    Raises:
+        ValueError: If that model has none.
+        FileNotFoundError: If it was not installed.
+    """
+    return _embedded(name, PREDICTORS, "predictor", "predictor for", "predictor.json", "scr.onepass train")
 
 
 def named_folder(kind: str, name: str) -> Path:
-    """The folder of a "model" or an "adapter" by its name: how `scr` finds `lab/...`, by an entry point.
+    """The folder of a "model", an "adapter" or a "predictor": how `scr` finds `lab/...`, by an entry point.
 
     Raises:
-        ValueError, FileNotFoundError: as `checkpoint_folder` and `adapter_folder`.
+        ValueError, FileNotFoundError: as `checkpoint_folder`, `adapter_folder` and `predictor_folder`.
     """
-    return checkpoint_folder(name) if kind == "model" else adapter_folder(name)
+    return {"model": checkpoint_folder, "adapter": adapter_folder, "predictor": predictor_folder}[kind](name)
 
 
 def _embedded(name: str, table: dict[str, str], kind: str, what: str, file: str, command: str) -> Path:
@@ -65,7 +89,7 @@ def _embedded(name: str, table: dict[str, str], kind: str, what: str, file: str,
     if not (folder / file).exists():
         raise FileNotFoundError(
             f"no {what} {name!r}: got no {file} in {folder}; expected a trained {kind} there. "
-            f"Reinstall scr-vlm, or train it with `python -m benchmarks.lab.{command} {Path(table[name]).name}`."
+            f"Reinstall scr-vlm, or train it with `python -m {command.format(Path(table[name]).name)}`."
         )
     return folder
 

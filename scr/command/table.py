@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "lab evaluate": Command("benchmarks.lab.evaluate", "how well a lab model sees"),
     "lab comparison": Command("benchmarks.lab.comparison", "compare all methods on the lab"),
     "lab prompts": Command("benchmarks.lab.prompts", "the lab's questions as a file, and its pictures"),
+    "lab cheaper-maps": Command("benchmarks.lab.cheaper_maps", "what cheaper maps change of SCR"),
     "lab image-keep": Command("benchmarks.lab.image_keep", "draw what SEED's image_keep does to an adapter"),
     "lab only-below": Command("benchmarks.lab.only_below", "what only_below saves"),
 }
