@@ -13,14 +13,18 @@ from transformers import GenerationConfig, LogitsProcessor
 import scr
 from hooks import (
     PIXELS,
+    Begun,
     GenerateCall,
     HookStack,
     JoinedLoop,
+    OtherBranch,
     UnsupportedGenerationError,
+    after_step,
     beside_generate,
     current_calls,
     encode_images,
     is_beside,
+    is_reading,
     prompt_positions,
     refuse_assistance,
     rows_with_images,
@@ -265,6 +269,59 @@ def test_a_joined_loop_by_hand_feeds_both_branches_the_chosen_tokens(tiny):
         branch.logits(torch.cat([out, out[:, -1:]], dim=1))
 
 
+class Echo(OtherBranch):
+    """A branch of the same prompts that has their own keys and values, and says half of what they say."""
+
+    plan = None
+
+    def __init__(self, model, inputs):
+        self.model, self.inputs, self.told = model, inputs, []
+
+    def logits(self, tokens):
+        positions = prompt_positions(self.model, self.inputs)
+        with beside_generate(), torch.no_grad():
+            out = self.model(**self.inputs, position_ids=positions)
+        self.begun = Begun(out.past_key_values, self.inputs["attention_mask"], positions[..., -1:])
+        return out.logits[:, -1] / 2
+
+    def hand_over(self):
+        return self.begun
+
+    def note(self, tokens, logits):
+        self.told.append(logits.clone())
+
+
+def test_a_joined_loop_takes_whatever_answers_as_a_branch(tiny):
+    inputs = tiny.prompt().inputs
+    branches, seen = [Echo(tiny.model, inputs) for _ in range(2)], []
+
+    class Spy(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            seen.append(scores.clone())
+            return scores
+
+    options = {"max_new_tokens": 3, "do_sample": False}
+    expected = tiny.model.generate(**inputs, **options)
+    out = tiny.model.generate(**inputs, **options, custom_generate=JoinedLoop(branches), logits_processor=[Spy()])
+    assert torch.equal(out, expected)
+    for branch in branches:
+        for step, (said, told) in enumerate(zip(seen, branch.told, strict=True)):
+            finite = said > -1e30
+            assert (told - said / (2 if step == 0 else 1))[finite].abs().max() < 1e-4
+    assert branches[0].begun.cache.layers[0].keys is None, "handed over"
+
+
+def test_what_comes_after_a_step_is_one_token_further(llava):
+    inputs = llava.prompt().inputs
+    given = {"attention_mask": inputs["attention_mask"], "position_ids": prompt_positions(llava.model, inputs)}
+    with torch.no_grad():
+        out = llava.model(**inputs, position_ids=given["position_ids"])
+    after = after_step(llava.model, out, dict(given))
+    assert after["attention_mask"].shape[1] == given["attention_mask"].shape[1] + 1
+    assert torch.equal(after["position_ids"][:, -1], given["position_ids"][:, -1] + 1)
+    assert after["past_key_values"] is out.past_key_values
+
+
 def test_beside_generate_is_of_this_thread_and_nests_and_survives_errors():
     seen = []
     assert not is_beside()
@@ -336,3 +393,13 @@ def test_a_model_without_generate_has_no_calls(llava):
     with HookStack() as stack:
         watch_generate(llava.model.model, watcher("first", []), stack)
         assert "generate" not in vars(llava.model.model)
+
+
+def test_a_diagnostic_pass_says_that_it_is_reading(llava):
+    inputs, seen = llava.prompt().inputs, []
+    handle = llava.layers[0].register_forward_hook(lambda module, args, output: seen.append(is_reading()))
+    with scr.patch(llava.model, num_sources=4), torch.no_grad():
+        llava.model(**inputs)
+    handle.remove()
+    assert seen == [True, False], "the diagnostic, and the real pass"
+    assert not is_reading()

@@ -48,6 +48,7 @@ ALLOWED = {
     "benchmarks/tasks/chair/scorer.py": ({"caption", "Caption"}, WORD + "a field of answer files, and its row"),
     "benchmarks/tasks/mmvet/task.py": ({"caption"}, WORD + "a kind of task"),
     "benchmarks/tasks/sycophancy/task.py": ({"caption"}, WORD + "a kind of task"),
+    "analysis/command.py": ({"only"}, WORD + "and no other"),
     "analysis/drawing/pictures.py": ({"pope"}, WORD + "the folder of questions"),
 }  # fmt: skip
 

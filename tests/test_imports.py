@@ -13,6 +13,7 @@ import pytest
 
 import hooks
 import scr
+from scr.methods.overloads import END, PLACE, START
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("hooks", "scr", "benchmarks", "analysis")
@@ -196,7 +197,12 @@ def test_circles_are_found_wherever_an_import_stands():
 
 
 def test_files_stay_small():
-    long = {str(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
+    long = {}
+    for path in FILES:
+        text = path.read_text()
+        if path == PLACE:  # a part of it is made from the table of methods
+            text = text.split(START)[0] + text.split(END)[1]
+        long |= {str(path): count for count in [len(text.splitlines())] if count > 400}
     assert not long
 
 
