@@ -142,5 +142,4 @@ def test_with_early_stopping_a_search_is_over_when_all_places_are_taken(early):
     assert beams.ended_scores.tolist() == pytest.approx([-0.3, -2.0])
     assert beams.tokens[0].tolist() == [0, 0, 0]
     assert int(came_from[0]) == 0
-    assert beams.improvable, "an open beam may still beat the worse one"
-    assert beams.over == early
+    assert beams.over == early, "an open beam may still beat the worse one"

@@ -5,7 +5,6 @@ Nothing here changes: a step makes new beams, so that whoever keeps the old ones
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -64,8 +63,7 @@ class Beams:
         ended: the best sequences that have ended, as many as there are beams, the best first.
         ended_scores: theirs, by length.
         has_ended: whether there is such a sequence, or only a place for one.
-        improvable: whether an open beam may still become better than those.
-        over: whether the search is.
+        over: whether the search is; then it makes no more steps, while transformers' own goes on with the batch.
     """
 
     tokens: Int[Tensor, "beams length"]
@@ -73,7 +71,6 @@ class Beams:
     ended: tuple[Int[Tensor, "some"], ...]
     ended_scores: Float[Tensor, "beams"]
     has_ended: Bool[Tensor, "beams"]
-    improvable: bool = True
     over: bool = False
 
     @classmethod
@@ -107,24 +104,21 @@ class Beams:
         scores = still_open[chosen]
 
         ends = stopped & (torch.arange(rules.kept, device=stopped.device) < rules.beams)
-        frozen = not self.improvable or (rules.early_stopping is True and bool(self.has_ended.all()))
-        by_length = best / length**rules.length_penalty + (frozen * _NEVER) + (~ends).float() * _NEVER
+        by_length = best / length**rules.length_penalty + (~ends).float() * _NEVER
         ended_scores, places = torch.cat([self.ended_scores, by_length]).topk(rules.beams)
         sequences = (*self.ended, *tokens)
         has_ended = torch.cat([self.has_ended, ends])[places]
 
         hoped = rules.longest - rules.prompt if rules.early_stopping == "never" and rules.length_penalty > 0 else length
         worst = torch.where(has_ended, ended_scores.min(), _NEVER)
-        improvable = self.improvable and bool((scores[0] / hoped**rules.length_penalty > worst).any())
+        improvable = bool((scores[0] / hoped**rules.length_penalty > worst).any())
         full = rules.early_stopping is True and bool(has_ended.all())
-        after = dataclasses.replace(
-            self,
+        after = Beams(
             tokens=tokens[chosen],
             scores=scores,
             ended=tuple(sequences[place] for place in places.tolist()),
             ended_scores=ended_scores,
             has_ended=has_ended,
-            improvable=improvable,
             over=not improvable or full or bool(stopped.all()),
         )
         return after, came_from[chosen]
