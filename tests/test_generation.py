@@ -398,7 +398,7 @@ def test_a_model_without_generate_has_no_calls(llava):
 def test_a_diagnostic_pass_says_that_it_is_reading(llava):
     inputs, seen = llava.prompt().inputs, []
     handle = llava.layers[0].register_forward_hook(lambda module, args, output: seen.append(is_reading()))
-    with scr.patch(llava.model, num_sources=4), torch.no_grad():
+    with scr.patch(llava.model, num_sources=4, attention_layers=range(1, 2)), torch.no_grad():
         llava.model(**inputs)
     handle.remove()
     assert seen == [True, False], "the diagnostic, and the real pass"

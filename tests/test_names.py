@@ -154,7 +154,7 @@ def test_symbols_name_fields():
     for name in scr.list_methods():
         kind = scr.get_method(name).config_class
         for symbol, field in kind.symbols.items():
-            assert re.fullmatch(r"\w+'s? \S+", symbol)
+            assert re.fullmatch(r"[\w ]+'s? \S+", symbol)
             with pytest.raises(ConfigError, match=re.escape(f"{symbol} is `{field}`.")):
                 kind.from_dict({symbol.split()[-1]: 1})
             assert field in inspect.signature(kind).parameters
