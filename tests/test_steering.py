@@ -176,7 +176,7 @@ def test_rows_of_another_branch_are_not_steered(llava, engine, method):
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["scr", "rudder"])), ids="+".join)
 def test_scrs_diagnostic_is_not_steered_and_its_edit_is_seen(llava, order):
-    fields = {"scr.num_sources": 4, "scr.scale": 1.6}
+    fields = {"scr.num_sources": 4, "scr.scale": 1.6, "rudder.block": 0}
     with scr.patch(llava.model, "scr", num_sources=4, scale=1.6) as alone:
         edited = said(llava)[1]
     with scr.patch(llava.model, "+".join(order), **fields) as both:
