@@ -9,6 +9,7 @@ from tiny_families import PROMPTS, TINY
 
 import scr
 from scr.contrast import get_strength
+from scr.methods.logits import FiniteScores
 from scr.methods.noise import random_directions, with_norms_of
 from scr.perturb import PatchMask, get_perturbation
 from scr.redistribution import give, plan_redistribution, receive, redistribute
@@ -144,6 +145,14 @@ def test_nan_in_a_picture_is_named_and_its_row(name, method):
     ):
         tiny.model.generate(**inputs, **GREEDY, num_beams=scr.get_method(method).least_beams)
     assert issubclass(scr.NotFiniteError, ArithmeticError)
+
+
+def test_scores_of_a_method_that_changes_none_are_looked_at():
+    ids, scores = torch.zeros(2, 1, dtype=torch.long), torch.tensor([[0.0, -torch.inf], [1.0, 2.0]])
+    assert FiniteScores()(ids, scores) is scores, "what is banned is a number"
+    scores[1, 0] = torch.nan
+    with pytest.raises(scr.NotFiniteError, match="logits of row 1 are not finite"):
+        FiniteScores()(ids, scores)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -48,17 +48,36 @@ class ImageRowsProcessor(LogitsProcessor):
         Raises:
             NotFiniteError: if there is NaN among them, of which no token could be chosen.
         """
-        if scores.isnan().any():
-            raise NotFiniteError(
-                f"logits of row {int(scores.isnan().any(dim=-1).int().argmax())} are not finite: got NaN; expected "
-                "numbers. Look for NaN in the prompt's pixels and in the model's weights, or load the model in a wider "
-                "number format."
-            )
+        _require_numbers(scores)
         changed, precise = self.change(input_ids, scores), scores.float()
         # Beam search adds up what it gets over the steps: so the scores keep the sum that they came with.
         changed = changed + (precise.logsumexp(dim=-1, keepdim=True) - changed.logsumexp(dim=-1, keepdim=True))
         rows = self._with_image.to(scores.device).repeat_interleave(len(scores) // len(self._with_image))
         return torch.where(rows[:, None], changed, precise).to(scores.dtype)
+
+
+class FiniteScores(LogitsProcessor):
+    """Leaves the scores as they are, and refuses those of which no token could be chosen."""
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows length"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """The scores.
+
+        Raises:
+            NotFiniteError: if there is NaN among them.
+        """
+        _require_numbers(scores)
+        return scores
+
+
+def _require_numbers(scores: Float[Tensor, "rows vocab"]) -> None:
+    if scores.isnan().any():
+        raise NotFiniteError(
+            f"logits of row {int(scores.isnan().any(dim=-1).int().argmax())} are not finite: got NaN; expected "
+            "numbers. Look for NaN in the prompt's pixels and in the model's weights, or load the model in a wider "
+            "number format."
+        )
 
 
 class AttentionSeen(LogitsProcessor):
@@ -120,6 +139,8 @@ class LogitsMethod(Method):
         if len(call.attending) > others:
             call.arguments["disable_compile"] = True  # a compiled step would not go by the plans
             call.processors.append(AttentionSeen())
+        if not isinstance(processor, ImageRowsProcessor):  # which looks itself
+            call.processors.append(FiniteScores())
         if processor is not None:
             call.processors.append(processor)
         call.kept[self] = processor
