@@ -274,6 +274,46 @@ def test_a_conversation_goes_on_from_its_cache(llava, method):
     assert (found[1] - expected[1]).nan_to_num(0).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loop_of_ones_own_may_call_generate_again(llava, method):
+    """It hands on the processors, and with them goes what the method does to attention; without them, neither."""
+    fields = {**STRONG[method], "layers": range(BLOCKS), **({"guidance": 1} if method == "pai" else {})}
+    inputs = llava.prompt(PROMPTS[:1]).inputs
+
+    def loop(handed):
+        def one_by_one(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
+            mine = list(logits_processor) if handed else []
+            for _ in range(STEPS):
+                given = {**inputs, "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+                input_ids = model.generate(**given, max_new_tokens=1, do_sample=False, logits_processor=mine)
+            return input_ids
+
+        return one_by_one
+
+    expected = said(llava, (method, fields), inputs=inputs)[1]
+    scores = said(llava, (method, fields), inputs=inputs, custom_generate=loop(True))[1]
+    assert (scores - expected).nan_to_num(0).abs().max() < 1e-4
+    plain = llava.model.generate(**inputs, **GREEDY, custom_generate=loop(False))
+    with scr.patch(llava.model, method, **fields):
+        found = llava.model.generate(**inputs, **GREEDY, custom_generate=loop(False))
+    assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "only"])
+def test_in_bfloat16_too_what_is_not_changed_is_the_base_to_the_bit(method):
+    tiny = made("llava")
+    tiny.model.to(torch.bfloat16)
+    inputs = tiny.prompt().inputs
+    inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
+    plain = said(tiny, inputs=inputs)[1]
+    fields = {"plausibility": 0} if method == "only" else {**STRONG[method], "layers": range(BLOCKS)}
+    fields |= {"engine": "processor"} if method == "pai" else {}
+    scores = said(tiny, (method, fields), inputs=inputs)[1]
+    assert not scores.isnan().any()
+    assert torch.equal(scores[2], plain[2])
+    assert not torch.allclose(scores[:2, 0].nan_to_num(0), plain[:2, 0].nan_to_num(0), atol=0.05)
+
+
 def test_pai_refuses_a_cache_for_its_second_run(llava):
     inputs = llava.prompt(PROMPTS[:1]).inputs
     with torch.no_grad():

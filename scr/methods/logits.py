@@ -130,8 +130,14 @@ class LogitsMethod(Method):
         watch_generate(model, self._begin, stack)
 
     def _begin(self, call: GenerateCall) -> None:
+        if visual_input(call.arguments) is None:
+            return
         # A loop of the caller's own may call `generate` again, and hands on the processors of the call around it.
-        if visual_input(call.arguments) is None or any(self in one.kept for one in current_calls()):
+        around = next((one for one in current_calls() if self in one.kept), None)
+        if around is not None:
+            handed = call.arguments.get("logits_processor") or ()
+            if not call.attending and any(one is other for one in handed for other in around.processors):
+                call.attending.extend(around.attending)
             return
         refuse_assistance(call, self.name)
         others = len(call.attending)
