@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .._hooks import AttentionPlan, GenerateCall, LayerAttention, Placed, find_family, image_tokens, real_tokens
+from .._hooks import AttentionPlan, GenerateCall, LayerAttention, Placed, find_family, image_tokens
 from ..fields import Factor
 from .attention import AttentionMethod, LooksAtImage, repeated
 from .base import MethodConfig
@@ -46,8 +46,8 @@ class VAF(AttentionMethod):
     """Multiply scores before mask and softmax, for all text after a prompt's first image and each token generated.
 
     As in the public code signed scores are multiplied, so that a negative one sinks. That code knows one prompt whose
-    system prompt and image have fixed lengths; here they are each row's own, all its images count, and padding is no
-    part of any. Text before the first image sees none, and keeps its scores. Which text the public code takes is our
+    system prompt and image have fixed lengths; here they are each row's own, all its images count, and padding stays
+    masked. Text before the first image sees none, and keeps its scores. Which text the public code takes is our
     reading of it.
     """
 
@@ -76,9 +76,9 @@ class _Fused(LooksAtImage):
     def __init__(self, call: GenerateCall, layers: range, image_factor: float, system_factor: float) -> None:
         image = image_tokens(call.model, call.model_inputs)
         seen = image.cumsum(dim=1) > 0
-        text = real_tokens(call.model_inputs, *image.shape) & ~image
-        super().__init__(call, layers, text & seen)
-        self._system = Placed(text & ~seen)
+        super().__init__(call, layers, seen & ~image)
+        # Padding among it is masked in any case.
+        self._system = Placed(~seen)
         self._image_factor, self._system_factor = image_factor, system_factor
 
     def look(
