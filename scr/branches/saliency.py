@@ -77,7 +77,9 @@ class CoverSalient(Perturbation):
             )
 
     def apply(self, values: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
-        """See `Perturbation.apply`."""
+        """See `Perturbation.apply`; an image of NaN stays as it is, and its logits are named."""
+        if not values.isfinite().all():
+            return values.clone()
         salient = most_salient(_checked(self.saliency(values), len(values)), self.covered)
         height, width = values.shape[-2:]
         rows, columns = salient.shape[-2:]
