@@ -455,7 +455,7 @@ def compiled(style, model):
 
 
 @pytest.mark.parametrize(
-    "style", ["in place", *(pytest.param(one, marks=pytest.mark.slow) for one in ("wrapper", "parts"))]
+    "style", ["parts", *(pytest.param(one, marks=pytest.mark.slow) for one in ("wrapper", "in place"))]
 )
 def test_in_a_compiled_model_plans_act_between_its_graphs(style):
     tiny = TINY["llava"](layers=1)
