@@ -52,6 +52,7 @@ def compare_maps(images: int) -> list[dict[str, Any]]:
 
     from ..asking.models import find_model, load_model
 
+    torch.set_flush_denormal(True)
     source = find_model(_MODEL)
     loaded = load_model(source, dtype="float32")
     settings = source.settings["settings"]
