@@ -97,10 +97,12 @@ BEGUN = {
     "benchmarks.calibrate": (["yes-shift", "--method", "scr"], "benchmarks.studies.calibration.yes_shift"),
     "benchmarks.compare": ([], "benchmarks.asking.models.find_model"),
     "benchmarks.lab.adapt": (["seed"], "benchmarks.lab.adapt.start_anew"),
+    "benchmarks.lab.cheaper_maps": ([], "benchmarks.lab.cheaper_maps.compare_maps"),
     "benchmarks.lab.comparison": ([], "benchmarks.lab.comparison.compare_methods"),
     "benchmarks.lab.evaluate": ([], "benchmarks.lab.checkpoint_folder"),
     "benchmarks.lab.image_keep": ([], "benchmarks.lab.image_keep.read_grid"),
     "benchmarks.lab.only_below": ([], "benchmarks.lab.only_below.measure_saving"),
+    "benchmarks.lab.prompts": (["--output", "prompts.txt"], "benchmarks.lab.prompts.all_prompts"),
     "benchmarks.lab.train": (["llava"], "benchmarks.lab.train.start_anew"),
     "benchmarks.lab.tune": ([], "benchmarks.lab.tune.tune"),
     "benchmarks.overhead": ([], "benchmarks.overhead.command.machine"),
@@ -109,6 +111,10 @@ BEGUN = {
     "benchmarks.run": ([], "benchmarks.running.plan.build_plan"),
     "benchmarks.score": (["pope", "--questions", "q", "--answers", "a"], "benchmarks.score.load_scorer"),
     "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.studies.sweeps.build_plan"),
+    "scr.onepass": (
+        ["train", "--model", "m", "--images", "i", "--prompts", "p", "--output", "o"],
+        "scr.onepass.pairs.find_images",
+    ),
     "scr.adapters.train": (["seed", "--model", "m", "--data", "d", "--output", "o"], "scr.adapters.recipe.load_recipe"),
 }
 
