@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -97,6 +98,18 @@ def test_beams_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "batch 2, beams 2" in out
     assert "naive ×" not in out
+
+
+def test_time_of_the_process_is_another_clock(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--method", "scr,naive", "--cpu-time"]) == 0
+    out = capsys.readouterr().out
+    assert "2 rounds, CPU time" in out
+    assert "diagnostic" not in out.split("× is the ratio")[0], "passes are timed by the wall alone"
+    workload = build_workload(SHAPES["llava"], "tiny", CPU)
+    ticks = itertools.count(0.0, 2.0)
+    (one,) = measure_rounds([method_on(workload, "vanilla")], rounds=1, tokens=3, seconds=lambda: next(ticks))
+    assert one["vanilla"].token_ms == [2000.0, 4000.0, 6000.0]
+    assert one["vanilla"].pass_ms is None
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -12,6 +12,7 @@ import functools
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=positive, default=1, metavar="N", help="prompts per generation (%(default)s)")
     add("--num-beams", type=positive, default=1, metavar="N", help="beams per prompt (%(default)s)")
     add("--threads", type=threads, metavar="N", help="torch's threads (as torch chooses)")
+    add("--cpu-time", action="store_true", help="time of this process's own work, for a busy machine; not on a GPU")
     add("--json", type=Path, metavar="FILE", help="also write all rounds and ratios there")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     return parser
@@ -90,6 +92,7 @@ def measure_shape(
     compared: Sequence[str],
     batch: int = 1,
     beams: int = 1,
+    cpu_time: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Measure methods on one shape.
@@ -103,6 +106,7 @@ def measure_shape(
         compared: the methods beside the unpatched model.
         batch: prompts per generation.
         beams: per prompt.
+        cpu_time: whether time is that of this process's own work, and not the wall's.
         report: is told what is going on.
 
     Returns:
@@ -137,7 +141,9 @@ def measure_shape(
             refused[wanted] = str(error)
     found: list[dict[str, Any]] = []
     try:
-        for measured in measure_rounds(methods, rounds, new_tokens[-1], beams, lambda line: report(f"{name}: {line}")):
+        clock = time.process_time if cpu_time else time.perf_counter
+        told = functools.partial(_told, report, name)
+        for measured in measure_rounds(methods, rounds, new_tokens[-1], beams, told, clock):
             found.append(
                 {
                     method: {
@@ -167,6 +173,7 @@ def measure_shape(
         "text_tokens": workload.inputs["input_ids"].shape[1] - workload.size.image_tokens,
         "batch": batch,
         "beams": beams,
+        "clock": "cpu" if cpu_time else "wall",
         "new_tokens": list(new_tokens),
         "weight_bytes": workload.weight_bytes,
         "peak_bytes": peaks,
@@ -175,6 +182,10 @@ def measure_shape(
         "interrupted": len(found) < rounds,
         "rounds": found,
     }
+
+
+def _told(report: Callable[[str], None], shape: str, line: str) -> None:
+    report(f"{shape}: {line}")
 
 
 def machine(device: Any, threads: int) -> dict[str, Any]:
@@ -228,6 +239,10 @@ def _measure(options: argparse.Namespace) -> int:
             if name not in table:
                 raise ConfigError(f"unknown {kind}: got {name!r}; expected one of {table}. {suggestion(name, table)}")
     device = resolve_device(options.device)
+    if options.cpu_time and device.type != "cpu":
+        raise ConfigError(
+            f"CPU time on another device: got {device}; expected the CPU. Leave --cpu-time out, or add --device cpu."
+        )
     scale = options.scale if options.scale != "auto" else "full" if device.type == "cuda" else "small"
     logging.set_verbosity_error()  # transformers tells the configuration that it has made up
     where = machine(device, torch.get_num_threads())
@@ -247,6 +262,7 @@ def _measure(options: argparse.Namespace) -> int:
             compared=compared,
             batch=options.batch_size,
             beams=options.num_beams,
+            cpu_time=options.cpu_time,
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )
         measured.append({**record, "ratios": {row.name: row.ratios for row in rows(record)}})

@@ -173,6 +173,8 @@ class NaiveTwoPass(Method):
 
 
 _APART = "_processor"
+Clock = Callable[[], float]
+"""Tells seconds: `time.perf_counter` of the wall, `time.process_time` those that this process has had of its cores."""
 
 
 def known_methods() -> list[str]:
@@ -225,31 +227,37 @@ class TokenClock(LogitsProcessor):
 
     Attributes:
         device: whose kernels to wait for.
-        times: seconds of `time.perf_counter`.
+        clock: tells seconds.
+        times: what it told.
     """
 
     device: torch.device
+    clock: Clock = time.perf_counter
     times: list[float] = field(default_factory=list)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Note the time."""
         synchronize(self.device)
-        self.times.append(time.perf_counter())
+        self.times.append(self.clock())
         return scores
 
 
-def measure(method: Method, tokens: int, beams: int = 1) -> Measurement:
-    """Time one generation of so many tokens, on a method that is applied."""
-    clock, collects = TokenClock(method.model.device), gc.isenabled()
+def measure(method: Method, tokens: int, beams: int = 1, seconds: Clock = time.perf_counter) -> Measurement:
+    """Time one generation of so many tokens, on a method that is applied.
+
+    Passes are timed by the wall alone: by another clock there are none to tell.
+    """
+    clock, collects = TokenClock(method.model.device, seconds), gc.isenabled()
     gc.disable()  # a collection takes as long as several tokens, and would fall to one method or another
     try:
         synchronize(clock.device)
-        began = time.perf_counter()
+        began = seconds()
         method.generate(max_new_tokens=tokens, num_beams=beams, do_sample=False, logits_processor=[clock])
     finally:
         if collects:
             gc.enable()
-    return Measurement([1000 * (at - began) for at in clock.times], method.pass_ms)
+    passed = method.pass_ms if seconds is time.perf_counter else None
+    return Measurement([1000 * (at - began) for at in clock.times], passed)
 
 
 def measure_rounds(
@@ -258,10 +266,12 @@ def measure_rounds(
     tokens: int,
     beams: int = 1,
     report: Callable[[str], None] = lambda line: None,
+    seconds: Clock = time.perf_counter,
 ) -> Iterator[dict[str, Measurement]]:
     """Measure all methods in turn, round after round, so that what slows the machine down slows all of them.
 
-    A first round, of few tokens, warms up and is not counted. `report` is told what is measured next.
+    A first round, of few tokens, warms up and is not counted. `report` is told what is measured next; `seconds` is the
+    clock.
 
     Yields:
         One round: name → measurement.
@@ -272,7 +282,7 @@ def measure_rounds(
         for method in methods:
             report(f"{f'round {number} of {rounds}' if number else 'warming up'}: {method.name}")
             with method.applied():
-                found[method.name] = measure(method, tokens if number else min(tokens, 3), beams)
+                found[method.name] = measure(method, tokens if number else min(tokens, 3), beams, seconds)
         if number:
             yield found
 

@@ -132,7 +132,7 @@ def title(record: Mapping[str, Any]) -> str:
         f"{record['shape']} ({record['stands_for']}), {record['scale']}: {record['parameters'] / 1e6:,.0f} million "
         f"parameters, {record['blocks']} blocks of {record['hidden']}, {record['image_tokens']} image tokens and "
         f"{record['text_tokens']} of text; {record['dtype']}, batch {record['batch']}, beams {record['beams']}, "
-        f"{len(record['rounds'])} rounds"
+        f"{len(record['rounds'])} rounds{', CPU time' if record.get('clock') == 'cpu' else ''}"
     )
 
 
