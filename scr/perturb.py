@@ -269,8 +269,14 @@ def perturb_encoded(
     """
     noisy: dict[str, Any] = {}
     for modality, output in encoded.items():
-        features = perturb_features(model, inputs, output.pooler_output, perturbation, cast(Any, modality))
-        noisy[modality] = type(output)(**{**output, "pooler_output": features})
+
+        def corrupt(features: Any, modality: Any = modality) -> Any:
+            return perturb_features(model, inputs, features, perturbation, modality)
+
+        changed = {"pooler_output": corrupt(output.pooler_output)}
+        if output.get("deepstack_features") is not None:  # levels that enter the decoder later
+            changed["deepstack_features"] = [corrupt(level) for level in output.deepstack_features]
+        noisy[modality] = type(output)(**{**output, **changed})
     return noisy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,31 @@ import plain_kernels
 import pytest
 import torch
 from miniature import write_checkpoint
+from tiny_families import FIRST, TINY
 
 from benchmarks.running.plan import RunConfig
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a product over all model families the newer ones take each case in turn; the others are slow.
+
+    What proves a family, in `test_every_family.py`, is never left out.
+    """
+    newer = list(TINY)[FIRST:]
+    products: dict[object, list[tuple[pytest.Item, str]]] = {}
+    for item in items:
+        given = getattr(item, "callspec", None)
+        for value in given.params.values() if given is not None else ():
+            if isinstance(value, str) and value in newer and item.path.name != "test_every_family.py":
+                products.setdefault((item.path, getattr(item, "originalname", item.name)), []).append((item, value))
+    for number, cases in enumerate(products.values()):
+        if {name for _, name in cases} == set(newer):
+            seen: Counter[str] = Counter()
+            for item, name in cases:
+                if (number + newer.index(name) + seen[name]) % len(newer):
+                    item.add_marker(pytest.mark.slow)
+                seen[name] += 1
 
 
 @pytest.fixture(scope="session")

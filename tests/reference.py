@@ -109,22 +109,35 @@ def reference_logits(
             mine = [positions[n] for n, owner in zip(neighbors, owners, strict=True) if owner == number]
             edits.append((row, positions[source], mine))
 
-    def hook(module, args, output):
-        old = output[0] if isinstance(output, tuple) else output
+    def edited(old):
         hidden = old.clone()
         for row, source, neighbors in edits:
             for neighbor in neighbors:
                 hidden[row, neighbor] = old[row, neighbor] + (config.scale - 1) * old[row, source]
             hidden[row, source] = old[row, source] / config.scale
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return hidden
 
-    handles = [model.get_decoder().layers[layer].register_forward_hook(hook) for layer in config.layers]
+    def hook(module, args, output):
+        return (edited(output[0]), *output[1:]) if isinstance(output, tuple) else edited(output)
+
+    decoder, added = model.get_decoder(), 0
+    if hasattr(decoder, "_deepstack_process"):  # what Qwen3-VL's decoder adds after its first blocks, once for each
+        add, levels = decoder._deepstack_process, []
+        added = len(model.config.vision_config.deepstack_visual_indexes)
+
+        def add_and_edit(*args):
+            levels.append(add(*args))
+            return edited(levels[-1]) if len(levels) - 1 in config.layers else levels[-1]
+
+        decoder._deepstack_process = add_and_edit
+    handles = [decoder.layers[layer].register_forward_hook(hook) for layer in config.layers if layer >= added]
     try:
         with torch.no_grad():
             return model(**inputs).logits
     finally:
         for handle in handles:
             handle.remove()
+        vars(decoder).pop("_deepstack_process", None)
 
 
 def squares(inputs: dict, image_token: int, side: int) -> dict:

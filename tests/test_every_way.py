@@ -13,6 +13,7 @@ from hooks import PromptLayoutError, hidden_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 4
+MIXTURES = ("qwen3_vl_moe",)  # an expert takes tokens of all rows at once, and rounds by how many there are
 GREEDY = {"max_new_tokens": STEPS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 # What follows these in a prompt is the image, and no model can be given a copied image token.
 SUPPRESSED = {
@@ -66,7 +67,10 @@ def test_the_edit_matters_and_an_imageless_row_is_bit_equal(tiny):
     plain = logits_of(tiny.model.generate(**inputs, **GREEDY))
     with scr.patch(tiny.model, num_sources=4, scale=1.4):
         edited = logits_of(tiny.model.generate(**inputs, **GREEDY))
-    assert torch.equal(edited[2], plain[2])
+    if tiny.name in MIXTURES:
+        assert torch.allclose(edited[2], plain[2], atol=1e-5)
+    else:
+        assert torch.equal(edited[2], plain[2])
     assert not torch.allclose(edited[:2], plain[:2], atol=1e-3)
     assert torch.equal(logits_of(tiny.model.generate(**inputs, **GREEDY)), plain)
 
@@ -93,9 +97,9 @@ def test_caches(tiny, patched, cache):
 
 
 def test_without_a_cache_there_is_one_diagnostic_and_the_same_text(tiny, patched):
-    cached = tiny.model.generate(**tiny.prompt().inputs, **GREEDY)
+    cached = tiny.model.generate(**tiny.prompt().inputs, **GREEDY, **SUPPRESSED)
     expected = plans(patched.traces)
-    uncached = tiny.model.generate(**tiny.prompt().inputs, **GREEDY, use_cache=False)
+    uncached = tiny.model.generate(**tiny.prompt().inputs, **GREEDY, **SUPPRESSED, use_cache=False)
     assert plans(patched.traces[3:]) == expected
     assert torch.equal(cached.sequences, uncached.sequences)
     assert (logits_of(cached) - logits_of(uncached)).abs().max() < 1e-3
@@ -224,15 +228,15 @@ def test_inputs_embeds(tiny, patched):
 
 
 def test_hidden_states_show_the_edit(tiny):
-    prompt = tiny.prompt(PROMPTS[:1])
+    prompt, block = tiny.prompt(PROMPTS[:1]), tiny.deepstack  # the first whose output goes on as it is
     with torch.no_grad():
         plain = tiny.model(**prompt.inputs, output_hidden_states=True).hidden_states
-        with scr.patch(tiny.model, num_sources=4, scale=1.4) as patch:
+        with scr.patch(tiny.model, num_sources=4, scale=1.4, layers=range(block, block + 1)) as patch:
             edited = tiny.model(**prompt.inputs, output_hidden_states=True).hidden_states
     assert len(edited) == len(plain) == 9
     sources = torch.tensor(prompt.layout[0, 0][0])[patch.traces[0].sources]
-    assert torch.equal(edited[0], plain[0])
-    assert torch.allclose(edited[1][0, sources], plain[1][0, sources] / 1.4)
+    assert torch.equal(edited[block], plain[block])
+    assert torch.allclose(edited[block + 1][0, sources], plain[block + 1][0, sources] / 1.4)
 
 
 def test_chunked_prefill_is_refused(tiny, patched):

@@ -64,6 +64,7 @@ class Tiny(ABC):
     """A model of one family."""
 
     model_class: ClassVar[type]
+    deepstack: ClassVar[int] = 0  # to the output of how many first blocks the decoder adds features of the image
 
     def __init__(self, seed: int = 0, layers: int = 8, attention: str = "sdpa", **changes: Any) -> None:
         config = self.config(layers, **changes)
@@ -338,6 +339,47 @@ class TinyQwen25VL(TinyQwen2VL):
         )
 
 
+class TinyQwen3VL(TinyQwen2VL):
+    """A level of deeper features after each of the first two blocks."""
+
+    model_class = hf.Qwen3VLForConditionalGeneration
+    config_class = hf.Qwen3VLConfig
+    text: ClassVar[dict[str, Any]] = {}
+    deepstack = 2
+
+    def config(self, layers, **changes):
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+        return self.config_class(
+            vision_config=self.vision(),
+            text_config={**TEXT, **self.text, "head_dim": 8, "num_hidden_layers": layers, "rope_parameters": rope},
+            image_token_id=VOCABULARY["<image>"],
+            video_token_id=VOCABULARY["<video>"],
+            vision_start_token_id=VOCABULARY["<open>"],
+            vision_end_token_id=VOCABULARY["<close>"],
+            **changes,
+        )
+
+    def vision(self):
+        return {
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 48,
+            "patch_size": PIXELS,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": list(range(self.deepstack)),
+        }
+
+
+class TinyQwen3VLMoe(TinyQwen3VL):
+    model_class = hf.Qwen3VLMoeForConditionalGeneration
+    config_class = hf.Qwen3VLMoeConfig
+    text: ClassVar[dict[str, Any]] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
 class TinyInternVL(Tiny):
     """One tile, or two and a thumbnail."""
 
@@ -438,7 +480,8 @@ class TinySmolVLM(TinyIdefics3):
     vision_class = hf.SmolVLMVisionConfig
 
 
-# Every model type that a family answers for.
+# Every model type that a family answers for; products take the first of them in full, see conftest.py.
+FIRST = 9
 TINY: dict[str, type[Tiny]] = {
     "llava": TinyLlava,
     "llava_next": TinyLlavaNext,
@@ -449,4 +492,6 @@ TINY: dict[str, type[Tiny]] = {
     "chameleon": TinyChameleon,
     "idefics3": TinyIdefics3,
     "smolvlm": TinySmolVLM,
+    "qwen3_vl": TinyQwen3VL,
+    "qwen3_vl_moe": TinyQwen3VLMoe,
 }

@@ -12,10 +12,11 @@ from .internvl import InternVL
 from .llava import Llava
 from .llava_next import LlavaNext, LlavaOnevision
 from .qwen2_vl import Qwen2VL
+from .qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, ModelFamily] = {
     family.name: family
-    for family in (Llava(), LlavaNext(), LlavaOnevision(), Qwen2VL(), InternVL(), Chameleon(), Idefics3())
+    for family in (Llava(), LlavaNext(), LlavaOnevision(), Qwen2VL(), InternVL(), Chameleon(), Idefics3(), Qwen3VL())
 }
 
 # What users ask for and cannot have: model type → why, and what to load instead.

@@ -160,6 +160,10 @@ class ModelFamily(ABC):
             "`mlp`. Leave what acts on the vision tower out."
         )
 
+    def blocks_added_to(self, model: PreTrainedModel) -> range:
+        """Blocks to whose output the decoder itself then adds features of the image; edits come after that."""
+        return range(0)
+
     def check(self, model: PreTrainedModel) -> None:
         """Raise UnsupportedModelError if this member of the family cannot be patched."""
         self.layers(model)

@@ -37,6 +37,9 @@ def without_copies(inputs: Mapping[str, Any], copies: int) -> Mapping[str, Any]:
     if copies == 1:
         return inputs
     rows = len(inputs["inputs_embeds"])
+    if (deepstack := inputs.get("deepstack_visual_embeds")) is not None:  # a vector per image token, row after row
+        first = inputs["visual_pos_masks"].nonzero()[:, 0] % copies == 0
+        inputs = {**inputs, "deepstack_visual_embeds": [level[first.to(level.device)] for level in deepstack]}
 
     def once(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):

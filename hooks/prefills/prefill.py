@@ -171,9 +171,15 @@ class PrefillDispatcher:
     def _install(self, stack: HookStack) -> None:
         stack.forward_pre_hook(self._base, self._before_model)
         stack.forward_hook(self._base, self._after_model, always_call=True)
-        stack.forward_pre_hook(self._family.decoder(self._model), self._before_decoder)
-        for index, layer in enumerate(self._family.layers(self._model)):
-            stack.forward_hook(layer, functools.partial(self._after_layer, index))
+        decoder: Any = self._family.decoder(self._model)
+        stack.forward_pre_hook(decoder, self._before_decoder)
+        layers = self._family.layers(self._model)
+        added_to = self._family.blocks_added_to(self._model)
+        for index, (layer, following) in enumerate(zip(layers, (*layers[1:], decoder.norm), strict=True)):
+            if index in added_to:
+                stack.forward_pre_hook(following, functools.partial(self._before_next, index))
+            else:
+                stack.forward_hook(layer, functools.partial(self._after_layer, index))
 
     def _begin(self, call: GenerateCall) -> None:
         """Tell the forwards inside a `generate` how long the prompt is, and whom they serve."""
@@ -319,6 +325,11 @@ class PrefillDispatcher:
         for session in frame.sessions:
             output = session.edit(layer, output)
         return output
+
+    def _before_next(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`_after_layer`, where the decoder adds to a block's output on its way to what comes next."""
+        changed = self._after_layer(layer, module, (), args[0])
+        return None if changed is None else ((changed, *args[1:]), kwargs)
 
     def _after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         state = None if torch.compiler.is_compiling() else self._state()
