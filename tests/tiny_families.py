@@ -143,7 +143,8 @@ class Tiny(ABC):
 
     def without_image(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is left of the inputs for a turn of text."""
-        return {name: inputs[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids") if name in inputs}
+        kept = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+        return {name: inputs[name] for name in kept if name in inputs}
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -480,6 +481,110 @@ class TinySmolVLM(TinyIdefics3):
     vision_class = hf.SmolVLMVisionConfig
 
 
+class TinyGemma3(Tiny):
+    """Every other block slides; 10 × 10 patches are pooled."""
+
+    model_class = hf.Gemma3ForConditionalGeneration
+
+    def config(self, layers, **changes):
+        return hf.Gemma3Config(
+            vision_config=hf.SiglipVisionConfig(
+                **VISION, image_size=2 * SIDE * PIXELS, patch_size=PIXELS, vision_use_head=False
+            ),
+            text_config=hf.Gemma3TextConfig(
+                **TEXT,
+                num_hidden_layers=layers,
+                head_dim=8,
+                query_pre_attn_scalar=8,
+                sliding_window=40,
+                layer_types=[("sliding_attention", "full_attention")[layer % 2] for layer in range(layers)],
+            ),
+            image_token_index=VOCABULARY["<image>"],
+            boi_token_index=VOCABULARY["<open>"],
+            eoi_token_index=VOCABULARY["<close>"],
+            mm_tokens_per_image=SIDE**2,
+            **changes,
+        )
+
+    def picture(self, seed):
+        tokens, patches = square(opened="<open>", closed="<close>")
+        return Picture(tokens, patches, [(SIDE, SIDE)], noise(seed, 1, 3, *[2 * SIDE * PIXELS] * 2))
+
+    def token_types(self, ids):
+        return {"token_type_ids": (ids == VOCABULARY["<image>"]).int()}
+
+
+class TinyAyaVision(Tiny):
+    """The overview alone, or after two tiles; two tokens mark a tile."""
+
+    model_class = hf.AyaVisionForConditionalGeneration
+
+    def config(self, layers, **changes):
+        return hf.AyaVisionConfig(
+            vision_config=hf.SiglipVisionConfig(
+                **VISION, image_size=2 * SIDE * PIXELS, patch_size=PIXELS, vision_use_head=False
+            ),
+            text_config=hf.Cohere2Config(
+                **TEXT,
+                num_hidden_layers=layers,
+                sliding_window=40,
+                layer_types=[("sliding_attention", "full_attention")[layer % 2] for layer in range(layers)],
+                logit_scale=1.0,
+            ),
+            image_token_index=VOCABULARY["<image>"],
+            **changes,
+        )
+
+    def picture(self, seed):
+        tiles = 3 if seed % 2 else 1
+        tokens = [VOCABULARY["<open>"]]
+        for number in range(1, tiles):
+            tokens += [VOCABULARY["<tile>"], VOCABULARY[("one", "two")[number - 1]], *square()[0]]
+        tokens += [VOCABULARY["<overview>"], *square()[0], VOCABULARY["<close>"]]
+        patches = [index for index, token in enumerate(tokens) if token == VOCABULARY["<image>"]]
+        return Picture(tokens, patches, [(SIDE, SIDE)] * tiles, noise(seed, tiles, 3, *[2 * SIDE * PIXELS] * 2))
+
+
+class TinyMistral3(Tiny):
+    """Pictures of 5 × 4, 3 × 6, ... merged patches, padded to the largest."""
+
+    model_class = hf.Mistral3ForConditionalGeneration
+    shapes = ((5, 4), (3, 6), (5, 5), (4, 4))
+
+    def config(self, layers, **changes):
+        return hf.Mistral3Config(
+            vision_config=hf.PixtralVisionConfig(**VISION, image_size=64, patch_size=PIXELS, head_dim=16),
+            text_config=hf.MistralConfig(**TEXT, num_hidden_layers=layers, sliding_window=None, head_dim=8),
+            image_token_index=VOCABULARY["<image>"],
+            spatial_merge_size=2,
+            tie_word_embeddings=False,
+            **changes,
+        )
+
+    def picture(self, seed, shape=None):
+        height, width = shape or self.shapes[seed % len(self.shapes)]
+        tokens = [*[VOCABULARY["<image>"]] * width, VOCABULARY["<tile>"]] * height
+        tokens[-1] = VOCABULARY["<close>"]
+        patches = [index for index, token in enumerate(tokens) if token == VOCABULARY["<image>"]]
+        pixels = noise(seed, 1, 3, 2 * height * PIXELS, 2 * width * PIXELS)
+        return Picture(tokens, patches, [(height, width)], pixels)
+
+    def disturbed(self, picture, patch):
+        pixels, size = picture.pixels.clone(), 2 * PIXELS
+        row, column = divmod(patch, picture.grids[0][1])
+        pixels[:, :, row * size : (row + 1) * size, column * size : (column + 1) * size] += 8
+        return pixels
+
+    def batch(self, rows):
+        pixels = [picture.pixels for row in rows for picture in row]
+        sizes = torch.tensor([part.shape[-2:] for part in pixels])
+        height, width = sizes.amax(dim=0).tolist()
+        padded = [
+            torch.nn.functional.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])) for part in pixels
+        ]
+        return {"pixel_values": torch.cat(padded), "image_sizes": sizes}
+
+
 # Every model type that a family answers for; products take the first of them in full, see conftest.py.
 FIRST = 9
 TINY: dict[str, type[Tiny]] = {
@@ -494,4 +599,7 @@ TINY: dict[str, type[Tiny]] = {
     "smolvlm": TinySmolVLM,
     "qwen3_vl": TinyQwen3VL,
     "qwen3_vl_moe": TinyQwen3VLMoe,
+    "gemma3": TinyGemma3,
+    "aya_vision": TinyAyaVision,
+    "mistral3": TinyMistral3,
 }

@@ -5,18 +5,33 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError, suggestion
+from .aya_vision import AyaVision
 from .base import ImagePatches, ModelFamily, PatchGrid
 from .chameleon import Chameleon
+from .gemma3 import Gemma3
 from .idefics3 import Idefics3
 from .internvl import InternVL
 from .llava import Llava
 from .llava_next import LlavaNext, LlavaOnevision
+from .mistral3 import Mistral3
 from .qwen2_vl import Qwen2VL
 from .qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, ModelFamily] = {
     family.name: family
-    for family in (Llava(), LlavaNext(), LlavaOnevision(), Qwen2VL(), InternVL(), Chameleon(), Idefics3(), Qwen3VL())
+    for family in (
+        Llava(),
+        LlavaNext(),
+        LlavaOnevision(),
+        Qwen2VL(),
+        InternVL(),
+        Chameleon(),
+        Idefics3(),
+        Qwen3VL(),
+        Gemma3(),
+        AyaVision(),
+        Mistral3(),
+    )
 }
 
 # What users ask for and cannot have: model type → why, and what to load instead.

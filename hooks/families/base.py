@@ -283,6 +283,28 @@ def visual_runs(visual: Bool[Tensor, "seq"]) -> list[Int[Tensor, "tokens"]]:
     return list(positions.tensor_split((positions.diff() != 1).nonzero().flatten() + 1))
 
 
+def runs_by_image(
+    visual: Bool[Tensor, "seq"], tokens: Float[Tensor, "seq dim"] | Int[Tensor, "seq 1"]
+) -> list[list[Int[Tensor, "tokens"]]]:
+    """`visual_runs` grouped by image, where one token ends each image and never follows another of its runs.
+
+    It is told by what follows the last run, so that it need not be known; a prompt that was cut off there has
+    none, and its runs go by as one image.
+
+    Args:
+        visual: which tokens of a row are image tokens; on the CPU.
+        tokens: their embeddings, or ids.
+    """
+    images: list[list[Tensor]] = []
+    runs = visual_runs(visual)
+    after = [tokens[int(run[-1]) + 1 :][:1] for run in runs]
+    ended = True
+    for run, token in zip(runs, after, strict=True):
+        images = [*images, [run]] if ended else [*images[:-1], [*images[-1], run]]
+        ended = len(after[-1]) > 0 and bool((token == after[-1]).all())
+    return images
+
+
 def beside_runs(
     visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"], before: int | None, after: int | None
 ) -> Bool[Tensor, "batch seq"]:
