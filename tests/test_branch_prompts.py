@@ -13,6 +13,7 @@ from scr.branches.prompts import with_instruction, without_images
 pytestmark = pytest.mark.usefixtures("one_thread")
 INSTRUCTION = [VOCABULARY[word] for word in "describe a cat in detail".split()]
 QWEN = ("qwen2_vl", "qwen2_5_vl")
+OF_TOKENS = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"}
 OPEN, CLOSE = VOCABULARY["<open>"], VOCABULARY["<close>"]
 
 
@@ -53,7 +54,7 @@ def test_without_images_is_the_text_typed_by_hand(tiny, padding):
     inputs = framed_as_released(tiny, tiny.prompt(PROMPTS, padding).inputs)
     before = {name: value.clone() for name, value in inputs.items()}
     found = without_images(tiny.model, inputs)
-    assert found.keys() <= {"input_ids", "attention_mask", "mm_token_type_ids"}
+    assert found.keys() <= OF_TOKENS
     logits = last_logits(tiny.model, found)
     for row, (text, _) in enumerate(PROMPTS):
         alone = typed(text)
@@ -78,7 +79,7 @@ def test_an_instruction_stands_after_the_last_image_and_its_frame(tiny, padding)
         assert found["input_ids"][row, -length:].tolist() == alone["input_ids"][0].tolist()
         assert int(found["attention_mask"][row].sum()) == length
         assert (logits[row] - last_logits(tiny.model, alone)[0]).abs().max() < 1e-5
-    pixels = [name for name in inputs if name not in ("input_ids", "attention_mask", "mm_token_type_ids")]
+    pixels = [name for name in inputs if name not in OF_TOKENS]
     assert pixels
     assert all(found[name] is inputs[name] for name in pixels)
 

@@ -8,7 +8,7 @@ import torch
 from tiny_families import PROMPTS, TINY
 
 import scr
-from hooks import find_family, prompt_positions
+from hooks import prompt_positions
 from scr.credit import attention_entropy, norm_credit_correlation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,14 +38,13 @@ def by_hand(tiny, prompt, layers, answers, row, image):
     """(norms, gradient norms) after each block, by transformers' own hidden states and one backward for one row."""
     inputs = {**prompt.inputs, "position_ids": prompt_positions(tiny.model, prompt.inputs)}
     kept = []
-    blocks = find_family(tiny.model).layers(tiny.model)
 
-    def keep(module, args, output):
-        hidden = output[0] if isinstance(output, tuple) else output
+    def keep(hidden):
         hidden.retain_grad()
         kept.append(hidden)
+        return hidden
 
-    handles = [blocks[layer].register_forward_hook(keep) for layer in layers]
+    handles = [tiny.after(layer, keep) for layer in layers]
     try:
         logits = tiny.model(**inputs).logits[row, -1].float()
         logits.log_softmax(-1)[answers[row]].backward()

@@ -5,7 +5,7 @@ import math
 import accelerate
 import pytest
 import torch
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import PROMPTS, TINY, VOCABULARY, longer
 from transformers import LogitsProcessor
 
 import scr
@@ -180,7 +180,7 @@ def states(model, inputs, tokens):
     mask = inputs["attention_mask"]
     new = tokens.shape[1] - mask.shape[1]
     positions = prompt_positions(model, inputs)
-    whole = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+    whole = longer(inputs, new)
     whole["input_ids"] = torch.cat([inputs["input_ids"], tokens[:, mask.shape[1] :]], dim=1)
     whole["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), new)], dim=1)
     whole["position_ids"] = torch.cat([positions, positions[..., -1:] + torch.arange(1, new + 1)], dim=-1)

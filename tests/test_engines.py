@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import PROMPTS, TINY, VOCABULARY, longer
 from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
@@ -79,7 +79,7 @@ def without_cache(model, inputs, tokens):
     mask = inputs["attention_mask"]
     new = tokens.shape[1] - mask.shape[1]
     positions = prompt_positions(model, inputs)
-    whole = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+    whole = longer(inputs, new)
     whole["input_ids"] = tokens
     whole["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), new)], dim=1)
     whole["position_ids"] = torch.cat([positions, positions[..., -1:] + torch.arange(1, new + 1)], dim=-1)
@@ -435,6 +435,9 @@ def test_noise_on_features_equals_a_branch_computed_by_hand(tiny, engine):
     def noisy_features(*args, **kwargs):
         output = encode(*args, **kwargs)
         output.pooler_output = perturb_features(tiny.model, with_pixels, output.pooler_output, noise)
+        if tiny.deepstack:
+            levels = output.deepstack_features
+            output.deepstack_features = [perturb_features(tiny.model, with_pixels, level, noise) for level in levels]
         return output
 
     noisy_features.__signature__ = inspect.signature(encode)

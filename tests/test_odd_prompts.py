@@ -145,8 +145,8 @@ def test_a_prompt_that_ends_with_its_image_leaves_that_image_alone(tiny, seeds, 
     """And edits those before, as they are edited where the prompt goes on."""
     text = "is there <image> dog <image> cat <image>".split()[: 2 * len(seeds) + 1]
     whole = tiny.prompt([(" ".join(text), seeds)])
-    end = int(tiny.visual(whole.inputs)[0].nonzero().max()) + 1
-    cut = {"input_ids", "attention_mask", "mm_token_type_ids"} & set(whole.inputs)
+    end = int(tiny.visual(whole.inputs)[0].nonzero().max()) + 1 + tiny.ended
+    cut = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"} & set(whole.inputs)
     inputs = {name: value[:, :end] if name in cut else value for name, value in whole.inputs.items()}
     if padding is not None:
         sides = (3, 0) if padding == "left" else (0, 3)
@@ -234,8 +234,8 @@ def test_embeddings_and_later_turns_on_prompts_without_sources(name):
         banned = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
         first = tiny.model.generate(**inputs, **GREEDY, suppress_tokens=banned)
         turn = {"input_ids": first.sequences, "attention_mask": torch.ones_like(first.sequences)}
-        if "mm_token_type_ids" in inputs:
-            turn["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 3))
+        for types in {"mm_token_type_ids", "token_type_ids"} & set(inputs):
+            turn[types] = torch.nn.functional.pad(inputs[types], (0, 3))
         return generate(tiny, turn, past_key_values=first.past_key_values)
 
     assert_left_alone(tiny, inputs, two_turns)

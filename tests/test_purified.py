@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import PROMPTS, TINY, VOCABULARY, longer
 from transformers import LogitsProcessor
 
 import scr
@@ -44,15 +44,14 @@ class Recomputed(LogitsProcessor):
         length, copies = self.inputs["input_ids"].shape[1], len(input_ids) // len(self.inputs["input_ids"])
         for row, tokens in enumerate(input_ids):
             prompt = row // copies
-            whole = {**self.inputs, "input_ids": self.inputs["input_ids"].clone()}
             rest = tokens[length:]
+            whole = longer(self.inputs, len(rest))
             mask = self.inputs["attention_mask"]
             positions = prompt_positions(self.model, self.inputs)
             more = positions[..., -1:] + torch.arange(1, len(rest) + 1)
-            whole["input_ids"] = torch.cat([whole["input_ids"], rest.expand(len(mask), -1)], dim=1)
+            whole["input_ids"] = torch.cat([self.inputs["input_ids"], rest.expand(len(mask), -1)], dim=1)
             whole["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), len(rest))], dim=1)
             whole["position_ids"] = torch.cat([positions, more], dim=-1)
-            whole.pop("mm_token_type_ids", None)
             expected = self.model(**whole, use_cache=False).logits[prompt, -1]
             finite = expected > torch.finfo(expected.dtype).min
             self.worst = max(self.worst, float((found[row] - expected)[finite].abs().max()))

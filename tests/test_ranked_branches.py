@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import PROMPTS, TINY, VOCABULARY, longer
 from transformers import LogitsProcessor
 
 import scr
@@ -65,21 +65,20 @@ class ByHand:
         """Logits of the last token, and every block's (heads, queries, keys)."""
         model, count = self.tiny.model, len(tokens)
         positions = prompt_positions(model, inputs)
-        whole = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+        whole = longer(inputs, count)
         whole["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([tokens], dtype=torch.long)], dim=1)
         length = whole["input_ids"].shape[1]
         whole["attention_mask"] = torch.ones(1, length, dtype=torch.long)
         whole["position_ids"] = torch.cat([positions, positions[..., -1:] + torch.arange(1, count + 1)], dim=-1)
         handles = []
         if hidden is not None:
-            seen = torch.ones(length, length).tril().bool() & ~(hidden & ~torch.eye(length).bool())
-            mask = torch.zeros(1, 1, length, length).masked_fill(~seen, LEAST)
+            unseen = hidden & ~torch.eye(length).bool()
+
+            def hide(module, args, kwargs):
+                return args, {**kwargs, "attention_mask": kwargs["attention_mask"].masked_fill(unseen, LEAST)}
+
             for layer in self.tiny.layers[first_layer:]:
-                handles.append(
-                    layer.register_forward_pre_hook(
-                        lambda module, args, kwargs: (args, {**kwargs, "attention_mask": mask}), with_kwargs=True
-                    )
-                )
+                handles.append(layer.register_forward_pre_hook(hide, with_kwargs=True))
         if zeroed is not None:
             handles.append(
                 self.tiny.layers[0].register_forward_pre_hook(

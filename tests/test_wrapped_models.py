@@ -75,7 +75,9 @@ def test_offloading_leaves_no_weight_behind(tiny, where, tmp_path):
     assert away
     with scr.patch(tiny.model, **OPTIONS) as patched:
         assert torch.equal(tiny.model(**inputs).logits, expected[0])
-        if tiny.name != "llava_next":  # likewise, in `generate`
+        if tiny.name == "qwen3_vl_moe":  # transformers runs experts one by one where there is something to move
+            assert close(said(tiny.model, inputs), expected[1])
+        elif tiny.name != "llava_next":  # likewise, in `generate`
             assert torch.equal(said(tiny.model, inputs), expected[1])
     assert len(patched.traces) in (3, 6)
     assert [name for name, value in tiny.model.named_parameters() if value.device.type == "meta"] == away
@@ -106,14 +108,13 @@ def test_gradients_flow_through_the_edit(tiny, checkpointing):
         positions.append(torch.tensor(layout[trace.row, trace.image][0]))
         plans.append(scr.redistribution.RedistributionPlan(trace.sources, trace.neighbors, trace.owners))
 
-    def hook(module, args, output):
-        hidden = output[0] if isinstance(output, tuple) else output
+    def redistributed(hidden):
         for row, places, plan in zip(rows, positions, plans, strict=True):
             moved = scr.redistribution.redistribute(hidden[row, places], plan, 1.4)
             hidden = hidden.index_put((torch.full_like(places, row), places), moved)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return hidden
 
-    handles = [tiny.layers[layer].register_forward_hook(hook) for layer in patched.config.layers]
+    handles = [tiny.after(layer, redistributed) for layer in patched.config.layers]
     expected = gradients()
     [handle.remove() for handle in handles]
     assert set(edited) == set(expected)

@@ -65,6 +65,8 @@ class Tiny(ABC):
 
     model_class: ClassVar[type]
     deepstack: ClassVar[int] = 0  # to the output of how many first blocks the decoder adds features of the image
+    ended: ClassVar[int] = 0  # tokens after its last patch without which an image is cut off
+    repeatable: ClassVar[list[tuple[str, list[int]]]] = PROMPTS  # whose copies transformers gives their own images
 
     def __init__(self, seed: int = 0, layers: int = 8, attention: str = "sdpa", **changes: Any) -> None:
         config = self.config(layers, **changes)
@@ -84,6 +86,17 @@ class Tiny(ABC):
     @property
     def layers(self) -> torch.nn.ModuleList:
         return self.model.get_decoder().layers
+
+    def after(self, layer, change):
+        """Let what `change` makes of a block's output go on in its place; returns the hook."""
+        if layer < self.deepstack:
+            following = [*self.layers[1:], self.model.get_decoder().norm][layer]
+            return following.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:]))
+
+        def hook(module, args, output):
+            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+        return self.layers[layer].register_forward_hook(hook)
 
     @abstractmethod
     def config(self, layers: int, **changes: Any) -> hf.PreTrainedConfig: ...
@@ -145,6 +158,14 @@ class Tiny(ABC):
         """What is left of the inputs for a turn of text."""
         kept = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
         return {name: inputs[name] for name in kept if name in inputs}
+
+
+def longer(inputs: dict[str, Any], new: int) -> dict[str, Any]:
+    """Inputs of a forward of a prompt and `new` more tokens, whose ids, mask and positions its caller puts in."""
+    whole = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+    if "token_type_ids" in whole:
+        whole["token_type_ids"] = torch.nn.functional.pad(whole["token_type_ids"], (0, new))
+    return whole
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -381,6 +402,55 @@ class TinyQwen3VLMoe(TinyQwen3VL):
     text: ClassVar[dict[str, Any]] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
+class TinyGlm4V(TinyQwen2VL):
+    """Frames of a video have the token of an image."""
+
+    model_class = hf.Glm4vForConditionalGeneration
+    config_class = hf.Glm4vConfig
+    repeatable = PROMPTS[::2]  # images of one prompt get among those of its copies
+    text: ClassVar[dict[str, Any]] = {}
+
+    def config(self, layers, **changes):
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0}
+        return self.config_class(
+            vision_config=self.vision(),
+            text_config={**TEXT, **self.text, "num_hidden_layers": layers, "rope_parameters": rope},
+            image_token_id=VOCABULARY["<image>"],
+            video_token_id=VOCABULARY["<video>"],
+            image_start_token_id=VOCABULARY["<open>"],
+            image_end_token_id=VOCABULARY["<close>"],
+            **changes,
+        )
+
+    def vision(self):
+        return {
+            "depth": 2,
+            "hidden_size": 32,
+            "out_hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 48,
+            "image_size": 8 * PIXELS,
+            "patch_size": PIXELS,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        }
+
+
+class TinyGlm4VMoe(TinyGlm4V):
+    model_class = hf.Glm4vMoeForConditionalGeneration
+    config_class = hf.Glm4vMoeConfig
+    text: ClassVar[dict[str, Any]] = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+class TinyGlm46V(TinyGlm4V):
+    model_class = hf.Glm46VForConditionalGeneration
+    config_class = hf.Glm46VConfig
+    text: ClassVar[dict[str, Any]] = {"model_type": "glm4v_text"}
+
+    def vision(self):
+        return {**super().vision(), "model_type": "glm4v_vision"}
+
+
 class TinyInternVL(Tiny):
     """One tile, or two and a thumbnail."""
 
@@ -518,6 +588,7 @@ class TinyAyaVision(Tiny):
     """The overview alone, or after two tiles; two tokens mark a tile."""
 
     model_class = hf.AyaVisionForConditionalGeneration
+    ended = 1
 
     def config(self, layers, **changes):
         return hf.AyaVisionConfig(
@@ -549,6 +620,7 @@ class TinyMistral3(Tiny):
     """Pictures of 5 × 4, 3 × 6, ... merged patches, padded to the largest."""
 
     model_class = hf.Mistral3ForConditionalGeneration
+    ended = 1
     shapes = ((5, 4), (3, 6), (5, 5), (4, 4))
 
     def config(self, layers, **changes):
@@ -602,4 +674,7 @@ TINY: dict[str, type[Tiny]] = {
     "gemma3": TinyGemma3,
     "aya_vision": TinyAyaVision,
     "mistral3": TinyMistral3,
+    "glm4v": TinyGlm4V,
+    "glm4v_moe": TinyGlm4VMoe,
+    "glm46v": TinyGlm46V,
 }

@@ -9,6 +9,7 @@ from .aya_vision import AyaVision
 from .base import ImagePatches, ModelFamily, PatchGrid
 from .chameleon import Chameleon
 from .gemma3 import Gemma3
+from .glm4v import Glm4V
 from .idefics3 import Idefics3
 from .internvl import InternVL
 from .llava import Llava
@@ -31,6 +32,7 @@ FAMILIES: dict[str, ModelFamily] = {
         Gemma3(),
         AyaVision(),
         Mistral3(),
+        Glm4V(),
     )
 }
 

@@ -288,20 +288,27 @@ def runs_by_image(
 ) -> list[list[Int[Tensor, "tokens"]]]:
     """`visual_runs` grouped by image, where one token ends each image and never follows another of its runs.
 
-    It is told by what follows the last run, so that it need not be known; a prompt that was cut off there has
-    none, and its runs go by as one image.
+    It need not be known: it is what follows the last run.
 
     Args:
         visual: which tokens of a row are image tokens; on the CPU.
         tokens: their embeddings, or ids.
+
+    Raises:
+        PromptLayoutError: if nothing follows the last run.
     """
     images: list[list[Tensor]] = []
     runs = visual_runs(visual)
     after = [tokens[int(run[-1]) + 1 :][:1] for run in runs]
+    if after and not len(after[-1]):
+        raise PromptLayoutError(
+            f"a prompt cut off inside an image: got an image token at its end, {len(tokens) - 1}; expected the token "
+            "that ends an image after it. Pass the whole of what the model's own processor returns."
+        )
     ended = True
     for run, token in zip(runs, after, strict=True):
         images = [*images, [run]] if ended else [*images[:-1], [*images[-1], run]]
-        ended = len(after[-1]) > 0 and bool((token == after[-1]).all())
+        ended = bool((token == after[-1]).all())
     return images
 
 
