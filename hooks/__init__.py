@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         suggestion,
     )
-    from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family
+    from .families import FAMILIES, ImagePatches, ModelFamily, PatchGrid, find_family, map_family
     from .generation import (
         GenerateCall,
         beside_generate,

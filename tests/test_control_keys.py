@@ -46,7 +46,10 @@ def test_alone_in_a_batch_by_generate_with_beams_and_without_a_cache(tiny, dtype
         assert alone == {(0, image): drawn for (its, image), drawn in expected.items() if its == row}
     banned = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
     options = {"max_new_tokens": 2, "do_sample": False, "suppress_tokens": banned}
-    for way in ({}, {"num_beams": 2}, {"use_cache": False}, {"num_return_sequences": 2, "do_sample": True}):
+    ways = [{}, {"use_cache": False}]
+    if tiny.repeatable == PROMPTS:
+        ways += [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}]
+    for way in ways:
         assert sources(model, lambda way=way: model.generate(**whole, **{**options, **way})) == expected
 
 
@@ -84,7 +87,9 @@ def test_features_in_place_of_pixels_are_keyed_by_the_ids(tiny, dtype):
     expected = sources(model, lambda: model(**encoded(PROMPTS)))
     assert set(expected) == {(0, 0), (1, 0), (1, 1)}
     assert len({tuple(drawn) for drawn in expected.values()}) == 3
-    assert by_generate(PROMPTS) == by_generate(PROMPTS, num_beams=2) == expected
+    assert by_generate(PROMPTS) == expected
+    if tiny.repeatable == PROMPTS:
+        assert by_generate(PROMPTS, num_beams=2) == expected
     for row in (0, 1):
         own = {(0, image): drawn for (its, image), drawn in expected.items() if its == row}
         assert sources(model, lambda row=row: model(**encoded(PROMPTS[row : row + 1]))) == own

@@ -47,6 +47,8 @@ def test_every_model_type_has_a_tiny_model():
 def test_plans_and_logits_equal_the_naive_reference(name, attention):
     if (name, attention) == ("qwen2_5_vl", "flex_attention"):
         pytest.skip("transformers has no flex attention for Qwen2.5-VL")
+    if (name, attention) == ("paligemma", "flash_attention_2"):
+        pytest.skip("a flash kernel that is not causal is refused; see test_newer_families.py")
     tiny, eager = TINY[name](), TINY[name](attention="eager")
     # The public way looks for an installed kernel, and would switch the vision tower too.
     tiny.model.config.get_text_config()._attn_implementation_internal = attention

@@ -145,13 +145,18 @@ def test_a_prompt_that_ends_with_its_image_leaves_that_image_alone(tiny, seeds, 
     """And edits those before, as they are edited where the prompt goes on."""
     text = "is there <image> dog <image> cat <image>".split()[: 2 * len(seeds) + 1]
     whole = tiny.prompt([(" ".join(text), seeds)])
-    end = int(tiny.visual(whole.inputs)[0].nonzero().max()) + 1 + tiny.ended
+    end = int(tiny.visual(whole.inputs)[0].nonzero().max()) + 1
     cut = {"input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"} & set(whole.inputs)
     inputs = {name: value[:, :end] if name in cut else value for name, value in whole.inputs.items()}
     if padding is not None:
         sides = (3, 0) if padding == "left" else (0, 3)
         inputs |= {name: torch.nn.functional.pad(inputs[name], sides) for name in cut}
     expected = [grids for _, grids in whole.layout.values()][: len(seeds) - 1]
+    if tiny.ended:
+        if padding != "right":
+            with scr.patch(tiny.model), pytest.raises(scr.PromptLayoutError, match="cut off inside an image"):
+                tiny.model(**inputs)
+        return
     assert_left_alone(tiny, inputs)
     with (
         scr.patch(tiny.model, num_sources=3, scale=1.5) as patched,

@@ -65,7 +65,7 @@ class Tiny(ABC):
 
     model_class: ClassVar[type]
     deepstack: ClassVar[int] = 0  # to the output of how many first blocks the decoder adds features of the image
-    ended: ClassVar[int] = 0  # tokens after its last patch without which an image is cut off
+    ended: ClassVar[bool] = False  # whether the token after an image tells where it ends
     repeatable: ClassVar[list[tuple[str, list[int]]]] = PROMPTS  # whose copies transformers gives their own images
 
     def __init__(self, seed: int = 0, layers: int = 8, attention: str = "sdpa", **changes: Any) -> None:
@@ -164,7 +164,9 @@ def longer(inputs: dict[str, Any], new: int) -> dict[str, Any]:
     """Inputs of a forward of a prompt and `new` more tokens, whose ids, mask and positions its caller puts in."""
     whole = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
     if "token_type_ids" in whole:
-        whole["token_type_ids"] = torch.nn.functional.pad(whole["token_type_ids"], (0, new))
+        images = whole["token_type_ids"][whole["input_ids"] == VOCABULARY["<image>"]]
+        suffix = int((images == 0).any())  # to PaliGemma 0 is the prompt, and 1 what comes after it
+        whole["token_type_ids"] = torch.nn.functional.pad(whole["token_type_ids"], (0, new), value=suffix)
     return whole
 
 
@@ -588,7 +590,7 @@ class TinyAyaVision(Tiny):
     """The overview alone, or after two tiles; two tokens mark a tile."""
 
     model_class = hf.AyaVisionForConditionalGeneration
-    ended = 1
+    ended = True
 
     def config(self, layers, **changes):
         return hf.AyaVisionConfig(
@@ -620,7 +622,7 @@ class TinyMistral3(Tiny):
     """Pictures of 5 × 4, 3 × 6, ... merged patches, padded to the largest."""
 
     model_class = hf.Mistral3ForConditionalGeneration
-    ended = 1
+    ended = True
     shapes = ((5, 4), (3, 6), (5, 5), (4, 4))
 
     def config(self, layers, **changes):
@@ -657,6 +659,31 @@ class TinyMistral3(Tiny):
         return {"pixel_values": torch.cat(padded), "image_sizes": sizes}
 
 
+class TinyPaliGemma(Tiny):
+    """A prompt sees itself both ways."""
+
+    model_class = hf.PaliGemmaForConditionalGeneration
+
+    def config(self, layers, **changes):
+        return hf.PaliGemmaConfig(
+            vision_config=hf.SiglipVisionConfig(
+                **VISION, image_size=SIDE * PIXELS, patch_size=PIXELS, vision_use_head=False
+            ),
+            text_config=hf.GemmaConfig(**TEXT, num_hidden_layers=layers, head_dim=8),
+            image_token_index=VOCABULARY["<image>"],
+            projection_dim=32,
+            hidden_size=32,
+            **changes,
+        )
+
+    def picture(self, seed):
+        tokens, patches = square()
+        return Picture(tokens, patches, [(SIDE, SIDE)], noise(seed, 1, 3, SIDE * PIXELS, SIDE * PIXELS))
+
+    def token_types(self, ids):
+        return {"token_type_ids": torch.zeros_like(ids)}
+
+
 # Every model type that a family answers for; products take the first of them in full, see conftest.py.
 FIRST = 9
 TINY: dict[str, type[Tiny]] = {
@@ -677,4 +704,5 @@ TINY: dict[str, type[Tiny]] = {
     "glm4v": TinyGlm4V,
     "glm4v_moe": TinyGlm4VMoe,
     "glm46v": TinyGlm46V,
+    "paligemma": TinyPaliGemma,
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+
+from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError, suggestion
@@ -15,6 +18,7 @@ from .internvl import InternVL
 from .llava import Llava
 from .llava_next import LlavaNext, LlavaOnevision
 from .mistral3 import Mistral3
+from .paligemma import PaliGemma
 from .qwen2_vl import Qwen2VL
 from .qwen3_vl import Qwen3VL
 
@@ -33,6 +37,7 @@ FAMILIES: dict[str, ModelFamily] = {
         AyaVision(),
         Mistral3(),
         Glm4V(),
+        PaliGemma(),
     )
 }
 
@@ -46,8 +51,50 @@ _REFUSED = {
 }
 
 
+_MAPPED: weakref.WeakKeyDictionary[nn.Module, ModelFamily] = weakref.WeakKeyDictionary()
+"""Base models of a type of their own, laid out as a family's: see `map_family`."""
+
+
+def map_family(model: object, name: str) -> None:
+    """Let the family called `name` answer for `model`, of a type that none answers for; until the model is dropped.
+
+    Raises:
+        UnsupportedModelError: if there is no such family, if another one answers for the model's type, or if the model
+            lacks what the family asks of one.
+    """
+    if name not in FAMILIES:
+        raise UnsupportedModelError(
+            f"unknown family: got {name!r}; expected one of {sorted(FAMILIES)}. {suggestion(name, FAMILIES)}"
+        )
+    family = FAMILIES[name]
+    if not isinstance(model, PreTrainedModel):
+        find_family(model)
+        return
+    model_type = model.config.model_type
+    known = next((one for one in FAMILIES.values() if model_type in one.model_types), None)
+    if known is not None or model_type in _REFUSED:
+        found = find_family(model)
+        if found is not family:
+            raise UnsupportedModelError(
+                f"a family that does not answer for the model: got {name!r} for {model_type!r}; expected "
+                f"{found.name!r}. Leave `family` out."
+            )
+        return
+    try:
+        family.check(model)
+        family.visual_token_ids(model.config)
+        family.blocks_added_to(model)
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"a model that is not laid out as its family: got {model_type!r} ({type(model).__name__}) as {name!r}, "
+            f"without {error.name!r}; expected one like {sorted(family.model_types)}. Name the family that it was made "
+            "from."
+        ) from error
+    _MAPPED[model.base_model] = family
+
+
 def find_family(model: object) -> ModelFamily:
-    """The family of `model`.
+    """The family of `model`: by its type, or the one that `map_family` was told.
 
     Raises:
         UnsupportedModelError: if `model` is no transformers model, or of a type that no family answers for.
@@ -57,6 +104,8 @@ def find_family(model: object) -> ModelFamily:
             f"not a transformers model: got {type(model).__name__}; expected a PreTrainedModel, or a PeftModel or "
             "compiled model around one. Pass the model itself."
         )
+    if model.base_model in _MAPPED:
+        return _MAPPED[model.base_model]
     model_type = model.config.model_type
     known = {name: family for family in FAMILIES.values() for name in family.model_types}
     if model_type not in known and model_type not in _REFUSED and _sees_text_alone(model):
@@ -66,8 +115,9 @@ def find_family(model: object) -> ModelFamily:
         )
     if model_type not in known:
         advice = _REFUSED.get(model_type) or (
-            f"{suggestion(model_type, known, 'No name is near.')} Load a checkpoint of a supported family, or add the "
-            "family: one file and one line in hooks/families."
+            f"{suggestion(model_type, known, 'No name is near.')} Load a checkpoint of a supported family; name the "
+            "family that this one is laid out as: scr.patch(model, family='qwen2_vl'); or add the family: one file and "
+            "one line in hooks/families."
         )
         kind = "model type that cannot be patched" if model_type in _REFUSED else "unknown model type"
         raise UnsupportedModelError(
@@ -83,4 +133,4 @@ def _sees_text_alone(model: PreTrainedModel) -> bool:
     return declared == {"text"} and not hasattr(model.config, "vision_config")
 
 
-__all__ = ["FAMILIES", "ImagePatches", "ModelFamily", "PatchGrid", "find_family"]
+__all__ = ["FAMILIES", "ImagePatches", "ModelFamily", "PatchGrid", "find_family", "map_family"]

@@ -1,4 +1,4 @@
-"""Gemma 3: 16 × 16 pooled tokens per image, which see each other both ways; pan-and-scan crops are images themselves."""
+"""Gemma 3: 16 × 16 pooled tokens per image, which see each other both ways; pan-and-scan crops are images too."""
 
 from __future__ import annotations
 

@@ -48,10 +48,11 @@ def render() -> str:
     for kind, names in by_config.items():
         default = f" = {json.dumps(usual)}" if usual in names else ""
         lines += ["", "@overload", "def patch(", "    model: PreTrainedModel,"]
-        lines += [f"    method: {_text(Literal[tuple(names)])}{default},", "    *,"]
+        lines += [f"    method: {_text(Literal[tuple(names)])}{default},", "    *,", "    family: str | None = None,"]
         lines += [_parameter(one, hints[kind][one.name]) for one in inspect.signature(kind).parameters.values()]
         lines += [") -> Patch: ...", ""]
-    lines += ["", "@overload", "def patch(model: PreTrainedModel, method: MethodConfig | str) -> Patch: ...", ""]
+    rest = "model: PreTrainedModel, method: MethodConfig | str, *, family: str | None = None"
+    lines += ["", "@overload", f"def patch({rest}) -> Patch: ...", ""]
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from transformers import PreTrainedModel
 
-from .._hooks import unwrap
+from .._hooks import map_family, unwrap
 from ..errors import ConfigError
 from ..methods import METHODS, MethodConfig, MethodEntry, get_method
 from .combination import CombinedConfig, fields_by_part, method_parts
@@ -54,6 +54,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["scr", "uniform_smooth", "noise_control"] = "scr",
     *,
+    family: str | None = None,
     scale: float = 1.1,
     num_sources: int = 32,
     layers: range | Sequence[int] | None = None,
@@ -95,6 +96,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["purified"],
     *,
+    family: str | None = None,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
     perturbation: Perturbation | str | Mapping[str, Any] = ...,
@@ -113,6 +115,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["vcd"],
     *,
+    family: str | None = None,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
     perturbation: Perturbation | str | Mapping[str, Any] = ...,
@@ -172,6 +175,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["sid"],
     *,
+    family: str | None = None,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
     kept: float = 0.1736111111111111,
@@ -201,6 +205,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["crops"],
     *,
+    family: str | None = None,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
     rate: float = 0.01,
@@ -220,6 +225,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["pai"],
     *,
+    family: str | None = None,
     edited: bool = True,
     engine: Literal["auto", "processor", "joined"] = "auto",
     strength: float = 0.2,
@@ -280,6 +286,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["dola"],
     *,
+    family: str | None = None,
     layers: Literal["low", "high"] | Sequence[int] = "low",
     plausibility: float = 0.1,
 ) -> Patch: ...
@@ -363,6 +370,7 @@ def patch(
     model: PreTrainedModel,
     method: Literal["plausibility_only"],
     *,
+    family: str | None = None,
     plausibility: float = 0.1,
 ) -> Patch: ...
 
@@ -372,19 +380,22 @@ def patch(
     model: PreTrainedModel,
     method: Literal["yes_shift"],
     *,
+    family: str | None = None,
     shift: float,
     no_tokens: Sequence[int],
 ) -> Patch: ...
 
 
 @overload
-def patch(model: PreTrainedModel, method: MethodConfig | str) -> Patch: ...
+def patch(model: PreTrainedModel, method: MethodConfig | str, *, family: str | None = None) -> Patch: ...
 
 
 # So far made.
 
 
-def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: Any) -> Patch:
+def patch(
+    model: PreTrainedModel, method: str | MethodConfig = "scr", *, family: str | None = None, **fields: Any
+) -> Patch:
     """Prepare a method for a model; nothing happens before `with` or `install()`.
 
         with scr.patch(model):
@@ -400,14 +411,19 @@ def patch(model: PreTrainedModel, method: str | MethodConfig = "scr", **fields: 
             `torch.compile` made of it: that whose `generate` is called.
         method: a name of `scr.list_methods()`; several with "+" between, which are nested in that order; "none", which
             changes nothing; or a configuration. Case does not matter.
+        family: name of `scr.list_families()`, for a model whose `config.model_type` is none of theirs but that is laid
+            out as one of them: a fine-tune under a name of its own. It is checked as strictly, and stays so for the
+            model. None goes by the model's type.
         **fields: fields of the method's configuration, where a name is given; a range also as [start, stop]. Of a
             combination a field is set for all parts, or as "NAME.FIELD" for one, as on the command line.
 
     Raises:
-        UnsupportedModelError: for a model that no family answers for.
+        UnsupportedModelError: for a model that no family answers for, or that is not laid out as `family`.
         ConfigError: for an unknown method or field, or a value out of range.
     """
     model, compiled = unwrap(model)
+    if family is not None:
+        map_family(model, family)
     configs: Mapping[str, MethodConfig]
     if isinstance(method, MethodConfig):
         if fields:
