@@ -203,7 +203,7 @@ def states(model, inputs, tokens):
 )
 def test_every_step_equals_the_models_own_hidden_states(tiny, layers, way):
     """In a batch with left padding."""
-    inputs = tiny.prompt().inputs
+    inputs = tiny.prompt(tiny.repeatable).inputs
     check = Compared(tiny, inputs, layers)
     torch.manual_seed(0)
     with scr.patch(tiny.model, "dola", layers=layers, plausibility=BETA):

@@ -36,7 +36,7 @@ def grids_of(traces):
     return [(trace.row, trace.image, [tuple(grid) for grid in trace.grids]) for trace in traces]
 
 
-# --- Qwen3-VL: features that enter after the first blocks --------------------------------------------------------------
+# --- Qwen3-VL: features that enter after the first blocks -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", DEEPSTACK)
@@ -62,10 +62,14 @@ def test_both_passes_get_each_level_once_and_edits_come_after_it(name):
 def test_the_last_block_may_be_one_of_them():
     tiny = TINY["qwen3_vl"](layers=2)
     prompt, normed = tiny.prompt(PROMPTS[:1]), []
-    tiny.model.get_decoder().norm.register_forward_pre_hook(lambda module, args: normed.append(args[0][0]))
-    for options in ({"scale": 1.0}, {"scale": 1.4}):
-        (trace,) = traced(tiny.model, prompt.inputs, layers=range(1, 2), attention_layers=range(1), **options)
-    sources = torch.tensor(prompt.layout[0, 0][0])[trace.sources]
+    norm = tiny.model.get_decoder().norm
+    for scale in (1.0, 1.4):
+        fields = {"num_sources": 4, "layers": range(1, 2), "attention_layers": range(1)}
+        with scr.patch(tiny.model, scale=scale, **fields) as patched, torch.no_grad():
+            handle = norm.register_forward_pre_hook(lambda module, args: normed.append(args[0][0]))
+            tiny.model(**prompt.inputs)
+            handle.remove()
+    sources = torch.tensor(prompt.layout[0, 0][0])[patched.traces[0].sources]
     assert torch.allclose(normed[1][sources], normed[0][sources] / 1.4)
 
 
@@ -103,7 +107,7 @@ def test_time_steps_between_timestamps_are_images_of_their_own(name):
         tokens.append(VOCABULARY[second])
         patches += [len(tokens) + patch for patch in step.patches]
         tokens += step.tokens
-    video = Picture(tokens, patches, [(3, 4)] * count, noise(5, 4 * len(patches), step.pixels.shape[1]))
+    video = Picture(tokens, patches, [(3, 4)] * count, noise(5, 4 * len(patches), step.pixels.shape[1]), step.extra)
     prompt = tiny.prompt([("USER : <image> is there a dog ?", [1])], pictures=[[video]])
     inputs = {key: value for key, value in prompt.inputs.items() if key not in ("pixel_values", "image_grid_thw")}
     inputs |= {"pixel_values_videos": video.pixels, "video_grid_thw": torch.tensor([[count, 6, 8]])}
@@ -156,7 +160,7 @@ def test_a_flash_kernel_that_is_not_causal_is_refused():
         tiny.model(**tiny.prompt().inputs)
 
 
-# --- tiles and break tokens ---------------------------------------------------------------------------------------------
+# --- tiles and break tokens -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["aya_vision", "mistral3"])
@@ -230,7 +234,7 @@ def test_the_mapping_is_checked():
         scr.patch(renamed("llava").model, family="qwen2_vl")
     with pytest.raises(UnsupportedModelError, match=r"got 'llava' for 'qwen2_vl'; expected 'qwen2_vl'"):
         scr.patch(TINY["qwen2_vl"](layers=4).model, family="llava")
-    scr.patch(TINY["qwen2_vl"](layers=4).model, family="qwen2_vl")
+    map_family(TINY["qwen2_vl"](layers=4).model, "qwen2_vl")
     with pytest.raises(UnsupportedModelError, match="not a transformers model"):
         map_family(torch.nn.Linear(1, 1), "llava")
     with pytest.raises(UnsupportedModelError, match="cannot be patched"):

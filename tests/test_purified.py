@@ -72,7 +72,7 @@ def test_a_branch_equals_a_recomputation_without_caches(tiny, decoding):
 
 @pytest.mark.parametrize("decoding", list(DECODINGS))
 def test_a_contrast_of_nothing_reproduces_the_base(tiny, decoding):
-    inputs = tiny.prompt(WITH_IMAGES).inputs
+    inputs = tiny.prompt([prompt for prompt in WITH_IMAGES if prompt in tiny.repeatable]).inputs
     options = {"max_new_tokens": 4, **DECODINGS[decoding], **SUPPRESSED}
 
     def said(**settings):

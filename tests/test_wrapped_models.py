@@ -61,7 +61,7 @@ def test_an_adapter_patched_merged_and_disabled(tiny):
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 def test_offloading_leaves_no_weight_behind(tiny, where, tmp_path):
-    if tiny.name in ("llava_onevision", "chameleon", "idefics3"):
+    if tiny.name in ("llava_onevision", "chameleon", "idefics3") or tiny.name.startswith("glm4"):
         pytest.skip("transformers itself cannot run it offloaded: it uses weights past accelerate's hooks")
     inputs = tiny.prompt().inputs
     with scr.patch(tiny.model, **OPTIONS):

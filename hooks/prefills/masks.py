@@ -53,7 +53,8 @@ def masked(
         if not causal:
             raise UnsupportedModelError(
                 "attention that is not causal, without a mask that says what it sees: got is_causal=False with "
-                f"{_described(mask)}; expected causal attention or a 4-D mask. Use a causal decoder."
+                f"{_described(mask)}; expected causal attention or a 4-D mask. Load the model with "
+                "attn_implementation='sdpa'."
             )
         visible = _causal_rows(mask, rows, first, window, keys)
     else:
