@@ -171,12 +171,13 @@ class PrefillDispatcher:
     def _install(self, stack: HookStack) -> None:
         stack.forward_pre_hook(self._base, self._before_model)
         stack.forward_hook(self._base, self._after_model, always_call=True)
-        decoder: Any = self._family.decoder(self._model)
-        stack.forward_pre_hook(decoder, self._before_decoder)
+        stack.forward_pre_hook(self._family.decoder(self._model), self._before_decoder)
         layers = self._family.layers(self._model)
         added_to = self._family.blocks_added_to(self._model)
-        for index, (layer, following) in enumerate(zip(layers, (*layers[1:], decoder.norm), strict=True)):
+        for index, layer in enumerate(layers):
             if index in added_to:
+                last = index + 1 == len(layers)
+                following = self._family.final_norm(self._model) if last else layers[index + 1]
                 stack.forward_pre_hook(following, functools.partial(self._before_next, index))
             else:
                 stack.forward_hook(layer, functools.partial(self._after_layer, index))
