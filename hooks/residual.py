@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .families import ModelFamily
+from .installing.stack import HookStack
 
 Edit = Callable[[Float[Tensor, "tokens dim"]], Float[Tensor, "tokens dim"]]
 
@@ -30,3 +35,27 @@ def edit_tokens(output: Any, rows: Int[Tensor, "tokens"], positions: Int[Tensor,
     rows, positions = rows.to(hidden.device), positions.to(hidden.device)
     edited = edit(hidden[rows, positions])
     return with_hidden(output, hidden.index_put((rows, positions), edited.to(hidden.dtype)))
+
+
+def after_blocks(
+    stack: HookStack, family: ModelFamily, model: PreTrainedModel, change: Callable[[int, Any], Any]
+) -> None:
+    """Let `change(block, output)` replace what goes on from every block, unless it returns None.
+
+    Where the decoder itself adds to a block's output, it comes after that, and gets the residual stream alone.
+    """
+
+    def after(block: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return change(block, output)
+
+    def before(block: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        changed = change(block, args[0])
+        return None if changed is None else ((changed, *args[1:]), kwargs)
+
+    layers, added_to = family.layers(model), family.blocks_added_to(model)
+    for block, layer in enumerate(layers):
+        if block in added_to:
+            following = layers[block + 1] if block + 1 < len(layers) else family.final_norm(model)
+            stack.forward_pre_hook(following, functools.partial(before, block))
+        else:
+            stack.forward_hook(layer, functools.partial(after, block))

@@ -29,6 +29,8 @@ ALLOWED = {
     **{f"scr/onepass/{name}.py": ({"SCRConfig"}, "one-pass SCR learns what two-pass SCR reads")
        for name in ("collecting", "command", "report")},
     "scr/methods/vcd.py": ({"Purified"}, "VCD derives from it"),
+    **{f"hooks/families/{name}.py": ({"Qwen2VL"}, "its positions and patches are told as Qwen2-VL's")
+       for name in ("qwen3_vl", "glm4v")},
     "benchmarks/printing/arguments.py": ({"pope", "chair"}, DEFAULT),
     "benchmarks/run.py": ({"scr"}, DEFAULT),
     "benchmarks/compare.py": ({"scr", "purified"}, DEFAULT),

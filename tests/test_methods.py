@@ -23,6 +23,12 @@ WAYS = {
     "sample": {"do_sample": True, "top_k": 0},
     "beams": {"num_beams": 2},
 }
+# Method → model types that it refuses, for what they are built of.
+REFUSED = {
+    "only": ("gemma3", "aya_vision", "glm4v", "glm46v"),
+    "rudder": ("aya_vision",),
+    "opera": ("gemma3", "aya_vision"),
+}
 TEXT = [("is there a dog", []), ("USER : no", [])]
 
 
@@ -52,6 +58,7 @@ PAIRS = [
 @pytest.fixture(scope="module", params=list(TINY))
 def tiny(request):
     made = TINY[request.param](layers=4)
+    made.name = request.param
     made.model.generate(**made.prompt().inputs, **GREEDY)  # transformers leaves hooks of its own at the first call
     return made
 
@@ -98,6 +105,11 @@ def alone_of(tiny, method, way):
 @pytest.mark.parametrize(("tiny", "method", "way"), CASES, indirect=["tiny"])
 def test_it_runs_changes_images_alone_and_leaves_nothing_behind(tiny, method, way):
     before, (base, scores) = everything_on(tiny.model), base_of(tiny, way)
+    if tiny.name in REFUSED.get(method, ()):
+        with pytest.raises(scr.SCRError, match=r"got .*; expected .*"), patched(tiny, method):
+            said(tiny, way)
+        assert everything_on(tiny.model) == before
+        return
     with patched(tiny, method) as handle:
         found, changed = said(tiny, way)
     scored = len(scores) // 3
@@ -115,6 +127,8 @@ def test_it_runs_changes_images_alone_and_leaves_nothing_behind(tiny, method, wa
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompt_of_text_alone_is_the_base_to_the_bit(tiny, method):
+    if tiny.name in REFUSED.get(method, ()):
+        pytest.skip("it refuses the model")
     with patched(tiny, method):
         found, scores = said(tiny, prompts=TEXT)
     assert torch.equal(found, base_of(tiny, text=True)[0])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import ImagePatches, ModelFamily, beside_runs, square_images
@@ -25,6 +25,10 @@ class Gemma3(ModelFamily):
     # LLaVA-1.5's share of 32 blocks, of the 4B's 34; the paper has no Gemma.
     edit_layers: ClassVar[range] = range(0, 13)
     attention_layers: ClassVar[range] = range(8, 18)
+
+    def attention_update(self, layer: nn.Module) -> nn.Module:
+        """The norm behind attention. See `ModelFamily.attention_update`."""
+        return cast(Any, layer).post_attention_layernorm
 
     def frame_tokens(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"]

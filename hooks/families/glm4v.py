@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .base import beside_runs
@@ -25,6 +25,10 @@ class Glm4V(Qwen2VL):
     # Qwen2-VL's share of 28 blocks, of the 9B's 40; the paper has no GLM.
     edit_layers: ClassVar[range] = range(0, 23)
     attention_layers: ClassVar[range] = range(11, 24)
+
+    def attention_update(self, layer: nn.Module) -> nn.Module:
+        """The norm behind attention, which the dense releases have. See `ModelFamily.attention_update`."""
+        return getattr(layer, "post_self_attn_layernorm", None) or super().attention_update(layer)
 
     def visual_token_ids(self, config: PreTrainedConfig) -> dict[str, int]:
         """One token for both."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import PromptLayoutError
+from ..towers import attention_received
 from .base import ImagePatches, ModelFamily, PatchGrid, pixel_misfit, runs_by_image
 
 
@@ -66,3 +67,18 @@ class Mistral3(ModelFamily):
         for image, (height, width) in zip(changed, torch.as_tensor(sizes).tolist(), strict=True):
             image[:, :height, :width] = change(image[None, :, :height, :width].clone())[0]
         return changed
+
+    def salience(
+        self, model: PreTrainedModel, tiles: Float[Tensor, "tiles 3 height width"]
+    ) -> Float[Tensor, "tiles rows columns"]:
+        """See `ModelFamily.salience`."""
+        tower: Any = model.base_model.vision_tower
+        height, width = tiles.shape[-2:]
+        size, attention = tower.config.patch_size, tower.transformer.layers[-1].attention
+
+        def run() -> None:
+            for tile in tiles.split(1):
+                tower(tile.to(tower.dtype), image_sizes=[(height, width)])
+
+        read = attention_received(attention, run, lambda keys: False)
+        return torch.cat(read).reshape(len(tiles), height // size, width // size)

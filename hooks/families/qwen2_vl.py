@@ -96,7 +96,7 @@ class Qwen2VL(ModelFamily):
         last = getattr(config, "fullatt_block_indexes", None) or [len(tower.blocks) - 1]
         rows, columns = (side // config.patch_size for side in tiles.shape[-2:])
         pixels = _flattened(tiles[:, None].expand(-1, config.temporal_patch_size, -1, -1, -1), config).to(tower.dtype)
-        grid = torch.tensor([[len(tiles), rows, columns]], device=tiles.device)
+        grid = torch.tensor([[1, rows, columns]] * len(tiles), device=tiles.device)
         read = attention_received(tower.blocks[last[-1]].attn, lambda: tower(pixels, grid_thw=grid), lambda keys: False)
         blocks = torch.cat([frame[0] for frame in read]).reshape(-1, merge**2)
         if hasattr(config, "window_size"):  # the tower runs window by window

@@ -37,7 +37,7 @@ from ..installing.interrupts import uninterrupted
 from ..installing.per_model import PerModel
 from ..installing.running import base_of, when_idle
 from ..installing.stack import HookStack
-from ..residual import hidden_of
+from ..residual import after_blocks, hidden_of
 from .attention import AttentionReader, read_attention
 from .cache import first_key_column, fork, past_length
 from .digests import Digests, prefill_digests
@@ -172,15 +172,7 @@ class PrefillDispatcher:
         stack.forward_pre_hook(self._base, self._before_model)
         stack.forward_hook(self._base, self._after_model, always_call=True)
         stack.forward_pre_hook(self._family.decoder(self._model), self._before_decoder)
-        layers = self._family.layers(self._model)
-        added_to = self._family.blocks_added_to(self._model)
-        for index, layer in enumerate(layers):
-            if index in added_to:
-                last = index + 1 == len(layers)
-                following = self._family.final_norm(self._model) if last else layers[index + 1]
-                stack.forward_pre_hook(following, functools.partial(self._before_next, index))
-            else:
-                stack.forward_hook(layer, functools.partial(self._after_layer, index))
+        after_blocks(stack, self._family, self._model, self._after_layer)
 
     def _begin(self, call: GenerateCall) -> None:
         """Tell the forwards inside a `generate` how long the prompt is, and whom they serve."""
@@ -315,7 +307,7 @@ class PrefillDispatcher:
         copies = len(real) // rows if rows else 1
         return prefill_digests(self._model, images, frame.inputs, real, _given(frame), max(1, copies))
 
-    def _after_layer(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _after_layer(self, layer: int, output: Any) -> Any:
         frame = None if torch.compiler.is_compiling() else self._frame()
         if frame is None or not frame.sessions:
             return None
@@ -326,11 +318,6 @@ class PrefillDispatcher:
         for session in frame.sessions:
             output = session.edit(layer, output)
         return output
-
-    def _before_next(self, layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`_after_layer`, where the decoder adds to a block's output on its way to what comes next."""
-        changed = self._after_layer(layer, module, (), args[0])
-        return None if changed is None else ((changed, *args[1:]), kwargs)
 
     def _after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         state = None if torch.compiler.is_compiling() else self._state()

@@ -113,7 +113,8 @@ class _Fusion(LayersProcessor):
         with beside_generate():
             skipped = block.input_layernorm(self._heads.output.to(stream))
             mixed = skipped + config.residual * stream
-            second = self.says(mixed + block.mlp(block.post_attention_layernorm(mixed)))
+            # A mixture of experts wants a token axis.
+            second = self.says(mixed + block.mlp(block.post_attention_layernorm(mixed)[:, None])[:, 0])
         return fuse_logits(
             scores,
             second.to(scores.device),
