@@ -14,11 +14,12 @@ from scr.branches.saliency import CoverSalient, most_salient, tower_saliency
 from scr.perturb import get_perturbation, noise_generator, perturb_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-QWEN = ("qwen2_vl", "qwen2_5_vl")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "glm46v")
 LAST = {
     "internvl": lambda model: model.base_model.vision_tower.encoder.layer[-1].attention,
     "idefics3": lambda model: model.base_model.vision_model.encoder.layers[-1].self_attn,
     "smolvlm": lambda model: model.base_model.vision_model.encoder.layers[-1].self_attn,
+    "mistral3": lambda model: model.base_model.vision_tower.transformer.layers[-1].attention,
     **dict.fromkeys(QWEN, lambda model: model.base_model.visual.blocks[-1].attn),
 }
 
@@ -59,9 +60,9 @@ def eager_maps(tiny, name, inputs, monkeypatch):
 
     monkeypatch.setattr(module, "eager_attention_forward", watched)
     tower = tiny.model.base_model.get_image_features
-    order, visual = None, getattr(tiny.model.base_model, "visual", None)
+    order, visual = None, tiny.model.base_model.visual if name == "qwen2_5_vl" else None
     embedded, entered = [], []
-    if visual is not None:
+    if visual is not None:  # it reorders
         visual.patch_embed.register_forward_hook(lambda module, args, output: embedded.append(output))
         visual.blocks[0].register_forward_pre_hook(lambda module, args: entered.append(args[0]))
     names = ("pixel_values", "image_grid_thw", "image_sizes")
@@ -82,7 +83,8 @@ def test_the_map_is_the_towers_own_attention(name, attention, monkeypatch):
     assert everything_on(tiny.model) == before
     weights, order = eager_maps(made(name, attention="eager"), name, inputs, monkeypatch)
     if name in QWEN:
-        received = torch.cat([one[0].mean(0).mean(0) for one in weights])[order]
+        received = torch.cat([one[0].mean(0).mean(0) for one in weights])
+        received = received if order is None else received[order]
         expected, merge = [], 2
         for part, (_, height, width) in zip(
             received.split(inputs["image_grid_thw"].prod(-1).tolist()), inputs["image_grid_thw"].tolist(), strict=True
@@ -93,6 +95,11 @@ def test_the_map_is_the_towers_own_attention(name, attention, monkeypatch):
                 row, column = divmod(block, width // merge)
                 raster[row * merge + inner // merge, column * merge + inner % merge] = value
             expected.append(raster[None])
+    elif name == "mistral3":  # all pictures in one sequence, of which each sees itself
+        shapes = [(height // PIXELS, width // PIXELS) for height, width in inputs["image_sizes"].tolist()]
+        counts, seen = [height * width for height, width in shapes], weights[0][0].mean(0)
+        parts = [rows.split(counts, dim=1)[index] for index, rows in enumerate(seen.split(counts))]
+        expected = [part.mean(0).reshape(1, *shape) for part, shape in zip(parts, shapes, strict=True)]
     else:
         (weights,) = weights
         side = maps[0].shape[-1]
