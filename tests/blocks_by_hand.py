@@ -3,12 +3,25 @@
 import contextlib
 
 import torch
+from tiny_families import longer
 
 from hooks import beside_generate, prompt_positions
 
 
 def block_by_hand(layer, hidden, kwargs, after_attention, after_mlp):
     """One block as transformers computes it, with two places to change something."""
+    if not hasattr(layer, "post_attention_layernorm"):  # Cohere's: both from the same
+        normed = layer.input_layernorm(hidden)
+        return hidden + layer.self_attn(hidden_states=normed, **kwargs)[0] + after_mlp(layer.mlp(normed))
+    for names in (  # norms before and behind either
+        ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+        ("post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
+    ):
+        if all(hasattr(layer, name) for name in names):
+            behind, before, last = (getattr(layer, name) for name in names)
+            update = behind(layer.self_attn(hidden_states=layer.input_layernorm(hidden), **kwargs)[0])
+            hidden = after_attention(hidden + update, update)
+            return hidden + last(after_mlp(layer.mlp(before(hidden))))
     swin = layer.self_attn.config.model_type == "chameleon" and layer.self_attn.config.swin_norm
     attended = layer.self_attn(hidden_states=hidden if swin else layer.input_layernorm(hidden), **kwargs)[0]
     update = layer.input_layernorm(attended) if swin else attended
@@ -53,7 +66,7 @@ def whole(model, inputs, tokens):
     mask = inputs["attention_mask"]
     new = tokens.shape[1] - mask.shape[1]
     positions = prompt_positions(model, inputs)
-    given = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+    given = longer(inputs, new)
     given["input_ids"] = tokens
     given["attention_mask"] = torch.cat([mask, mask.new_ones(len(mask), new)], dim=1)
     given["position_ids"] = torch.cat([positions, positions[..., -1:] + torch.arange(1, new + 1)], dim=-1)

@@ -235,6 +235,15 @@ def test_chameleon_30b_edits_more_blocks_and_another_block_class():
         ("internvl_chat", "-hf"),
         ("qwen", "Qwen/Qwen2-VL-7B-Instruct"),
         ("mllama", "cross-attention.*llava-hf/llava-1.5"),
+        ("qwen3_5", "in place of attention maps.*Qwen3-VL"),
+        ("qwen3_5_moe", "in place of attention maps.*Qwen3-VL"),
+        ("gemma3n", "several streams.*gemma-3"),
+        ("idefics2", "learnt queries.*llava"),
+        ("blip-2", "learnt queries.*llava"),
+        ("instructblip", "learnt queries.*llava"),
+        ("molmo2", "by its processor alone.*Qwen3-VL"),
+        ("phi4_multimodal", "a module of its own.*Qwen3-VL"),
+        ("florence2", "an encoder and a decoder.*llava"),
     ],
 )
 def test_what_cannot_be_patched_is_refused_with_what_to_load_instead(model_type, instead):

@@ -6,15 +6,13 @@ import threading
 import pytest
 import torch
 from reference import reference_plan
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import MIXTURES, PROMPTS, REFUSED, TINY, VOCABULARY
 
 import scr
 from hooks import PromptLayoutError, hidden_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 4
-MIXTURES = ("qwen3_vl_moe", "glm4v_moe")  # an expert takes tokens of all rows at once, and rounds by how many there are
-UNPATCHED_TOO = "what is guessed for PaliGemma belongs to its prompt, which sees itself both ways: unpatched too"
 GREEDY = {"max_new_tokens": STEPS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 # What follows these in a prompt is the image, and no model can be given a copied image token.
 SUPPRESSED = {
@@ -27,6 +25,13 @@ def tiny(request):
     made = TINY[request.param]()
     made.name = request.param
     return made
+
+
+@pytest.fixture
+def guessing(tiny):
+    if tiny.name == "paligemma":
+        pytest.skip("what is guessed belongs to its prompt, which sees itself both ways: unpatched too")
+    return tiny
 
 
 @pytest.fixture
@@ -168,9 +173,8 @@ def test_a_second_image_in_a_later_turn(tiny, static):
     assert (trace.sources.tolist(), trace.neighbors.tolist()) == (sources, neighbors)
 
 
-def test_prompt_lookup_equals_greedy(tiny, patched):
-    if tiny.name == "paligemma":
-        pytest.skip(UNPATCHED_TOO)
+def test_prompt_lookup_equals_greedy(guessing, patched):
+    tiny = guessing
     inputs = tiny.prompt([("USER : <image> yes no it yes no it yes no", [1])]).inputs
     greedy = tiny.model.generate(**inputs, **GREEDY, **SUPPRESSED)
     looked_up = tiny.model.generate(**inputs, **GREEDY, **SUPPRESSED, prompt_lookup_num_tokens=3)
@@ -178,9 +182,8 @@ def test_prompt_lookup_equals_greedy(tiny, patched):
     assert plans(patched.traces[:1]) == plans(patched.traces[1:])
 
 
-def test_assisted_decoding_equals_greedy(tiny, patched):
-    if tiny.name == "paligemma":
-        pytest.skip(UNPATCHED_TOO)
+def test_assisted_decoding_equals_greedy(guessing, patched):
+    tiny = guessing
     inputs, draft = tiny.prompt(PROMPTS[:1]).inputs, TINY[tiny.name](seed=5).model
     greedy = tiny.model.generate(**inputs, **GREEDY, **SUPPRESSED)
     assisted = tiny.model.generate(**inputs, **GREEDY, **SUPPRESSED, assistant_model=draft)

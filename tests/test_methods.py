@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from test_patch_undo import everything_on
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import PROMPTS, REFUSED, TINY, VOCABULARY
 from transformers import LogitsProcessor
 
 import scr
@@ -22,12 +22,6 @@ WAYS = {
     "greedy": {},
     "sample": {"do_sample": True, "top_k": 0},
     "beams": {"num_beams": 2},
-}
-# Method → model types that it refuses, for what they are built of.
-REFUSED = {
-    "only": ("gemma3", "aya_vision", "glm4v", "glm46v"),
-    "rudder": ("aya_vision",),
-    "opera": ("gemma3", "aya_vision"),
 }
 TEXT = [("is there a dog", []), ("USER : no", [])]
 

@@ -8,7 +8,7 @@ from blocks_by_hand import by_hand, whole
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import picture, tiny_llava
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import MIXTURES, PROMPTS, TINY, VOCABULARY
 from transformers import LogitsProcessor
 
 import scr
@@ -98,7 +98,7 @@ def vti_by_hand(tiny, tokens, vectors, text, vision):
 def written(tiny, path, seed=4):
     """A file of vectors that fit, and the vectors."""
     drawn = torch.Generator().manual_seed(seed)
-    tower = 0 if isinstance(tiny, TINY["chameleon"]) else 2
+    tower = 0 if isinstance(tiny, (TINY["chameleon"], TINY["mistral3"])) else 2
     vectors = {"text": torch.randn(4, 32, generator=drawn), "vision": torch.randn(tower, 32, generator=drawn)}
     write_vectors(path, CARD, vectors["text"], vectors["vision"] if tower else None)
     return vectors
@@ -119,7 +119,7 @@ def test_it_is_its_formula_without_caches(family, options, attention, tmp_path):
     """In a batch with left padding, of one image, two and none; the vision tower's part where there is a tower."""
     tiny = TINY[family](layers=4, attention=attention)
     vectors = written(tiny, tmp_path / "vectors")
-    vision = 0.0 if family == "chameleon" else 3.0
+    vision = 0.0 if family in ("chameleon", "mistral3") else 3.0
     base = said(tiny, **options)[1]
     with scr.patch(tiny.model, "vti", vectors=str(tmp_path / "vectors"), text=4.0, vision=vision):
         tokens, scores = said(tiny, **options)
@@ -131,7 +131,8 @@ def test_it_is_its_formula_without_caches(family, options, attention, tmp_path):
         difference = (scores[:2, step].log_softmax(-1) - logits.log_softmax(-1))[kept]
         assert difference.abs().max() < 1e-4
     assert (scores - base)[:2].abs().nan_to_num(0).amax(dim=(1, 2)).min() > 0.1
-    assert torch.equal(scores[2], base[2]), "the row of text alone, to the bit"
+    same = torch.allclose if family in MIXTURES else torch.equal
+    assert same(scores[2], base[2]), "the row of text alone"
 
 
 def test_each_part_alone_and_neither(llava, tmp_path):

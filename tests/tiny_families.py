@@ -385,7 +385,7 @@ class TinyQwen3VL(TinyQwen2VL):
 
     def vision(self):
         return {
-            "depth": 3,
+            "depth": 2,
             "hidden_size": 32,
             "out_hidden_size": 32,
             "num_heads": 2,
@@ -618,6 +618,29 @@ class TinyAyaVision(Tiny):
         return Picture(tokens, patches, [(SIDE, SIDE)] * tiles, noise(seed, tiles, 3, *[2 * SIDE * PIXELS] * 2))
 
 
+class TinyCohere2Vision(TinyAyaVision):
+    """A token ends each tile, one more the image."""
+
+    model_class = hf.Cohere2VisionForConditionalGeneration
+    ended = False
+
+    def config(self, layers, **changes):
+        made = super().config(layers)
+        return hf.Cohere2VisionConfig(
+            vision_config=made.vision_config,
+            text_config=made.text_config,
+            image_token_id=VOCABULARY["<image>"],
+            alignment_intermediate_size=64,
+            **changes,
+        )
+
+    def picture(self, seed):
+        tiles = 3 if seed % 2 else 1
+        tokens = [VOCABULARY["<open>"], *[*square(closed="<tile>")[0]] * tiles, VOCABULARY["<close>"]]
+        patches = [index for index, token in enumerate(tokens) if token == VOCABULARY["<image>"]]
+        return Picture(tokens, patches, [(SIDE, SIDE)] * tiles, noise(seed, tiles, 3, *[2 * SIDE * PIXELS] * 2))
+
+
 class TinyMistral3(Tiny):
     """Pictures of 5 × 4, 3 × 6, ... merged patches, padded to the largest."""
 
@@ -686,6 +709,14 @@ class TinyPaliGemma(Tiny):
 
 # Every model type that a family answers for; products take the first of them in full, see conftest.py.
 FIRST = 9
+# Method → model types that it refuses, for what they are built of.
+REFUSED = {
+    "only": ("gemma3", "aya_vision", "glm4v", "glm46v", "cohere2_vision"),
+    "rudder": ("aya_vision", "cohere2_vision"),
+    "opera": ("gemma3", "aya_vision", "cohere2_vision"),
+}
+# An expert takes tokens of all rows at once, and rounds by how many there are.
+MIXTURES = ("qwen3_vl_moe", "glm4v_moe")
 TINY: dict[str, type[Tiny]] = {
     "llava": TinyLlava,
     "llava_next": TinyLlavaNext,
@@ -705,4 +736,5 @@ TINY: dict[str, type[Tiny]] = {
     "glm4v_moe": TinyGlm4VMoe,
     "glm46v": TinyGlm46V,
     "paligemma": TinyPaliGemma,
+    "cohere2_vision": TinyCohere2Vision,
 }

@@ -11,6 +11,7 @@ from ..errors import UnsupportedModelError, suggestion
 from .aya_vision import AyaVision
 from .base import ImagePatches, ModelFamily, PatchGrid
 from .chameleon import Chameleon
+from .cohere2_vision import Cohere2Vision
 from .gemma3 import Gemma3
 from .glm4v import Glm4V
 from .idefics3 import Idefics3
@@ -38,6 +39,7 @@ FAMILIES: dict[str, ModelFamily] = {
         Mistral3(),
         Glm4V(),
         PaliGemma(),
+        Cohere2Vision(),
     )
 }
 
@@ -48,6 +50,24 @@ _REFUSED = {
     "qwen": "the remote code of Qwen-VL v1 drops the image under transformers 5. Load 'Qwen/Qwen2-VL-7B-Instruct'.",
     "mllama": "its image never enters the residual stream, but is read by cross-attention: there are no patches to "
     "redistribute. Load a model that puts image tokens in the prompt, such as 'llava-hf/llava-1.5-7b-hf'.",
+    **dict.fromkeys(
+        ("qwen3_5", "qwen3_5_moe"),
+        "most of its blocks carry a state on in place of attention maps, which a diagnostic pass cannot read. Load "
+        "'Qwen/Qwen3-VL-8B-Instruct'.",
+    ),
+    "gemma3n": "its blocks pass several streams on side by side: there is no one residual stream to edit. Load "
+    "'google/gemma-3-4b-it'.",
+    **dict.fromkeys(
+        ("blip-2", "idefics2", "instructblip"),
+        "learnt queries pool its image: its tokens are no patches, and have no neighbours. Load a model whose image "
+        "tokens are patches, such as 'llava-hf/llava-1.5-7b-hf'.",
+    ),
+    "molmo2": "which patches a token pools is said by its processor alone, and not to the decoder. Load "
+    "'Qwen/Qwen3-VL-8B-Instruct'.",
+    "phi4_multimodal": "its decoder embeds images by a module of its own, which `generate` cannot run by itself, as "
+    "the two passes need. Load 'Qwen/Qwen3-VL-4B-Instruct'.",
+    "florence2": "it is an encoder and a decoder: its image is read by cross-attention. Load a model that puts image "
+    "tokens in the prompt, such as 'llava-hf/llava-1.5-7b-hf'.",
 }
 
 

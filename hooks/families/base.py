@@ -66,6 +66,9 @@ class ModelFamily(ABC):
     whole_picture: ClassVar[int | None] = None
     """Of the grids of an image that has several, the one that shows all of it, as an index; None if none does."""
 
+    first_position: ClassVar[int] = 0
+    """What `generate` adds to position ids before each forward, and whoever runs one in its place has to add."""
+
     def edit_layers_of(self, model: PreTrainedModel) -> range:
         """`edit_layers`, where members of the family have published ranges of their own."""
         return self.edit_layers

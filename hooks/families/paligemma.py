@@ -20,6 +20,7 @@ class PaliGemma(ModelFamily):
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
     # LLaVA-1.5's; the paper has no PaliGemma. The first one has 18 blocks, and takes their share.
     edit_layers: ClassVar[range] = range(0, 12)
+    first_position: ClassVar[int] = 1
 
     def images(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]

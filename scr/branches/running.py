@@ -19,6 +19,7 @@ from .._hooks import (
     beside_generate,
     dispatcher,
     encode_images,
+    find_family,
     image_tokens,
     prompt_positions,
     unwrap,
@@ -170,6 +171,7 @@ class RunningBranch:
 
     def _forward(self, **inputs: Any) -> Any:
         self.forwards += 1
+        inputs["position_ids"] = inputs["position_ids"] + find_family(self._model).first_position
         plans = [] if self.plan is None else [Attending(slice(None), self.plan)]
         edited = self._branch.edited
         with beside_generate(), dispatcher(self._model).paused(not edited), attending(self._model, plans):
