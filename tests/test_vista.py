@@ -1,5 +1,7 @@
 """VISTA against its formula without caches: vectors of the image, turned MLPs, and earlier layers in the mixture."""
 
+import functools
+
 import pytest
 import torch
 from blocks_by_hand import by_hand, whole
@@ -109,7 +111,7 @@ def test_it_is_its_formula_without_caches(family, options, attention):
         tokens, scores = said(tiny, **options)
     assert_said(tokens, scores, vista_by_hand(tiny, tokens, 0.3, 0.2, range(2, 4)))
     assert (scores - base)[:2].abs().nan_to_num(0).amax(dim=(1, 2)).min() > 0.1
-    same = torch.allclose if family in MIXTURES else torch.equal
+    same = functools.partial(torch.allclose, atol=1e-5) if family in MIXTURES else torch.equal
     assert same(scores[2], base[2]), "the row of text alone"
 
 

@@ -1,5 +1,6 @@
 """VTI against its formula without caches, and the vectors that it is given: learnt, kept in a file, and refused."""
 
+import functools
 import json
 
 import pytest
@@ -131,7 +132,7 @@ def test_it_is_its_formula_without_caches(family, options, attention, tmp_path):
         difference = (scores[:2, step].log_softmax(-1) - logits.log_softmax(-1))[kept]
         assert difference.abs().max() < 1e-4
     assert (scores - base)[:2].abs().nan_to_num(0).amax(dim=(1, 2)).min() > 0.1
-    same = torch.allclose if family in MIXTURES else torch.equal
+    same = functools.partial(torch.allclose, atol=1e-5) if family in MIXTURES else torch.equal
     assert same(scores[2], base[2]), "the row of text alone"
 
 
