@@ -9,7 +9,7 @@ from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 import scr
-from hooks import prompt_positions
+from hooks import find_family, prompt_positions
 from scr.perturb import GaussianBlur, GaussianNoise, perturb_features, perturb_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -153,9 +153,9 @@ def test_each_branch_keeps_the_keys_of_its_own_image(tiny, engine):
     found = torch.cat([cache.layers[-1].keys for cache in held])
     assert [cache.get_seq_length() for cache in held] == [length + STEPS - 1] * len(held)
     with torch.no_grad():
+        positions = prompt_positions(tiny.model, inputs) + find_family(tiny.model).first_position
         expected = [
-            tiny.model(**given, position_ids=prompt_positions(tiny.model, inputs)).past_key_values.layers[-1].keys
-            for given in (inputs, noisy)
+            tiny.model(**given, position_ids=positions).past_key_values.layers[-1].keys for given in (inputs, noisy)
         ]
     real = inputs["attention_mask"].bool()[:, None, :, None]
     assert ((found[:, :, :length] - torch.cat(expected)) * torch.cat([real, real])).abs().max() < 1e-4

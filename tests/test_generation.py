@@ -23,6 +23,7 @@ from hooks import (
     beside_generate,
     current_calls,
     encode_images,
+    find_family,
     is_beside,
     is_reading,
     prompt_positions,
@@ -280,7 +281,7 @@ class Echo(OtherBranch):
     def logits(self, tokens):
         positions = prompt_positions(self.model, self.inputs)
         with beside_generate(), torch.no_grad():
-            out = self.model(**self.inputs, position_ids=positions)
+            out = self.model(**self.inputs, position_ids=positions + find_family(self.model).first_position)
         self.begun = Begun(out.past_key_values, self.inputs["attention_mask"], positions[..., -1:])
         return out.logits[:, -1] / 2
 

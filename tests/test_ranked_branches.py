@@ -65,7 +65,7 @@ class ByHand:
         """Logits of the last token, and every block's (heads, queries, keys)."""
         model, count = self.tiny.model, len(tokens)
         positions = prompt_positions(model, inputs)
-        whole = longer(inputs, count)
+        whole = longer(inputs, count, self.tiny.suffix)
         whole["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([tokens], dtype=torch.long)], dim=1)
         length = whole["input_ids"].shape[1]
         whole["attention_mask"] = torch.ones(1, length, dtype=torch.long)

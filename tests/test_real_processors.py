@@ -91,3 +91,111 @@ def test_llava_next(size):
     assert tokens == int((inputs["input_ids"] == tiny.model.config.image_token_id).sum())
     (_, (height, width)) = first[2]
     assert (height > width) == (size[0] > size[1]) or size[0] == size[1]
+
+
+def ready(name, words, image_token, **ids):
+    """A tiny model whose config has the tokenizer's ids."""
+    tiny = TINY[name](layers=4)
+    tiny.model.resize_token_embeddings(len(words))
+    config = tiny.model.config
+    for field, token in {"image_token_id": image_token, **ids}.items():
+        setattr(config, field, words.convert_tokens_to_ids(token))
+    return tiny
+
+
+def test_gemma3_and_its_pan_and_scan():
+    marks = {"image_token": "<soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+    words = tokenizer(list(marks.values()))
+    for name, token in marks.items():
+        setattr(words, name, token)
+        setattr(words, f"{name}_id", words.convert_tokens_to_ids(token))
+    scanning = hf.Gemma3ImageProcessorPil(size={"height": 40, "width": 40})
+    crops = {
+        "do_pan_and_scan": True,
+        "pan_and_scan_min_crop_size": 20,
+        "pan_and_scan_max_num_crops": 4,
+        "pan_and_scan_min_ratio_to_activate": 1.2,
+    }
+    processor = hf.Gemma3Processor(scanning, words, image_seq_length=25)
+    tiny = ready("gemma3", words, "<soft>", boi_token_index="<boi>", eoi_token_index="<eoi>")
+    pictures = [[picture(40, 120)], [picture(40, 40), picture(100, 40)]]
+    texts = ["<boi> what", "<boi> <boi> hi"]
+    inputs = dict(processor(text=texts, images=pictures, padding=True, return_tensors="pt", **crops))
+    assert inputs["token_type_ids"].any()
+    inputs.pop("num_crops", None)
+    expected = [(0, image, [(5, 5)]) for image in range(4)] + [(1, image, [(5, 5)]) for image in range(1 + 4)]
+    assert found(tiny.model, inputs) == expected
+    text = scr.branches.prompts.without_images(tiny.model, inputs)["input_ids"]
+    assert not torch.isin(text, torch.tensor([words.convert_tokens_to_ids(token) for token in marks.values()])).any()
+
+
+def test_aya_vision():
+    marks = [
+        "<|START_OF_IMG|>",
+        "<|END_OF_IMG|>",
+        "<|IMG_PATCH|>",
+        "<|IMG_LINE_BREAK|>",
+        "TILE",
+        "TILE_GLOBAL",
+        "<image>",
+    ]
+    words = tokenizer(marks)
+    tiling = hf.GotOcr2ImageProcessorPil(size={"height": 40, "width": 40}, crop_to_patches=True, max_patches=6)
+    processor = hf.AyaVisionProcessor(
+        tiling, words, patch_size=4, img_size=40, downsample_factor=2, image_token="<image>", tile_token="TILE"
+    )
+    tiny = ready("aya_vision", words, "<|IMG_PATCH|>")
+    pictures = [[picture(40, 40), picture(40, 80)], [picture(90, 30)]]
+    texts = ["<image><image> what", "a <image> hi"]
+    inputs = dict(processor(text=texts, images=pictures, padding=True, return_tensors="pt"))
+    inputs.pop("num_patches", None)
+    counts = [int(count) for count in tiling([one for row in pictures for one in row])["num_patches"]]
+    assert max(counts) > 2
+    places = [(0, 0), (0, 1), (1, 0)]
+    assert found(tiny.model, inputs) == [
+        (*place, [(5, 5)] * count) for place, count in zip(places, counts, strict=True)
+    ]
+    text = scr.branches.prompts.without_images(tiny.model, inputs)["input_ids"]
+    assert not torch.isin(text, torch.tensor(words.convert_tokens_to_ids(marks))).any()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_paligemma():
+    words = tokenizer(["<image>"])
+    resizing = hf.SiglipImageProcessorPil(size={"height": 20, "width": 20})
+    resizing.image_seq_length = 25
+    processor = hf.PaliGemmaProcessor(resizing, words)
+    tiny = ready("paligemma", words, "<image>")
+    inputs = dict(
+        processor(
+            text=["<image>what", "<image><image>hi"],
+            images=[[picture(30, 50)], [picture(20, 20), picture(64, 33)]],
+            padding=True,
+            return_tensors="pt",
+        )
+    )
+    assert found(tiny.model, inputs) == [(0, 0, [(5, 5)]), (1, 0, [(5, 5)]), (1, 1, [(5, 5)])]
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "glm4v"])
+def test_pictures_of_qwen3_vl_and_glm(name):
+    """Their image processors; video processors need torchvision."""
+    tiny = TINY[name](layers=4)
+    kind = {"qwen3_vl": hf.Qwen2VLImageProcessorPil, "glm4v": hf.Glm4vImageProcessorPil}[name]
+    sizes = {"size": {"shortest_edge": 4096, "longest_edge": 2**16}} if name == "glm4v" else {}
+    cutting = kind(patch_size=4, merge_size=2, temporal_patch_size=2, **sizes)
+    made = cutting([picture(48, 80), picture(64, 64)], return_tensors="pt")
+    grids = [(int(height) // 2, int(width) // 2) for _, height, width in made["image_grid_thw"]]
+    pictures = [
+        [type(tiny.picture(0))([6, *[4] * (h * w), 7], list(range(1, h * w + 1)), [(h, w)], made["pixel_values"])]
+        for h, w in grids
+    ]
+    prompt = tiny.prompt(
+        [("USER : <image> dog", [0]), ("<image> a cat", [0])],
+        pictures=[
+            [type(one)(one.tokens, one.patches, one.grids, one.pixels, {"grid": grid})]
+            for (one,), grid in zip(pictures, made["image_grid_thw"], strict=True)
+        ],
+    )
+    inputs = {**prompt.inputs, "pixel_values": made["pixel_values"], "image_grid_thw": made["image_grid_thw"]}
+    assert found(tiny.model, inputs) == [(row, 0, [grid]) for row, grid in enumerate(grids)]

@@ -65,6 +65,7 @@ class Tiny(ABC):
 
     model_class: ClassVar[type]
     deepstack: ClassVar[int] = 0  # to the output of how many first blocks the decoder adds features of the image
+    suffix: ClassVar[int] = 0  # token type of what is said
     ended: ClassVar[bool] = False  # whether the token after an image tells where it ends
     repeatable: ClassVar[list[tuple[str, list[int]]]] = PROMPTS  # whose copies transformers gives their own images
 
@@ -160,12 +161,13 @@ class Tiny(ABC):
         return {name: inputs[name] for name in kept if name in inputs}
 
 
-def longer(inputs: dict[str, Any], new: int) -> dict[str, Any]:
+def longer(inputs: dict[str, Any], new: int, suffix: int | None = None) -> dict[str, Any]:
     """Inputs of a forward of a prompt and `new` more tokens, whose ids, mask and positions its caller puts in."""
     whole = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
     if "token_type_ids" in whole:
         images = whole["token_type_ids"][whole["input_ids"] == VOCABULARY["<image>"]]
-        suffix = int((images == 0).any())  # to PaliGemma 0 is the prompt, and 1 what comes after it
+        # To PaliGemma 0 is the prompt, and 1 what comes after it.
+        suffix = int((images == 0).any()) if suffix is None else suffix
         whole["token_type_ids"] = torch.nn.functional.pad(whole["token_type_ids"], (0, new), value=suffix)
     return whole
 
@@ -686,6 +688,7 @@ class TinyPaliGemma(Tiny):
     """A prompt sees itself both ways."""
 
     model_class = hf.PaliGemmaForConditionalGeneration
+    suffix = 1
 
     def config(self, layers, **changes):
         return hf.PaliGemmaConfig(
