@@ -3,7 +3,8 @@
 import pytest
 import torch
 import transformers as hf
-from tiny_families import PROMPTS, TINY, VOCABULARY, Picture, noise
+from reference import reference_logits
+from tiny_families import PROMPTS, TEXT, TINY, VOCABULARY, Picture, noise
 
 import scr
 from hooks import FAMILIES, PromptLayoutError, UnsupportedModelError, encode_images, find_family, map_family
@@ -193,6 +194,27 @@ def test_what_pads_a_picture_of_mistral_is_not_touched():
         assert not new[:, :, width:].any()
     with pytest.raises(PromptLayoutError, match="image_sizes"):
         perturb_inputs(tiny.model, {"pixel_values": inputs["pixel_values"]}, scr.perturb.GaussianNoise())
+
+
+def test_internvl_of_the_newest_release_has_qwen3_below():
+    """InternVL3.5: norms on queries and keys, which the reading of attention comes after."""
+    tiny = TINY["internvl"]()
+    text = hf.Qwen3Config(**{**TEXT, "head_dim": 8}, num_hidden_layers=8)
+    torch.manual_seed(0)
+    models = []
+    for attention in ("sdpa", "eager"):
+        config = hf.InternVLConfig(**{**tiny.model.config.to_dict(), "text_config": text.to_dict()})
+        config._attn_implementation = attention
+        models.append(hf.InternVLForConditionalGeneration(config).eval())
+    models[1].load_state_dict(models[0].state_dict())
+    prompt, plans = tiny.prompt(), {}
+    with scr.patch(models[0], num_sources=5, scale=1.5) as patched, torch.no_grad():
+        logits = models[0](**prompt.inputs).logits
+    visual = tiny.visual(prompt.inputs)
+    expected = reference_logits(models[1], prompt.inputs, prompt.layout, visual, patched.config, plans)
+    real = prompt.inputs["attention_mask"].bool()
+    assert (logits - expected)[real].abs().max() < 2e-5
+    assert [trace.sources.tolist() for trace in patched.traces] == [plan[0] for plan in plans.values()]
 
 
 # --- model types that a user maps -----------------------------------------------------------------------------------
