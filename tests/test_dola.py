@@ -5,7 +5,7 @@ import math
 import accelerate
 import pytest
 import torch
-from tiny_families import PROMPTS, TINY, VOCABULARY, longer
+from tiny_families import TINY, VOCABULARY, longer
 from transformers import LogitsProcessor
 
 import scr
