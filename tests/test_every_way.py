@@ -288,9 +288,7 @@ def test_four_threads(tiny, patched):
             for _ in range(3):
                 found[index] = tiny.model.generate(**prompts[index % 3], **GREEDY).logits[0]
 
-    if tiny.name.startswith(
-        ("qwen", "glm")
-    ):  # the model itself keeps rope_deltas of its last prompt: one prompt for all
+    if tiny.name.startswith(("qwen", "glm")):  # they keep rope_deltas of the last prompt: one for all
         prompts, expected = prompts[:1] * 3, expected[:1] * 3
     threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
     [thread.start() for thread in threads]
