@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "onepass": Command("scr.onepass", "train the predictor of one-pass SCR"),
     "refusal-data": Command("benchmarks.refusal_data", "write training data of a refusal adapter"),
     "lab train": Command("benchmarks.lab.train", "train a lab model"),
+    "lab smol": Command("benchmarks.lab.smol", "fetch a language model for the lab's largest model, and train that"),
     "lab adapt": Command("benchmarks.lab.adapt", "train the lab's adapters"),
     "lab tune": Command("benchmarks.lab.tune", "choose SCR's settings for a lab model"),
     "lab evaluate": Command("benchmarks.lab.evaluate", "how well a lab model sees"),

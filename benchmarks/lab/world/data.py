@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..cache import cache_root, made_once
 from .categories import CATEGORIES
 from .config import WorldConfig
 from .language import references
@@ -20,12 +19,8 @@ __all__ = ["cache_folder", "data_folder", "write_coco"]
 
 
 def cache_folder(config: WorldConfig | None = None) -> Path:
-    """Return where the images of a world are kept: below ``$SCR_CACHE``, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if os.environ.get("SCR_CACHE"):
-        root = Path(os.environ["SCR_CACHE"])
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scr-vlm"
-    return root / f"lab-{(config or WorldConfig()).digest}"
+    """Return where the images of a world are kept, below `benchmarks.lab.cache.cache_root`."""
+    return cache_root() / f"lab-{(config or WorldConfig()).digest}"
 
 
 def data_folder(split: str, count: int, config: WorldConfig | None = None) -> Path:
@@ -39,18 +34,8 @@ def data_folder(split: str, count: int, config: WorldConfig | None = None) -> Pa
         count: How many images; image ``i`` is the same at any count.
         config: The world; None for the lab's own.
     """
-    cache = cache_folder(config)
-    folder = cache / f"{split}-{count}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{folder.name}-") as scratch:
-            write_coco(Path(scratch) / "data", split, count, config)
-            try:
-                (Path(scratch) / "data").rename(folder)
-            except OSError:
-                if not folder.exists():  # another process may have been faster; its images are the same
-                    raise
-    return folder
+    folder = cache_folder(config) / f"{split}-{count}"
+    return made_once(folder, lambda place: write_coco(place, split, count, config))
 
 
 def write_coco(folder: Path, split: str, count: int, config: WorldConfig | None = None) -> None:

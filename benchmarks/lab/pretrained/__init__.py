@@ -1,0 +1,1 @@
+"""A pretrained language model: fetched once, given a vision tower, merged with what was trained on both."""
