@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted({command.module for command in COMMANDS.values()})
 SUBCOMMANDS = {
     "benchmarks.calibrate": ("yes-shift", "confidence"),
-    "benchmarks.lab.smol": ("fetch",),
+    "benchmarks.lab.smol": ("fetch", "train", "merge"),
     "benchmarks.score": ("pope", "chair", "caption"),
     "benchmarks.results": ("list", "diff", "rm"),
     "scr.adapters.train": ("seed", "refusal", "prepare", "merge"),

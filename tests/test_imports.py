@@ -42,7 +42,7 @@ THIRD_PARTY = {
     ),
     "benchmarks": set(
         "torch transformers accelerate PIL numpy scipy pycocotools tqdm rich nltk textblob safetensors tokenizers "
-        "matplotlib filelock".split()
+        "matplotlib filelock peft".split()
     ),
     "analysis": set("numpy scipy matplotlib PIL jinja2".split()),
 }

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from coco_files import write_coco as write_other
 
-from benchmarks.lab.probes import LabAmberExistence, LabAmberGenerative, LabMme, lab_truth
+from benchmarks.lab.pictures.config import PicturesConfig
+from benchmarks.lab.pictures.data import write_coco as write_pictures
+from benchmarks.lab.pictures.language import NUMBERS
+from benchmarks.lab.pictures.scenes import make_scene
+from benchmarks.lab.probes import LabAmberExistence, LabAmberGenerative, LabMme
+from benchmarks.lab.truth import lab_truth
 from benchmarks.lab.world.categories import CATEGORY_ORDER, SCENES
 from benchmarks.lab.world.config import WorldConfig
 from benchmarks.lab.world.data import write_coco
@@ -125,6 +130,37 @@ def test_questions_after_mme(data, world):
     assert seen["count"] == len(repeated) > 3
 
 
+def test_questions_after_mme_about_pictures(tmp_path):
+    write_pictures(tmp_path, "test", 25)
+    samples = LabMme().samples(CocoData.open(tmp_path), 0)
+    scenes = {f"{index:012d}.png": make_scene(PicturesConfig(), "test", index) for index in range(25)}
+    seen = Counter()
+    for sample in samples:
+        scene, task = scenes[sample.image.name], sample.id.split("-")[1]
+        text = sample.prompt.removesuffix(" Please answer yes or no.")
+        if task == "count":
+            name = re.fullmatch(r"Is there only one (.+) in this image\?", text)
+            number = 1 if name else NUMBERS.index(text.split()[2])
+            assert name or re.fullmatch(r"Are there (two|three) .+ in this image\?", text)
+            right = number in scene.numbers.values() if sample.target == "yes" else False
+            if name:
+                right = scene.numbers[name[1]] == 1
+        elif task == "position":
+            form = r"Is the (.+) (?:on the (left|right) side|at the (top|bottom)) of this image\?"
+            name, *side = re.fullmatch(form, text).groups()
+            right = next(filter(None, side)) in scene.sides[name]
+        elif task == "scene":
+            right = re.fullmatch(r"Is this a photo of an? (.+)\?", text)[1] == scene.scene
+        else:
+            right = re.fullmatch(r"Is there an? (.+) in this image\?", text)[1] in scene.numbers
+        assert right == (sample.target == "yes"), (text, scene.numbers, scene.sides)
+        seen[task] += 1
+    assert seen["existence"] == seen["scene"] == seen["count"] == 50
+    assert 38 < seen["position"] <= 50
+    for truth, scene in zip(lab_truth(CocoData.open(tmp_path)), scenes.values(), strict=True):
+        assert (truth.scene, truth.numbers, truth.sides) == (scene.scene, scene.numbers, scene.sides)
+
+
 def test_scores_after_mme_are_those_of_mme(data):
     generator = random.Random(0)
     records = answered(LabMme(), data, lambda sample: generator.choice(["Yes", "No", "yes.", "perhaps", "Not"]))
@@ -136,9 +172,11 @@ def test_scores_after_mme_are_those_of_mme(data):
     expected = score_tasks(tasks).metrics
     assert scores.metrics == pytest.approx({name: expected[name] for name in scores.metrics})
     assert set(scores.metrics) == {
-        f"{t}{p}" for t in ("existence", "count", "scene") for p in ("", "_acc", "_acc_plus")
+        f"{t}{p}" for t in ("existence", "count", "position", "scene") for p in ("", "_acc", "_acc_plus")
     }
-    assert scores.units == dict.fromkeys(("existence", "count", "scene"), "points of 200")
+    assert scores.units == dict.fromkeys(("existence", "count", "position", "scene"), "points of 200")
+    assert scores.metrics["position"] is None
+    assert scores.reasons["position"] == "no position questions"
     assert scores.counts["n"] == len(records)
     generator.shuffle(records)
     assert LabMme().score(records).metrics == pytest.approx(scores.metrics)

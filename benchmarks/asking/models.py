@@ -20,7 +20,7 @@ from scr.checkpoints.digests import SETTINGS_FILE, folder_digest
 from scr.errors import suggestion
 from scr.files import read_json
 
-from ..lab import CHECKPOINTS, checkpoint_folder
+from ..lab import MODELS, checkpoint_folder
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential", "cpu")
@@ -281,10 +281,9 @@ def resolve_dtype(dtype: str, device: torch.device, source: ModelSource) -> str:
 
 
 def _lab_folder(name: str) -> Path:
-    if name not in CHECKPOINTS:
+    if name not in MODELS:
         raise ModelLoadError(
-            f"unknown lab model: got {name!r}; expected one of {', '.join(CHECKPOINTS)}. "
-            f"{suggestion(name, CHECKPOINTS)}"
+            f"unknown lab model: got {name!r}; expected one of {', '.join(MODELS)}. {suggestion(name, MODELS)}"
         )
     try:
         return checkpoint_folder(name)
@@ -306,7 +305,7 @@ def _local_folder(name: str) -> Path | None:
     if not looks_like_hub:
         raise ModelLoadError(
             f"no such folder: got {name!r}; expected a local folder, a hub id (owner/name) or a lab model "
-            f"({', '.join(CHECKPOINTS)}). Check the path."
+            f"({', '.join(MODELS)}). Check the path."
         )
     return None
 
@@ -320,7 +319,7 @@ def _hub_commit(name: str, revision: str | None) -> str | None:
         problem = " ".join(str(error).split())
         raise ModelLoadError(
             f"model not found: got {name!r}{at} ({problem}); expected a local folder, a hub id (owner/name) or a lab "
-            f"model ({', '.join(CHECKPOINTS)}). Check the name and the network."
+            f"model ({', '.join(MODELS)}). Check the name and the network."
         ) from error
     return None if path is None else Path(path).parent.name  # .../snapshots/<commit>/config.json
 

@@ -11,13 +11,16 @@ from scr.errors import suggestion
 
 __all__ = [
     "ADAPTERS",
+    "ASSEMBLED",
     "CHECKPOINTS",
+    "MODELS",
     "PREDICTORS",
     "adapter_folder",
     "checkpoint_folder",
     "data_folder",
     "named_folder",
     "predictor_folder",
+    "splits_of",
 ]
 
 # Name of a model → its folder below this one.                          ← the only line to add for a new model
@@ -26,6 +29,13 @@ CHECKPOINTS: dict[str, str] = {
     "lab/qwen2_vl": "checkpoints/qwen2_vl",
     "lab/internvl": "checkpoints/internvl",
 }
+
+# Name of a model of which only what was trained is here → its folder; the rest is a language model that is fetched.
+ASSEMBLED: dict[str, str] = {"lab/smol": "checkpoints/smol"}
+_PARTS = "parts.json"
+
+MODELS = (*CHECKPOINTS, *ASSEMBLED)
+"""Every name of a model."""
 
 # Name of an adapter of lab/llava → its folder below this one.
 ADAPTERS: dict[str, str] = {
@@ -40,12 +50,18 @@ PREDICTORS: dict[str, str] = {
 
 
 def checkpoint_folder(name: str) -> Path:
-    """Return the folder of an embedded model, ready for ``from_pretrained``.
+    """Return the folder of an embedded model, ready for ``from_pretrained``; one of `ASSEMBLED` is put together once.
 
     Raises:
         ValueError: If there is no model of that name.
         FileNotFoundError: If the model has not been trained yet or was not installed.
+        ModelLoadError: If the language model that it needs was not fetched, or does not fit what was trained.
     """
+    if name in ASSEMBLED:
+        from .pretrained.assembling import assembled_folder  # late: it imports torch
+
+        train = "benchmarks.lab.smol train --output {}"
+        return assembled_folder(_embedded(name, ASSEMBLED, "model", "trained parts of", _PARTS, train))
     return _embedded(name, CHECKPOINTS, "model", "checkpoint of", "config.json", "benchmarks.lab.train {}")
 
 
@@ -80,10 +96,11 @@ def named_folder(kind: str, name: str) -> Path:
 
 def _embedded(name: str, table: dict[str, str], kind: str, what: str, file: str, command: str) -> Path:
     """The folder that a table has for a name, if the file is there that every such folder has."""
+    known = MODELS if kind == "model" else tuple(table)
     if name not in table:
         raise ValueError(
-            f"unknown lab {kind}: got {name!r}; expected one of {', '.join(table)}. "
-            f"{suggestion(name, table, f'Choose one of these, or give a hub id or a local folder as the {kind}.')}"
+            f"unknown lab {kind}: got {name!r}; expected one of {', '.join(known)}. "
+            f"{suggestion(name, known, f'Choose one of these, or give a hub id or a local folder as the {kind}.')}"
         )
     folder = Path(__file__).parent / table[name]
     if not (folder / file).exists():
@@ -94,13 +111,30 @@ def _embedded(name: str, table: dict[str, str], kind: str, what: str, file: str,
     return folder
 
 
-def data_folder(split: str, count: int) -> Path:
-    """Return a folder in COCO's layout with the first ``count`` images of the lab's world, made on first use.
+def data_folder(split: str, count: int, model: str = "lab/llava") -> Path:
+    """Return a folder in COCO's layout with the first ``count`` images of a model's own world, made on first use.
 
     Args:
-        split: "train", "val" or "test".
+        split: One of `splits_of` the model.
         count: How many images.
+        model: The name of a lab model.
     """
-    from .world.data import data_folder as make  # late: it imports numpy and pillow
+    # Late: both import numpy and pillow.
+    if model in ASSEMBLED:
+        from .pictures.data import data_folder as make_pictures
+
+        return make_pictures(split, count)
+    from .world.data import data_folder as make
 
     return make(split, count)
+
+
+def splits_of(model: str) -> tuple[str, ...]:
+    """Return the splits of a lab model's own world."""
+    if model in ASSEMBLED:
+        from .pictures.config import SPLITS as PICTURES_SPLITS
+
+        return tuple(PICTURES_SPLITS)
+    from .world.config import SPLITS
+
+    return tuple(SPLITS)

@@ -1,24 +1,19 @@
 """Question sets after MME and AMBER on the lab's own images, whose ground truth is exact.
 
 What the originals ask and these cannot: colours (an object's colour is drawn at random around its category's and is not
-annotated), positions (the lab's language has no word for left, right, above or below), numbers other than one, and
-attributes and relations (the same two reasons). The lab's models were trained on captions and on questions for
-existence; to the others they can only answer from what they learnt there.
+annotated), attributes and relations. The language of the small world has no word for left, right, above or below, nor
+for numbers other than one: its models were trained on captions and on questions for existence, and to the others they
+can only answer from what they learnt there. The world of pictures has plain words for all of these.
 """
 
 from __future__ import annotations
 
 import random
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
-
-from scr import ConfigError
-from scr.files import read_json
 
 from ..records import RecordError, SampleRecord
 from ..stats import SampleTable
@@ -26,57 +21,25 @@ from ..tasks.amber.task import AmberYesNo
 from ..tasks.base import Grade, Sample, Scores, Task, score_ratios
 from ..tasks.caption_places import found_objects
 from ..tasks.chair.task import extract_objects, place_objects
-from ..tasks.coco import CocoData, CocoImage
+from ..tasks.coco import CocoData
 from ..tasks.mme.rule import TASK_UNIT
 from ..tasks.mme.task import MmeTask
-from .world.categories import CATEGORY_ORDER, SCENES
+from .pictures.language import NUMBERS, counted
+from .truth import LabTruth, lab_truth
 from .world.language import article
 
-_LAB = "scr-vlm lab world"
 _IMAGES = 500
+_OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 _SUFFIX = " Please answer yes or no."
-
-
-class LabTruth(NamedTuple):
-    """What a lab image shows: its scene, and how many of each category can be seen, in the order of annotations."""
-
-    image: CocoImage
-    scene: str
-    numbers: Mapping[str, int]
-
-    @property
-    def absent_typical(self) -> list[str]:
-        """What would be typical of the scene and is not there: what the language prior invents."""
-        return [name for name in SCENES[self.scene] if name not in self.numbers]
-
-
-def lab_truth(data: CocoData) -> list[LabTruth]:
-    """The exact ground truth of the lab's images, in the order of the annotations.
-
-    Raises:
-        ConfigError: for a data set that is none of the lab's, or whose captions do not name one scene per image.
-    """
-    path = data.folder / "annotations" / f"instances_{data.split}.json"
-    instances = read_json(path)
-    info = instances.get("info")
-    found = info.get("description") if isinstance(info, dict) else None
-    if found != _LAB:
-        raise ConfigError(
-            f"these questions need the lab's exact ground truth: got {path}, described as {found!r}; expected a data "
-            f"set described as {_LAB!r}. Leave out --data-dir with a lab model, or choose other tasks."
-        )
-    names = {entry["id"]: entry["name"] for entry in instances["categories"]}
-    numbers: dict[int, Counter[str]] = {}
-    for entry in instances["annotations"]:
-        numbers.setdefault(entry["image_id"], Counter())[names[entry["category_id"]]] += 1
-    return [LabTruth(image, _scene(data, image.id), numbers.get(image.id, Counter())) for image in data.images]
 
 
 class LabMme(MmeTask):
     """Two questions per image and task, the first to be answered yes, the second no, with MME's scores.
 
-    `existence`: an object that is there, and one that is not, drawn from the lab's 32. `count`: "only one" of a
-    category seen once, and of one seen twice; of images with both. `scene`: the scene, and another.
+    `existence`: an object that is there, and one that is not, drawn from all of the world's. `count`: in the small
+    world "only one" of a category seen once, and of one seen twice, of images with both; in that of pictures how many
+    there are of a category, and another number. `position`, of pictures alone: the side that the one object of a
+    category is on, and the opposite one. `scene`: the scene, and another.
 
     Metrics per task, as `benchmarks.tasks.mme.rule`: the score ("points of 200"), `<task>_acc` and `<task>_acc_plus`. A
     question whose partner has no record is in `<task>_acc` alone.
@@ -87,11 +50,11 @@ class LabMme(MmeTask):
     paper = "after MME, Fu et al. 2023, arXiv:2306.13394"
     checked_against = "the scores of benchmarks.tasks.mme.rule on the same answers"
     options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
-    tasks = ("existence", "count", "scene")
+    tasks = ("existence", "count", "position", "scene")
     id_form = r"(?P<image>.+)-(?P<task>TASKS)-(?P<number>[12])"
 
     def samples(self, data: CocoData, seed: int) -> list[Sample]:
-        """Four or six questions per image, of at most 500 images with an object.
+        """Four to eight questions per image, of at most 500 images with an object.
 
         Raises:
             ConfigError: for data that are not the lab's.
@@ -239,18 +202,6 @@ _UNDEFINED = {
 }
 
 
-def _scene(data: CocoData, image_id: int) -> str:
-    """The scene, which every reference caption names; these never lie about it."""
-    captions = data.captions(image_id)
-    found = {name for name in SCENES if captions and all(re.search(rf"\b{name}\b", text) for text in captions)}
-    if len(found) != 1:
-        raise ConfigError(
-            f"the captions of a lab image name no scene, or several: got {sorted(found)} for image {image_id}; "
-            f"expected one of {', '.join(SCENES)}. Delete the data set, so that it is made again."
-        )
-    return found.pop()
-
-
 def _draw_images(data: CocoData, generator: random.Random, img_num: int) -> list[LabTruth]:
     rows = [truth for truth in lab_truth(data) if truth.numbers]
     return generator.sample(rows, min(img_num, len(rows)))
@@ -258,19 +209,39 @@ def _draw_images(data: CocoData, generator: random.Random, img_num: int) -> list
 
 def _mme_questions(truth: LabTruth, generator: random.Random) -> dict[str, tuple[str, str]]:
     """Task → its question with the answer yes, and that with the answer no."""
+    end = " in this image?"
     there = generator.choice(list(truth.numbers))
-    absent = generator.choice([name for name in CATEGORY_ORDER if name not in truth.numbers])
-    asked = {"existence": (f"Is there {article(there)} {there}", f"Is there {article(absent)} {absent}")}
+    absent = generator.choice([name for name in truth.world.categories if name not in truth.numbers])
+    asked = {"existence": (f"Is there {article(there)} {there}{end}", f"Is there {article(absent)} {absent}{end}")}
+    if truth.world.plain:
+        asked |= _plain_questions(truth, generator)
     single = [name for name, number in truth.numbers.items() if number == 1]
     several = [name for name, number in truth.numbers.items() if number > 1]
-    if single and several:
+    if single and several and not truth.world.plain:
         one, many = generator.choice(single), generator.choice(several)
-        asked["count"] = (f"Is there only one {one}", f"Is there only one {many}")
-    questions = {task: (f"{yes} in this image?", f"{no} in this image?") for task, (yes, no) in asked.items()}
-    other = generator.choice([name for name in SCENES if name != truth.scene])
+        asked["count"] = (f"Is there only one {one}{end}", f"Is there only one {many}{end}")
+    other = generator.choice([name for name in truth.world.scenes if name != truth.scene])
     scenes = (f"Is this a photo of {article(name)} {name}?" for name in (truth.scene, other))
-    questions["scene"] = (next(scenes), next(scenes))
-    return questions
+    return asked | {"scene": (next(scenes), next(scenes))}
+
+
+def _plain_questions(truth: LabTruth, generator: random.Random) -> dict[str, tuple[str, str]]:
+    """Questions for a number, and for a side where a category is seen once and on one."""
+    name = generator.choice(list(truth.numbers))
+    number = truth.numbers[name]
+    other = generator.choice([one for one in range(1, len(NUMBERS)) if one != number])
+    right, wrong = (
+        f"{f'Is there only one {name}' if one == 1 else f'Are there {counted(name, one)}'} in this image?"
+        for one in (number, other)
+    )
+    asked = {"count": (right, wrong)}
+    sides = [(one, side) for one, both in truth.sides.items() for side in both if side]
+    if sides:
+        name, side = generator.choice(sides)
+        place = "on the {} side" if side in ("left", "right") else "at the {}"
+        right, wrong = (f"Is the {name} {place.format(one)} of this image?" for one in (side, _OPPOSITE[side]))
+        asked["position"] = (right, wrong)
+    return asked
 
 
 def _truth(target: Any, name: str = "") -> tuple[list[str], list[str]]:

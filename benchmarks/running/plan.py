@@ -17,7 +17,7 @@ from scr.errors import suggestion
 from ..asking import sampling
 from ..asking.generation import SAMPLING, check_generation
 from ..asking.models import ModelSource, find_model, resolve_device, resolve_dtype, skeleton
-from ..lab import data_folder
+from ..lab import data_folder, splits_of
 from ..records import DIAGNOSTICS
 from ..store import RunFolder, config_hash
 from ..tasks import expand_tasks, load_task
@@ -319,9 +319,9 @@ def open_data(config: RunConfig, source: ModelSource, task: Task) -> TaskData:
             "Give --data-dir FOLDER with annotations/instances_<split>.json and the images in <split>/ or images/."
         )
     split = config.split or LAB_SPLIT
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"unknown split of the lab: got {split!r}; expected train, val or test. Choose one.")
-    return CocoData.open(data_folder(split, LAB_IMAGES), split)
+    if split not in (known := splits_of(source.name)):
+        raise ConfigError(f"unknown split of the lab: got {split!r}; expected one of {', '.join(known)}. Choose one.")
+    return CocoData.open(data_folder(split, LAB_IMAGES, source.name), split)
 
 
 def _work_on(task: Task, data: TaskData, config: RunConfig) -> TaskWork:

@@ -121,7 +121,7 @@ def find_images(given: Sequence[Path], source: ModelSource) -> list[Path]:
                 f"no image: got model {source.name!r} without a picture; expected one, as only lab models bring "
                 "pictures. Give --image FILE."
             )
-        return [min((data_folder(LAB_SPLIT, 1) / LAB_SPLIT).iterdir())]
+        return [min((data_folder(LAB_SPLIT, 1, source.name) / LAB_SPLIT).iterdir())]
     found = list(dict.fromkeys(image for one in given for image in (_pictures(one) if one.is_dir() else [one])))
     for image in found:
         _check_picture(image)
