@@ -41,6 +41,8 @@ def test_the_wheel_holds_packages_and_data_but_no_tests(wheel):
         "benchmarks/lab/checkpoints/llava/model.safetensors",
         "benchmarks/lab/predictors/llava/predictor.safetensors",
         "benchmarks/lab/checkpoints/llava/scr.json",
+        "benchmarks/lab/pictures/drawings/NOTICE",
+        "benchmarks/lab/pictures/drawings/twemoji/dog_0.png",
         "analysis/page/templates/report.html",
         "analysis/page/templates/report.css",
         "analysis/page/templates/report.js",
