@@ -114,6 +114,7 @@ def commands() -> set[tuple[str, ...]]:
         "benchmarks.results",
         "scr.adapters.train",
         "benchmarks.lab.adapt",
+        "benchmarks.lab.smol",
     )
     found: set[tuple[str, ...]] = set()
     for text in TEXTS.values():

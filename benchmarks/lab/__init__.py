@@ -60,7 +60,7 @@ def checkpoint_folder(name: str) -> Path:
     if name in ASSEMBLED:
         from .pretrained.assembling import assembled_folder  # late: it imports torch
 
-        train = "benchmarks.lab.smol train --output {}"
+        train = "benchmarks.lab.smol train"
         return assembled_folder(_embedded(name, ASSEMBLED, "model", "trained parts of", _PARTS, train))
     return _embedded(name, CHECKPOINTS, "model", "checkpoint of", "config.json", "benchmarks.lab.train {}")
 
