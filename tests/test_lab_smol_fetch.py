@@ -248,7 +248,7 @@ def test_the_real_one_is_fetched_and_answers(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (576, 30)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = [{"role": "user", "content": "Name the capital of France in one word."}]
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
     inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
