@@ -164,9 +164,7 @@ def lora_stage(model: LlavaForConditionalGeneration, processor: LlavaProcessor, 
         torch.manual_seed(recipe.seed)
         config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(LINEAR))
         inject_adapter_in_model(config, inner.language_model)
-    model.requires_grad_(False)
-    inner.multi_modal_projector.requires_grad_(True)
-    trained = [one.requires_grad_(True) for name, one in inner.language_model.named_parameters() if ".lora_" in name]
+    trained = [one for name, one in inner.language_model.named_parameters() if ".lora_" in name]
     module = nn.ModuleDict({"projector": inner.multi_modal_projector, "factors": nn.ParameterList(trained)})
     return _Lora(module.to(model.device), model, chat_of(processor), recipe.answer_weight)
 
