@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 import scr
 from benchmarks.lab import ASSEMBLED, MODELS, checkpoint_folder, data_folder, splits_of
 from benchmarks.lab.pictures.config import PicturesConfig
+from benchmarks.lab.pictures.language import conversations
 from benchmarks.lab.pictures.scenes import make_scene
 from benchmarks.lab.pretrained import assembling
 from benchmarks.lab.pretrained.assembling import assemble, assembled_folder, merge
 from benchmarks.lab.pretrained.building import IMAGE_TOKEN, TowerSize, build_model, build_processor
+from benchmarks.lab.pretrained.fetching import SMOLLM2
 from benchmarks.lab.smol import main
 from benchmarks.lab.smol.batches import LABELS, batches, make_batch, patch_labels
 from benchmarks.lab.smol.command import _STAGES
@@ -113,6 +116,21 @@ def test_a_packed_question_is_to_the_model_what_its_processor_makes_of_it_alone(
                 assert packed.targets[at : at + length].tolist() == alone["input_ids"][0, -length:].tolist()
                 at += length
     assert at == len(logits)
+
+
+@pytest.mark.slow
+def test_the_real_tokenizer_splits_a_question_as_it_splits_the_whole_text() -> None:
+    if not SMOLLM2.folder.exists():
+        pytest.skip("the language model was not fetched: python -m benchmarks.lab.smol fetch")
+    processor, rng = build_processor(SMOLLM2.folder, TowerSize()), random.Random(0)
+    chat = chat_of(processor)
+    for index in range(50):
+        scene = make_scene(TINY.world, "train", index)
+        for prompt, answer in conversations(scene, TINY.world, 2, rng):
+            text = processor.apply_chat_template(asked(prompt), add_generation_prompt=True, tokenize=False)
+            question, said = chat.turn(prompt, answer)
+            parts = [*chat.before, chat.image_token, *chat.after, *question, *said]
+            assert parts == processor.tokenizer(f"{text}{answer}<|im_end|>").input_ids, prompt
 
 
 def test_the_tower_is_shown_what_the_processor_shows(decoder: Path) -> None:
