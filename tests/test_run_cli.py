@@ -441,20 +441,20 @@ def test_the_default_finds_the_lab_and_its_data(
     monkeypatch.setattr(
         "benchmarks.asking.models.checkpoint_folder", lambda name: checkpoint if name in CHECKPOINTS else None
     )
-    asked: list[tuple[str, int]] = []
+    asked: list[tuple[str, int, str]] = []
 
-    def data_folder(split: str, count: int) -> Path:
-        asked.append((split, count))
+    def data_folder(split: str, count: int, model: str) -> Path:
+        asked.append((split, count, model))
         return write_coco(tmp_path / split, split=split)
 
     monkeypatch.setattr("benchmarks.running.plan.data_folder", data_folder)
     assert main(["--dry-run", "--output-dir", str(tmp_path / "results")]) == 0
-    assert asked == [("test", 500)]
+    assert asked == [("test", 500, "lab/llava")]
     out = capsys.readouterr().out
     assert "model lab/llava" in out
     assert "/chair/lab--llava/scr-" in out
     assert main(["--dry-run", "--split", "val"]) == 0
-    assert asked[1] == ("val", 500)
+    assert asked[1] == ("val", 500, "lab/llava")
     assert main(["--dry-run", "--split", "dev"]) == 2
     assert "unknown split of the lab: got 'dev'" in capsys.readouterr().err
 
