@@ -115,6 +115,7 @@ def commands() -> set[tuple[str, ...]]:
         "scr.adapters.train",
         "benchmarks.lab.adapt",
         "benchmarks.lab.smol",
+        "scr.onepass",
     )
     found: set[tuple[str, ...]] = set()
     for text in TEXTS.values():
