@@ -86,12 +86,13 @@ class Patched(Method):
         Args:
             workload: what to generate from.
             method: of `scr.list_methods()`.
-            fields: of its configuration; what has no default is taken from its example.
+            fields: of its configuration; what has no default, or is in words, is taken from its example.
         """
         super().__init__(workload)
         config, example = scr.get_method(method).config_class, scr.get_method(method).example
-        required = [field.name for field in dataclasses.fields(config) if _is_required(field)]
-        self.method, self.fields = method, {**{name: example[name] for name in required}, **fields}
+        # Words need a tokenizer, which these models lack.
+        needed = [field.name for field in dataclasses.fields(config) if _is_required(field)] + list(config.phrases)
+        self.method, self.fields = method, {**{name: example[name] for name in needed}, **fields}
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
