@@ -25,10 +25,15 @@ def test_defaults_are_the_published_ones():
         "seed": 0,
         "keep_traces": 16,
         "attention_layers": None,
-        "heads": 1.0,
         "source": "attention",
-        "map_from": "prompt",
     }
+
+
+def test_fields_that_came_later_are_said_where_they_differ():
+    config = SCRConfig(heads=0.2, map_from="image")
+    assert {"heads": 0.2, "map_from": "image"}.items() <= config.to_dict().items()
+    assert SCRConfig.from_dict(config.to_dict()) == config
+    assert SCRConfig.from_dict(SCRConfig().to_dict()) == SCRConfig()
 
 
 def test_frozen_keyword_only_and_round_trip():

@@ -103,6 +103,7 @@ BEGUN = {
     "benchmarks.lab.image_keep": ([], "benchmarks.lab.image_keep.read_grid"),
     "benchmarks.lab.only_below": ([], "benchmarks.lab.only_below.measure_saving"),
     "benchmarks.lab.prompts": (["--output", "prompts.txt"], "benchmarks.lab.prompts.all_prompts"),
+    "benchmarks.lab.smol": (["fetch"], "benchmarks.lab.smol.command.fetch"),
     "benchmarks.lab.train": (["llava"], "benchmarks.lab.train.start_anew"),
     "benchmarks.lab.tune": ([], "benchmarks.lab.tune.tune"),
     "benchmarks.overhead": ([], "benchmarks.overhead.command.machine"),

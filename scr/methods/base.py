@@ -40,6 +40,14 @@ class MethodConfig(Fields):
     phrases: ClassVar[tuple[str, ...]] = ()
     """Fields that hold a text for the model to read, or its ids: whoever knows the tokenizer can put in the ids."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that came when runs were recorded already: at its default none is said, so that a run keeps its name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Fields`; without the `later` ones that are at their defaults."""
+        unsaid = {name for name in self.later if getattr(self, name) == type(self).__dataclass_fields__[name].default}
+        return {name: value for name, value in super().to_dict().items() if name not in unsaid}
+
     def __repr__(self) -> str:
         """The fields that are not at their defaults, on a line."""
         changed = {

@@ -38,6 +38,7 @@ class SCRConfig(SpreadingConfig):
 
     example: ClassVar[Mapping[str, Any]] = {"scale": 1.6, "num_sources": 4}
     takes_settings: ClassVar[bool] = True
+    later: ClassVar[tuple[str, ...]] = ("heads", "map_from")
 
     attention_layers: range | None = None
     heads: Annotated[float, Between(0, 1, above=True)] = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from scr import ModelLoadError
+from scr.files import json_text, parse_json
 
 __all__ = ["IMAGE_TOKEN", "TowerSize", "build_model", "build_processor"]
 
@@ -138,7 +138,7 @@ def build_processor(decoder: Path, size: TowerSize) -> LlavaProcessor:
             f"another tokenizer: got one without the token {_RESERVED!r} in {decoder}; expected SmolLM2's. "
             "Fetch it again."
         )
-    renamed = json.dumps(_renamed(json.loads(content)))
+    renamed = json_text(_renamed(parse_json(content, decoder)))
     template = _FLATTENED + (own.chat_template or "")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(renamed),
