@@ -75,13 +75,20 @@ def prepared(subject, method):
 WAYS = [{}, {"use_cache": False}]
 
 
+def patched_says(subject, method, **options):
+    """What it says with the method on, which then comes off; skips where the method refuses to generate so."""
+    with prepared(subject, method):
+        try:
+            return said(subject, **options)
+        except scr.UnsupportedGenerationError as error:
+            pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("options", WAYS, ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_patch_that_comes_while_another_thread_generates(subject, method, options):
     options = {**options, "output_scores": True}
-    plain = said(subject, **options)
-    with prepared(subject, method):
-        patched = said(subject, **options)
+    plain, patched = said(subject, **options), patched_says(subject, method, **options)
     assert not torch.equal(plain, patched), "else nothing is tested"
     generation = Generation(subject, **options)
     with prepared(subject, method):
@@ -94,9 +101,8 @@ def test_a_patch_that_comes_while_another_thread_generates(subject, method, opti
 @pytest.mark.parametrize("method", METHODS)
 def test_a_patch_that_goes_while_another_thread_generates(subject, method, options):
     options = {**options, "output_scores": True}
-    plain = said(subject, **options)
+    plain, patched = said(subject, **options), patched_says(subject, method, **options)
     with prepared(subject, method):
-        patched = said(subject, **options)
         generation = Generation(subject, **options)
     assert torch.equal(said(subject, **options), plain), "another call"
     with prepared(subject, method):
