@@ -66,8 +66,8 @@ def train_predictor(
         ConfigError, DataFileError: as `collect_maps`.
     """
     resolved = SCR(model, config).config
-    read = {name: resolved.to_dict()[name] for name in ("attention_layers", "heads", "map_from")}
-    made_from = {**model_named, **read}
+    layers = resolved.to_dict()["attention_layers"]
+    made_from = {**model_named, "attention_layers": layers, "heads": resolved.heads, "map_from": resolved.map_from}
     targets = collect_maps(
         model,
         processor,
