@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from .._hooks import AttentionPlan, GenerateCall, HookStack, LayerAttention, Placed, image_tokens, tap_attention
+from .._hooks import (
+    AttentionPlan,
+    GenerateCall,
+    HookStack,
+    LayerAttention,
+    Placed,
+    find_family,
+    image_tokens,
+    tap_attention,
+)
 from .base import Lever
+from .depth import within
 from .logits import LogitsMethod
 
 
@@ -36,6 +48,21 @@ class AttentionMethod(LogitsMethod):
         """See `LogitsMethod`."""
         if (plan := self.plan(call)) is not None:
             call.attending.append(plan)
+
+
+class InLayers(LogitsMethod):
+    """A method that acts in certain blocks, by the field `layers` of its configuration."""
+
+    published: ClassVar[range | None] = None
+    """The blocks of 32 that a None stands for, scaled by depth; all if None."""
+
+    def __init__(self, model: PreTrainedModel, config: Any) -> None:
+        """See `Method`."""
+        super().__init__(model, config)
+        every = range(len(find_family(model).layers(model)))
+        chosen = config.layers if self.published else config.layers or every
+        self.layers = within("layers", chosen, self.published or every, len(every))
+        self.config = replace(config, layers=self.layers)
 
 
 class LooksAtImage(AttentionPlan):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from .._hooks import AttentionPlan, GenerateCall, LayerAttention, find_family
+from .._hooks import AttentionPlan, GenerateCall, LayerAttention
 from ..fields import Factor
-from .attention import AttentionMethod, LooksAtImage
+from .attention import AttentionMethod, InLayers, LooksAtImage
 from .base import MethodConfig
-from .depth import within
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -33,7 +31,7 @@ class HeadGuidanceConfig(MethodConfig):
     layers: range | None = None
 
 
-class HeadGuidance(AttentionMethod):
+class HeadGuidance(InLayers, AttentionMethod):
     """`w + strength · mean of |w| over heads` for scores w of image tokens, at a prompt's last token and all after it.
 
     Differs from the public code as `PAI` does: only those tokens' rows are computed again, beside any kernel.
@@ -42,15 +40,9 @@ class HeadGuidance(AttentionMethod):
     name: ClassVar[str] = "head_guidance"
     paper: ClassVar[str] = "arXiv 2411.16724"
     config_class: ClassVar[type[MethodConfig]] = HeadGuidanceConfig
+    published: ClassVar[range | None] = range(5, 18)
 
     config: HeadGuidanceConfig
-
-    def __init__(self, model: PreTrainedModel, config: HeadGuidanceConfig) -> None:
-        """See `Method`."""
-        super().__init__(model, config)
-        blocks = len(find_family(model).layers(model))
-        self.layers = within("layers", config.layers, range(5, 18), blocks)
-        self.config = replace(config, layers=self.layers)
 
     def plan(self, call: GenerateCall) -> AttentionPlan | None:
         """See `AttentionMethod`."""

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from .._hooks import GenerateCall, LayerAttention, find_family
+from .._hooks import GenerateCall, LayerAttention
 from ..branches.branch import Branch
 from ..branches.prompts import without_images
 from ..contrast import contrast_logits
 from ..fields import LARGEST, Factor, Share
 from ..kinds import Between
-from .attention import LooksAtImage
+from .attention import InLayers, LooksAtImage
 from .base import Lever, MethodConfig
 from .branching import BranchesConfig, BranchesMethod, Others
-from .depth import within
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -48,7 +46,7 @@ class PAIConfig(BranchesConfig):
     plausibility: Share = 0.1
 
 
-class PAI(BranchesMethod):
+class PAI(InLayers, BranchesMethod):
     """`w + strength·|w|` for scores w of image tokens, at the prompt's last token and each token after it.
 
     Differs from the public code, which rebuilds eager attention for one prompt: only those tokens' rows are computed
@@ -60,16 +58,10 @@ class PAI(BranchesMethod):
     paper: ClassVar[str] = "arXiv 2407.21771"
     requires: ClassVar[tuple[Lever, ...]] = ("attention", "logits", "loop")
     config_class: ClassVar[type[MethodConfig]] = PAIConfig
+    published: ClassVar[range | None] = range(2, 32)
     ranks_keys: ClassVar[bool] = True
 
     config: PAIConfig
-
-    def __init__(self, model: PreTrainedModel, config: PAIConfig) -> None:
-        """See `Method`."""
-        super().__init__(model, config)
-        blocks = len(find_family(model).layers(model))
-        self.layers = within("layers", config.layers, range(2, 32), blocks)
-        self.config = replace(config, layers=self.layers)
 
     def branches(self, call: GenerateCall) -> Sequence[Branch]:
         """See `BranchesMethod`."""

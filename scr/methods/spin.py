@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from .._hooks import AttentionPlan, GenerateCall, LayerAttention, find_family
+from .._hooks import AttentionPlan, GenerateCall, LayerAttention
 from ..fields import Factor
 from ..kinds import Between
-from .attention import AttentionMethod, LooksAtImage
+from .attention import AttentionMethod, InLayers, LooksAtImage
 from .base import MethodConfig
-from .depth import within
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -39,7 +37,7 @@ class SPINConfig(MethodConfig):
     layers: range | None = None
 
 
-class SPIN(AttentionMethod):
+class SPIN(InLayers, AttentionMethod):
     """Multiply the outputs of heads by a factor, before the output projection.
 
     Heads are ranked by the sum of their scores of image tokens, before the softmax: at the prompt's last token, and
@@ -51,13 +49,6 @@ class SPIN(AttentionMethod):
     config_class: ClassVar[type[MethodConfig]] = SPINConfig
 
     config: SPINConfig
-
-    def __init__(self, model: PreTrainedModel, config: SPINConfig) -> None:
-        """See `Method`."""
-        super().__init__(model, config)
-        blocks = len(find_family(model).layers(model))
-        self.layers = within("layers", config.layers or range(blocks), range(blocks), blocks)
-        self.config = replace(config, layers=self.layers)
 
     def plan(self, call: GenerateCall) -> AttentionPlan | None:
         """See `AttentionMethod`."""

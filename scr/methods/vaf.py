@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from .._hooks import AttentionPlan, GenerateCall, LayerAttention, Placed, find_family, image_tokens
+from .._hooks import AttentionPlan, GenerateCall, LayerAttention, Placed, image_tokens
 from ..fields import Factor
-from .attention import AttentionMethod, LooksAtImage, repeated
+from .attention import AttentionMethod, InLayers, LooksAtImage, repeated
 from .base import MethodConfig
-from .depth import within
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,7 +40,7 @@ class VAFConfig(MethodConfig):
     layers: range | None = None
 
 
-class VAF(AttentionMethod):
+class VAF(InLayers, AttentionMethod):
     """Multiply scores before mask and softmax, for all text after a prompt's first image and each token generated.
 
     As in the public code signed scores are multiplied, so that a negative one sinks. That code knows one prompt whose
@@ -54,15 +52,9 @@ class VAF(AttentionMethod):
     name: ClassVar[str] = "vaf"
     paper: ClassVar[str] = "arXiv 2503.13107"
     config_class: ClassVar[type[MethodConfig]] = VAFConfig
+    published: ClassVar[range | None] = range(9, 15)
 
     config: VAFConfig
-
-    def __init__(self, model: PreTrainedModel, config: VAFConfig) -> None:
-        """See `Method`."""
-        super().__init__(model, config)
-        blocks = len(find_family(model).layers(model))
-        self.layers = within("layers", config.layers, range(9, 15), blocks)
-        self.config = replace(config, layers=self.layers)
 
     def plan(self, call: GenerateCall) -> AttentionPlan | None:
         """See `AttentionMethod`."""
