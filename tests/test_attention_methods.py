@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from answers import Spy
 from blocks_by_hand import whole
 from rows_by_hand import attention_by_hand
 from test_patch_undo import everything_on
 from tiny_families import PROMPTS, TINY, VOCABULARY
-from transformers import DynamicCache, LogitsProcessor
+from transformers import DynamicCache
 
 import scr
 from scr.branches.prompts import without_images
@@ -51,15 +52,6 @@ def llava():
     tiny = made("llava")
     tiny.model.generate(**tiny.prompt().inputs, **GREEDY)
     return tiny
-
-
-class Spy(LogitsProcessor):
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
 
 
 def said(tiny, method=None, prompts=PROMPTS, inputs=None, **options):

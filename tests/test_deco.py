@@ -2,40 +2,21 @@
 
 import pytest
 import torch
+from answers import GREEDY, SAMPLING, SUPPRESSED, said
 from blocks_by_hand import whole
-from tiny_families import PROMPTS, TINY, VOCABULARY
-from transformers import LogitsProcessor
+from tiny_families import PROMPTS, TINY
 
 import scr
 from hooks import find_family
 from scr.methods.deco import add_layer, likely_tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
-GREEDY = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": SUPPRESSED}
-SAMPLING = {**GREEDY, "do_sample": True, "top_k": 0}
 LAYERS = range(1, 4)
 
 
 @pytest.fixture(scope="module")
 def llava():
     return TINY["llava"](layers=4)
-
-
-class Spy(LogitsProcessor):
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
-
-
-def said(tiny, prompts=PROMPTS, **options):
-    spy = Spy()
-    torch.manual_seed(3)
-    tokens = tiny.model.generate(**tiny.prompt(prompts).inputs, **{**GREEDY, **options}, logits_processor=[spy])
-    return tokens, torch.stack(spy.scores, dim=1)
 
 
 def deco_by_hand(final, early, strength, top_p, most):

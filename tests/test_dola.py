@@ -5,6 +5,7 @@ import math
 import accelerate
 import pytest
 import torch
+from answers import Spy
 from tiny_families import TINY, VOCABULARY, longer
 from transformers import LogitsProcessor
 
@@ -223,15 +224,6 @@ class Beside(LogitsProcessor):
         with beside_generate():
             assert is_beside()
             return self.processor(input_ids, scores)
-
-
-class Spy(LogitsProcessor):
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
 
 
 def said(tiny, **options):

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from answers import Spy
 from tiny_families import PROMPTS, TINY, VOCABULARY, longer
 from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
@@ -32,17 +33,6 @@ def tiny(request):
 @pytest.fixture(scope="module")
 def llava():
     return TINY["llava"](layers=2)
-
-
-class Spy(LogitsProcessor):
-    """A user's own processor: notes what it is given."""
-
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
 
 
 class Streamer(BaseStreamer):

@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
+from answers import Spy
 from test_patch_undo import everything_on
 from tiny_families import PROMPTS, REFUSED, TINY, VOCABULARY
-from transformers import LogitsProcessor
 
 import scr
 
@@ -62,15 +62,6 @@ def llava():
     made = TINY["llava"](layers=4)
     made.model.generate(**made.prompt().inputs, **GREEDY)
     return made
-
-
-class Spy(LogitsProcessor):
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
 
 
 def patched(tiny, method, **more):

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from answers import GREEDY, SAMPLING, SUPPRESSED, said
 from blocks_by_hand import by_hand, whole
 from test_patch_undo import everything_on
-from tiny_families import PROMPTS, TINY, VOCABULARY
+from tiny_families import PROMPTS, TINY
 from torch.nn.functional import cosine_similarity, normalize
 from transformers import DynamicCache, LogitsProcessor
 
@@ -14,9 +15,6 @@ import scr
 from hooks import HookStack, StepHooks, after_attention, after_block, after_mlp, find_family, turn, watch_generate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
-GREEDY = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": SUPPRESSED}
-SAMPLING = {**GREEDY, "do_sample": True, "top_k": 0}
 FAMILIES = {
     "llava": {},
     "llava_next": {},
@@ -41,23 +39,6 @@ def llava():
     tiny = made("llava")
     tiny.model.generate(**tiny.prompt().inputs, **GREEDY)  # transformers leaves hooks of its own at the first call
     return tiny
-
-
-class Spy(LogitsProcessor):
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
-
-
-def said(tiny, prompts=PROMPTS, **options):
-    """All tokens, and the scores of every step."""
-    spy = Spy()
-    torch.manual_seed(3)
-    tokens = tiny.model.generate(**tiny.prompt(prompts).inputs, **{**GREEDY, **options}, logits_processor=[spy])
-    return tokens, torch.stack(spy.scores, dim=1)
 
 
 def rudder_by_hand(tiny, tokens, block, strength=20.0, slope=5.0, offset=1.0):

@@ -4,17 +4,15 @@ import functools
 
 import pytest
 import torch
+from answers import GREEDY, SAMPLING, SUPPRESSED, said
 from blocks_by_hand import by_hand, whole
-from tiny_families import MIXTURES, PROMPTS, TINY, VOCABULARY
-from transformers import DynamicCache, LogitsProcessor
+from tiny_families import MIXTURES, PROMPTS, TINY
+from transformers import DynamicCache
 
 import scr
 from hooks import last_states
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
-GREEDY = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": SUPPRESSED}
-SAMPLING = {**GREEDY, "do_sample": True, "top_k": 0}
 # What stays where an image was: nothing, or what frames it where no configuration tells it from words.
 LEFT = {"internvl": "<open> <close>", "chameleon": "<open> <close>"}
 
@@ -24,22 +22,6 @@ def llava():
     tiny = TINY["llava"](layers=4)
     tiny.name = "llava"
     return tiny
-
-
-class Spy(LogitsProcessor):
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
-
-
-def said(tiny, prompts=PROMPTS, **options):
-    spy = Spy()
-    torch.manual_seed(3)
-    tokens = tiny.model.generate(**tiny.prompt(prompts).inputs, **{**GREEDY, **options}, logits_processor=[spy])
-    return tokens, torch.stack(spy.scores, dim=1)
 
 
 def vectors_by_hand(tiny):

@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
+from answers import GREEDY, SAMPLING, SUPPRESSED, said
 from blocks_by_hand import by_hand, whole
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import picture, tiny_llava
-from tiny_families import MIXTURES, PROMPTS, TINY, VOCABULARY
-from transformers import LogitsProcessor
+from tiny_families import MIXTURES, PROMPTS, TINY
 
 import scr
 from hooks import find_family, last_states, vision_states
@@ -29,9 +29,6 @@ from scr.steering import (
 from scr.steering.vectors import vectors_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SUPPRESSED = [VOCABULARY["<image>"], VOCABULARY["<video>"]]
-GREEDY = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": SUPPRESSED}
-SAMPLING = {**GREEDY, "do_sample": True, "top_k": 0}
 CARD = Card(
     method="vti",
     base="",
@@ -49,22 +46,6 @@ CARD = Card(
 @pytest.fixture(scope="module")
 def llava():
     return TINY["llava"](layers=4)
-
-
-class Spy(LogitsProcessor):
-    def __init__(self):
-        self.scores = []
-
-    def __call__(self, input_ids, scores):
-        self.scores.append(scores.clone())
-        return scores
-
-
-def said(tiny, prompts=PROMPTS, **options):
-    spy = Spy()
-    torch.manual_seed(3)
-    tokens = tiny.model.generate(**tiny.prompt(prompts).inputs, **{**GREEDY, **options}, logits_processor=[spy])
-    return tokens, torch.stack(spy.scores, dim=1)
 
 
 def towards(answer, vector, strength):
