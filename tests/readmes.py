@@ -45,7 +45,7 @@ def block(name: str) -> str:
 
 def results(name: str) -> dict[str, Any]:
     """The recorded results of a comparison that was declared under this name."""
-    return json.loads(comparison.RESULTS.with_name(f"{name}_results.json").read_text(encoding="utf-8"))
+    return json.loads(comparison.RESULTS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
 def methods() -> str:
@@ -87,7 +87,7 @@ def scorers() -> str:
 
 def families_of_the_lab() -> str:
     """The default command on each of the lab's models, with and without SCR; rates in %."""
-    recorded = json.loads((LAB / "families_results.json").read_text(encoding="utf-8"))
+    recorded = json.loads((LAB / "findings" / "families.json").read_text(encoding="utf-8"))
     columns = {
         f"pope_{split}": ("accuracy", "hallucination_rate", "auc") for split in ("random", "popular", "adversarial")
     }

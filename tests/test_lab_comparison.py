@@ -16,14 +16,22 @@ FINDINGS = (Path(__file__).parent.parent / "benchmarks" / "lab" / "FINDINGS.md")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_what_is_declared_exists():
-    declared = json.loads(DECLARED.read_text())
+@pytest.mark.parametrize("name", sorted(one.stem for one in DECLARED.glob("*.json")))
+def test_what_is_declared_exists(name):
+    declared = json.loads((DECLARED / f"{name}.json").read_text())
     rows = declared["rows"]
     named = {part for row in rows for part in row["method"].split("+")}
-    assert {"none", "scr", "uniform_smooth"} < named <= {"none", *scr.list_methods()}
+    assert {"none", "scr", "purified"} <= named <= {"none", *scr.list_methods()}
     assert {row["prompt"] for row in rows if "prompt" in row} <= set(PROMPTS)
     assert len({row["row"] for row in rows}) == len(rows)
-    assert next(row["method"] for row in rows if row.get("sampled")) == "none", "beside every sampled row"
+    for row in rows:
+        if "args" in row:
+            assert (
+                scr.get_method(row["method"]).config_class.from_dict(row["args"]).to_dict().items()
+                >= row["args"].items()
+            )
+    sampled = [row["method"] for row in rows if row.get("sampled")]
+    assert not sampled or sampled[0] == "none", "beside every sampled row"
 
 
 def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
@@ -68,8 +76,8 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
 def test_the_tables_are_those_of_the_results(name, capsys):
     assert main(["--declared", name, "--markdown"]) == 0
     printed = capsys.readouterr().out
-    results = json.loads(RESULTS.with_name(f"{name}_results.json").read_text())
-    declared = json.loads(DECLARED.with_name(f"{name}.json").read_text())
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    declared = json.loads((DECLARED / f"{name}.json").read_text())
     assert results["declared"] == declared, "declared first, and not changed afterwards"
     for task in results["tasks"]:
         table = as_markdown(results, task)
@@ -111,7 +119,7 @@ def test_adapters_are_rows_with_tasks_of_their_own(tmp_path):
 
 @pytest.mark.skipif(not FIGURE.exists(), reason="the adapters have not been compared yet")
 def test_the_grid_of_image_keep_is_that_of_the_results():
-    results = json.loads(RESULTS.with_name("adapters_results.json").read_text())
+    results = json.loads((RESULTS / "adapters.json").read_text())
     grid = read_grid(results)
     rows = next(iter(results["models"].values()))
     assert [point[0] for point in grid["CHAIR-i"]] == [0.1, 0.3, 0.5, 0.7]

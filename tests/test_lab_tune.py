@@ -7,14 +7,14 @@ import pytest
 
 import scr
 from benchmarks.lab import CHECKPOINTS, checkpoint_folder
-from benchmarks.lab.tune import GRID, configurations, tune
+from benchmarks.lab.tune import GRIDS, configurations, tune
 
 TUNED = [name for name in CHECKPOINTS if (checkpoint_folder(name) / "scr.json").exists()]
 
 
 @pytest.mark.parametrize("name", TUNED)
 def test_the_settings_beside_the_checkpoint_are_the_grids_winner(name: str):
-    grid = json.loads(GRID.read_text())
+    grid = json.loads((GRIDS / "small.json").read_text())
     found = json.loads((checkpoint_folder(name) / "scr.json").read_text())
     tried = configurations(grid)
     assert found["configurations"] == len(tried) == len(found["results"])
@@ -23,6 +23,12 @@ def test_the_settings_beside_the_checkpoint_are_the_grids_winner(name: str):
     assert found["settings"] == {name: best[name] for name in grid["fields"]}
     assert found["better_than_without"] == sum(result["auc"] > found["auc_without"] for result in found["results"])
     scr.SCRConfig.from_dict(found["settings"])
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.json")), ids=lambda path: path.stem)
+def test_what_is_declared_can_be_tried(path: Path):
+    for fields in configurations(json.loads(path.read_text())):
+        scr.SCRConfig.from_dict(fields)
 
 
 def test_a_search_runs_all_of_its_grid_and_takes_the_highest(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -37,7 +37,7 @@ def test_the_wheel_holds_packages_and_data_but_no_tests(wheel):
         "scr/methods/scr.py",
         "benchmarks/tasks/pope/task.py",
         "benchmarks/tasks/chair/synonyms.txt",
-        "benchmarks/lab/grid.json",
+        "benchmarks/lab/declared/grids/small.json",
         "benchmarks/lab/checkpoints/llava/model.safetensors",
         "benchmarks/lab/predictors/llava/predictor.safetensors",
         "benchmarks/lab/checkpoints/llava/scr.json",

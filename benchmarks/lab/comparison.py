@@ -1,8 +1,8 @@
 """Compare all methods on the lab: `python -m benchmarks.lab.comparison --models lab/llava,FOLDER,FOLDER`.
 
-What is compared was declared in `comparison.json` before it was run. All of it is run, every result is written to
-`comparison_results.json`, and FINDINGS.md has its tables from that file alone by `--markdown`. The adapters were
-compared likewise: `--declared adapters`.
+What is compared was declared in `declared/comparison.json` before it was run. All of it is run, every result is written
+to `findings/comparison.json`, and FINDINGS.md has its tables from that file alone by `--markdown`. The adapters were
+compared likewise: `--declared adapters`; `lab/smol`: `--models lab/smol --declared smol`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from ..printing.arguments import Parser, guarded, names
 
 # torch is imported below, in the functions that need it, so that --help and --markdown answer at once.
 
-DECLARED = Path(__file__).parent / "comparison.json"
-RESULTS = Path(__file__).parent / "comparison_results.json"
+DECLARED, RESULTS = (Path(__file__).parent / name for name in ("declared", "findings"))
 _SHOWN = (
     *("accuracy", "hallucination_rate", "utility", "over_refusal", "chair_s", "chair_i", "recall", "yes_ratio", "auc"),
     "length",
@@ -52,12 +51,17 @@ def compare_methods(
 
     Args:
         model: a lab name, or the folder of a checkpoint that was trained as one.
-        declared: content of `comparison.json`.
+        declared: content of a file in `declared/`. A row's `args` are fields of its methods' configurations, as
+            `benchmarks.run --method-arg` takes them, `tuned` a file in `findings/` with what `benchmarks.lab.tune`
+            found; what no row says of SCR is what lies beside `lab/llava`, or the declaration's own `settings`.
         output: where the records go.
         report: is told what happens.
 
     Returns:
         row → task → metrics, counts, intervals, differences to the row's baseline, and times as ratios.
+
+    Raises:
+        FileNotFoundError: if a row takes what a search found, and there was none yet.
     """
     from scr import get_method
 
@@ -66,19 +70,23 @@ def compare_methods(
     from ..running.plan import RunConfig
     from ..running.runner import run
     from ..studies.calibration import yes_shift
-    from . import checkpoint_folder, data_folder
+    from . import ASSEMBLED, CHECKPOINTS, checkpoint_folder, data_folder
 
-    settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
+    settings = declared.get("settings")
+    if settings is None:
+        settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
+    world = model if model in (*CHECKPOINTS, *ASSEMBLED) else "lab/llava"
     parts = dict.fromkeys(part for row in declared["rows"] for part in method_parts(row["method"]))
     tuned = [part for part in parts if get_method(part).config_class.takes_settings]
     scr_args = {f"{part}.{name}": value for part in tuned for name, value in settings.items()}
 
     def config(place: Mapping[str, Any], **changes: Any) -> RunConfig:
-        data = data_folder(place["split"], 500)
+        data = data_folder(place["split"], 500, world)
         return RunConfig(
             model=model,
             data_dir=data,
             split=place["split"],
+            dtype=declared.get("dtype", "auto"),
             batch_size=declared["batch_size"],
             output_dir=output,
             **{"limit": place.get("images"), "tasks": tuple(place["tasks"]), **changes},
@@ -93,12 +101,15 @@ def compare_methods(
     # Rows that differ in the method alone are one run, so that they are timed beside each other.
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in declared["rows"]:
-        apart = [row.get(name) for name in ("prompt", "sampled", "match", "adapter", "tasks")]
+        apart = [row.get(name) for name in ("prompt", "sampled", "match", "adapter", "tasks", "args", "tuned")]
         groups.setdefault(json.dumps(apart), []).append(row)
     for rows in groups.values():
         methods = tuple(row["method"] for row in rows)
         named = {part for method in methods for part in method_parts(method)}
         args = {key: value for key, value in scr_args.items() if key.partition(".")[0] in named}
+        args |= rows[0].get("args", {})
+        if "tuned" in rows[0]:
+            args |= read_json(RESULTS / f"{rows[0]['tuned']}.json")["settings"]
         if "match" in rows[0]:
             args["yes_shift.shift"] = shifts[rows[0]["row"]]["shift"]
         adapter = rows[0].get("adapter")
@@ -174,7 +185,7 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     """One table of FINDINGS.md: all rows of one task, of the first model, with the others' differences beside it.
 
     Args:
-        results: content of `comparison_results.json`.
+        results: content of a file in `findings/`.
         task: a task's name.
     """
     first, *others = results["models"].values()
@@ -240,14 +251,18 @@ def build_parser() -> Parser:
         "--output-dir", type=Path, default=Path("lab-training/comparison"), metavar="DIR", help="records (%(default)s)"
     )
     parser.add_argument(
-        "--declared", choices=("comparison", "adapters"), default="comparison", help="what is compared (%(default)s)"
+        "--declared",
+        choices=sorted(one.stem for one in DECLARED.glob("*.json")),
+        default="comparison",
+        metavar="NAME",
+        help="what is compared: a file in declared/ (%(default)s)",
     )
     parser.add_argument("--markdown", action="store_true", help="print the tables of FINDINGS.md, run nothing")
     return parser
 
 
 def _run(parser: Parser, options: argparse.Namespace) -> int:
-    written = RESULTS.with_name(f"{options.declared}_results.json")
+    written = RESULTS / f"{options.declared}.json"
     if options.markdown:
         results = read_json(written)
         for task in results["tasks"]:
@@ -258,7 +273,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> int:
         parser.error(f"a seed for each model: got {len(models)} models and {len(seeds)} seeds; expected equal numbers")
     from ..running.provenance import checkout_state, timestamp
 
-    declared = read_json(DECLARED.with_name(f"{options.declared}.json"))
+    declared = read_json(DECLARED / f"{options.declared}.json")
     for_others = declared
     if "other_seeds" in declared:
         fewer = declared["other_seeds"]

@@ -1,6 +1,6 @@
 """Draw what SEED's image_keep does to an adapter: `python -m benchmarks.lab.image_keep`.
 
-Reads `adapters_results.json`, as `python -m benchmarks.lab.comparison --declared adapters` wrote it.
+Reads `findings/adapters.json`, as `python -m benchmarks.lab.comparison --declared adapters` wrote it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_grid(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float, 
     """Panel → (image_keep, difference to the model without an adapter, its 95 % interval) of every training.
 
     Args:
-        results: content of `adapters_results.json`.
+        results: content of `findings/adapters.json`.
     """
     rows = next(iter(results["models"].values()))
     grid = {}
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from matplotlib.figure import Figure
 
-    written = RESULTS.with_name("adapters_results.json")
+    written = RESULTS / "adapters.json"
     grid = read_grid(read_json(written))
     figure = Figure(figsize=(7, 2.1), layout="constrained")
     for axes, (title, points) in zip(figure.subplots(1, len(grid)), grid.items(), strict=True):

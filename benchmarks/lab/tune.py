@@ -1,7 +1,8 @@
 """Choose SCR's settings for a lab model: `python -m benchmarks.lab.tune`.
 
-The grid was declared in `grid.json` before any of it was run. All of it is run on the validation split, every result is
-printed, and the winner by the declared criterion is written to `scr.json` beside the checkpoint, whatever it gains.
+The grid was declared in `declared/grids/` before any of it was run. All of it is run on the validation split, every
+result is printed, and the winner by the declared criterion is written to `scr.json` beside the checkpoint, or to
+another file, whatever it gains.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 # torch is imported below, in the functions that need it, so that --help answers at once.
 
-GRID = Path(__file__).parent / "grid.json"
+GRIDS = Path(__file__).parent / "declared" / "grids"
 
 
 def configurations(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         model: name of a lab model.
         output: where the records go; an interrupted search goes on from there.
-        grid: content of `grid.json`.
+        grid: content of a file in `declared/grids/`.
 
     Raises:
         ValueError: if the criterion is undefined for one of the runs.
@@ -60,6 +61,8 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
                 tasks=(grid["task"],),
                 split=grid["split"],
                 limit=grid["images"],
+                batch_size=grid.get("batch_size", 50),
+                dtype=grid.get("dtype", "auto"),
                 output_dir=output,
             )
         )
@@ -97,12 +100,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-dir", type=Path, default=Path("lab-training/tune"), metavar="DIR", help="records (%(default)s)"
     )
+    parser.add_argument(
+        "--grid",
+        choices=sorted(one.stem for one in GRIDS.glob("*.json")),
+        default="small",
+        help="what is tried (small)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="what was found (scr.json beside the checkpoint)")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    found = tune(options.model, options.output_dir, read_json(GRID))
-    path = checkpoint_folder(options.model) / "scr.json"
+    found = tune(options.model, options.output_dir, read_json(GRIDS / f"{options.grid}.json"))
+    path = options.output or checkpoint_folder(options.model) / "scr.json"
     write_json(path, found)
     print(f"{found['better_than_without']} of {found['configurations']} configurations beat none; wrote {path}")
     return 0
