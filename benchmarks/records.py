@@ -15,10 +15,10 @@ from scr import BASELINE as BASELINE
 from scr.fields import FieldError, read_fields, wrong_names
 from scr.files import json_value
 
-SCHEMA: int = 2
-"""Version of the two formats. Raised to 2 when samples got `found`."""
+SCHEMA: int = 3
+"""Version of the two formats. Raised to 2 when samples got `found`, to 3 when they got `readout`."""
 
-READABLE: tuple[int, ...] = (1, SCHEMA)
+READABLE: tuple[int, ...] = (1, 2, SCHEMA)
 """Versions that `RunRecord.from_dict` reads, all others it refuses. What a version lacks is None, and never guessed."""
 
 DIAGNOSTICS: dict[str, str] = {"entropy": "entropy", "credit": "credit_entropy_norms"}
@@ -55,6 +55,50 @@ class Found(TypedDict):
     missed: list[str]
 
 
+class Readout(TypedDict):
+    """How a yes/no answer begins, at the logits that its margin is read from: after all that a method made of them.
+
+    Attributes:
+        token: id of the likeliest first token.
+        text: that token in words.
+        mass: probability of the ids that the margin reads, spellings of yes and of no, among all first tokens.
+    """
+
+    token: int
+    text: str
+    mass: float
+
+
+class FirstTokenCount(TypedDict):
+    """How many answers of a run a token was the likeliest first one of."""
+
+    token: int
+    text: str
+    count: int
+
+
+class ReadoutAudit(TypedDict):
+    """What a run's margins are read from, and whether its answers begin with it.
+
+    Attributes:
+        yes: ids that a margin reads a yes over.
+        no: likewise.
+        answers: how many samples have a readout; all that follows is about them.
+        argmax: the likeliest first tokens, the most frequent first.
+        won: how often one of the margin's ids was the likeliest.
+        mass: mean probability of the margin's ids; None without answers.
+        warning: why margins say little of the answers; None where they do not.
+    """
+
+    yes: list[int]
+    no: list[int]
+    answers: int
+    argmax: list[FirstTokenCount]
+    won: int
+    mass: float | None
+    warning: str | None
+
+
 def hallucinated_mentions(found: Found) -> list[Mention]:
     """The mentions of objects that are not in the image."""
     absent = set(found["hallucinated"])
@@ -76,6 +120,8 @@ class SampleRecord:
         found: the objects that a caption names and misses; None where the task looks for none, where there is no
             output, and in records of schema 1, which `benchmarks.run --rescore` completes.
         margin: logit of yes minus logit of no at the first answer token (yes/no tasks).
+        readout: what the answer begins with there, and how much of it the margin reads; None where there is no margin
+            to be read, and in records of schema 1 and 2.
         new_tokens: number of generated tokens.
         prefill_ms: milliseconds of the sample's prefill.
         decode_ms: milliseconds of all that came after it.
@@ -107,6 +153,7 @@ class SampleRecord:
     outcome: str | None = None
     found: Found | None = None
     margin: float | None = None
+    readout: Readout | None = None
     new_tokens: int | None = None
     prefill_ms: float | None = None
     decode_ms: float | None = None
@@ -173,6 +220,7 @@ class RunRecord:
         intervals: name → [low, high], 95 %.
         reasons: name → why a metric is None.
         units: name → unit, for metrics that are not fractions.
+        readout: what the margins are read from, and whether answers begin with it; None where none was read.
         timing: milliseconds and ratios with their spread over batches, as
             `benchmarks.asking.speed.summarize_timing` has them.
     """
@@ -212,6 +260,7 @@ class RunRecord:
     intervals: dict[str, list[float]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    readout: ReadoutAudit | None = None
     timing: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

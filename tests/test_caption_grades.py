@@ -20,7 +20,7 @@ from analysis.reading.load import NothingToShowError, load_results
 from analysis.reading.marking import mark_hallucinations
 from analysis.reading.pairs import caption_pairs, find_pairs
 from benchmarks.lab.probes import LabAmberGenerative
-from benchmarks.records import SampleRecord, hallucinated_mentions
+from benchmarks.records import SCHEMA, SampleRecord, hallucinated_mentions
 from benchmarks.running.rescoring import rescore
 from benchmarks.stats import caption_table, ratio_intervals, ratios
 from benchmarks.store import RunFolder
@@ -237,7 +237,7 @@ def test_captions_of_an_earlier_schema_are_said_and_not_guessed(tmp_path):
     assert {one.outcome for group in shown_samples(runs) for one in group} == {"ungraded", "unchanged"}
     assert all(done.problem is None for done in rescore(tmp_path))
     runs = load_results(tmp_path).runs
-    assert {run.record.schema for run in runs} == {2}
+    assert {run.record.schema for run in runs} == {SCHEMA}
     assert all(
         sample.found == Chair().grade(sample.target, sample.output).found for run in runs for sample in run.samples
     )

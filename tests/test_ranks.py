@@ -24,6 +24,7 @@ from torch.distributed import HashStore
 
 import scr
 from benchmarks.asking.answering import Answer, Question
+from benchmarks.asking.timing import AnswerTokens
 from benchmarks.records import RecordError
 from benchmarks.running import answers, runner
 from benchmarks.running import ranks as ranks_module
@@ -44,7 +45,7 @@ class FakeAnswerer:
     hurdle: Callable[[str], None] = staticmethod(lambda name: None)
 
     def __init__(self, loaded: Any) -> None:
-        self.answer_tokens = SimpleNamespace(reason=None)
+        self.answer_tokens = AnswerTokens(yes=(5,), no=(6,))
 
     def answer(self, questions: list[Question], generation: Any, *, seed: int, margins: bool) -> list[Answer]:
         type(self).hurdle(questions[0].id)

@@ -12,10 +12,10 @@ from benchmarks.records import READABLE, SCHEMA, RecordError, RunRecord, SampleR
 RUN_FIELDS = (
     "schema status error created finished command model revision family dtype device attention method config "
     "config_given prompt adapter adapter_overlap task task_version rule data_sha256 limit seed generation batch_size "
-    "world_size commit dirty packages metrics counts intervals reasons units timing"
+    "world_size commit dirty packages metrics counts intervals reasons units readout timing"
 ).split()
 SAMPLE_FIELDS = (
-    "id image prompt target output answer outcome found margin new_tokens prefill_ms decode_ms trace error"
+    "id image prompt target output answer outcome found margin readout new_tokens prefill_ms decode_ms trace error"
 ).split()
 
 FOUND = {
@@ -70,6 +70,7 @@ def test_a_round_trip_through_json_keeps_everything():
         output="Two dogs.",
         found=FOUND,
         margin=-1.25,
+        readout={"token": 5, "text": "No", "mass": 0.75},
         trace={"entropy": 0.5, "grids": [[24, 24]]},
     )
     assert SampleRecord.from_dict(json.loads(json.dumps(sample.to_dict()))) == sample
@@ -93,15 +94,19 @@ def test_numbers_that_json_does_not_know_become_null():
 @pytest.mark.parametrize("schema", [SCHEMA + 1, 0, None, "1"])
 def test_another_schema_is_refused_with_what_to_do(schema):
     data = {**run_record().to_dict(), "schema": schema, "brand_new_field": 1}
-    with pytest.raises(RecordError, match=f"got schema {schema!r}; expected 1 or {SCHEMA}.*--overwrite"):
+    with pytest.raises(RecordError, match=f"got schema {schema!r}; expected 1 or 2 or {SCHEMA}.*--overwrite"):
         RunRecord.from_dict(data)
 
 
 def test_records_of_the_schema_before_are_read_and_lack_what_it_lacked():
-    assert READABLE == (1, SCHEMA)
-    run = {**run_record().to_dict(), "schema": 1}
-    assert RunRecord.from_dict(run).schema == 1
+    assert READABLE == (1, 2, SCHEMA)
+    run = {**run_record().to_dict(), "schema": 2}
+    del run["readout"]
+    assert (RunRecord.from_dict(run).schema, RunRecord.from_dict(run).readout) == (2, None)
+    assert RunRecord.from_dict({**run, "schema": 1}).schema == 1
     sample = sample_record().to_dict()
+    del sample["readout"]
+    assert SampleRecord.from_dict(sample).readout is None
     del sample["found"]
     assert SampleRecord.from_dict(sample).found is None
 

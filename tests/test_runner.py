@@ -23,7 +23,7 @@ import scr
 from benchmarks.asking.answering import Answerer
 from benchmarks.asking.speed import OTHER_PROCESS
 from benchmarks.asking.timing import AnswerTokens
-from benchmarks.records import SampleRecord
+from benchmarks.records import SCHEMA, SampleRecord
 from benchmarks.running import answers
 from benchmarks.running.outcomes import Outcome, RunFailedError
 from benchmarks.running.plan import RunConfig, build_plan
@@ -341,7 +341,7 @@ def test_records_of_the_schema_before_are_graded_when_a_run_goes_on(configure: C
     assert again.cell.folder.path == folder.path
     assert [record.found for record in again.records] == [record.found for record in outcome.records]
     assert None not in [record.found for record in again.records]
-    assert again.run.schema == 2
+    assert again.run.schema == SCHEMA
 
 
 def test_a_folder_in_use_is_refused(configure: Configure) -> None:

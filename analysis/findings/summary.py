@@ -70,6 +70,26 @@ def summary_tables(runs: Sequence[Run]) -> list[Table]:
     return tables
 
 
+def readout_table(runs: Sequence[Run]) -> Table:
+    """What each run's margins are read from: how often one of those ids was the likeliest, and their probability."""
+    models, rows = model_labels(runs), row_labels(runs)
+    lines: list[tuple[Cell, ...]] = []
+    for run in runs:
+        found = run.record.readout
+        if found is not None and found["answers"]:
+            likeliest = "; ".join(f"{one['text']!r} ({one['token']}) {one['count']}" for one in found["argmax"])
+            ids = (" ".join(map(str, one)) for one in (found["yes"], found["no"]))
+            told = (found["answers"], found["won"] / found["answers"], found["mass"], likeliest, *ids)
+            lines.append((models[run.model], run.record.task, rows[run.folder], *told))
+    return Table(
+        name="readout",
+        title="what margins are read from, and what answers begin with",
+        columns=("model", "task", "row", "answers", "won", "mass", "likeliest", "ids_of_yes", "ids_of_no"),
+        rows=tuple(lines),
+        percent=frozenset({"won", "mass"}),
+    )
+
+
 def summary_findings(runs: Sequence[Run]) -> list[Finding]:
     """All runs in tables, and sentences about those that cannot be compared."""
     reasons = [
@@ -77,5 +97,12 @@ def summary_findings(runs: Sequence[Run]) -> list[Finding]:
         for run in runs
         for name, reason in run.record.reasons.items()
     ]
-    notes = (*dict.fromkeys(reasons), *find_pairs(runs).problems)
-    return [Finding(title="summary", tables=tuple(summary_tables(runs)), notes=notes)]
+    warned = [
+        f"{run.record.task}, {run.row}: {run.record.readout['warning']}"
+        for run in runs
+        if run.record.readout is not None and run.record.readout["warning"] is not None
+    ]
+    notes = (*dict.fromkeys(reasons), *warned, *find_pairs(runs).problems)
+    readout = readout_table(runs)
+    data = (readout,) if readout.rows else ()
+    return [Finding(title="summary", tables=tuple(summary_tables(runs)), data=data, notes=notes)]

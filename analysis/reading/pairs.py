@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .._benchmarks import BASELINE, SCHEMA, Comparison, SampleRecord, compare_tables, yes_no_table
+from .._benchmarks import BASELINE, Comparison, SampleRecord, compare_tables, yes_no_table
 from .load import NothingToShowError, Run, model_labels, row_labels
+
+_GRADED = 2  # the schema from which on captions hold what was found in them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,10 +114,10 @@ def caption_pairs(found: Pairing) -> Pairing:
             before, after = zip(*graded, strict=True)
             pairs.append(dataclasses.replace(pair, before=before, after=after))
         for run in (pair.baseline, pair.method):
-            if run.record.schema < SCHEMA and any(one.found is None and one.error is None for one in run.samples):
+            if run.record.schema < _GRADED and any(one.found is None and one.error is None for one in run.samples):
                 problems[
                     f"captions are not graded: got {run.folder} of schema {run.record.schema}, which held no grade per "
-                    f"caption; expected {SCHEMA}. Run `python -m benchmarks.run --rescore` on their folder."
+                    f"caption; expected {_GRADED} or later. Run `python -m benchmarks.run --rescore` on their folder."
                 ] = None
     return Pairing(tuple(pairs), tuple(problems))
 

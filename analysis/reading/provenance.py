@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .load import Run, flat_config, model_labels, row_labels, short_value
 
-_LEFT_OUT = {"metrics", "intervals", "reasons", "units", "timing", "counts", "schema", "config_given"}
+_LEFT_OUT = {"metrics", "intervals", "reasons", "units", "timing", "counts", "schema", "config_given", "readout"}
 # Two parts at least, and nothing before the first slash that makes it a part of a name, a web address or a fraction.
 _PATH = re.compile(r"(?<![\w.:/~-])~?(?:/[^\s/'\",;:)\]}]+){2,}/?")
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from scr import SCRError
 from scr.adapters import format_prompt
 
+from ..records import Readout
 from .finite import FiniteLogits
 from .models import LoadedModel
 from .sampling import sampling
 from .stopping import StopTexts
-from .timing import AnswerTokens, FirstTokenProbe, answer_tokens, synchronize
+from .timing import AnswerTokens, FirstToken, FirstTokenProbe, answer_tokens, synchronize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Answer:
         prefill_ms: see `benchmarks.asking.timing.BatchTiming`.
         decode_ms: likewise.
         first_token: id of the first generated token; None if there is none.
+        readout: see `benchmarks.records.Readout`; None where there is no margin.
     """
 
     text: str
@@ -57,6 +59,7 @@ class Answer:
     prefill_ms: float
     decode_ms: float
     first_token: int | None = None
+    readout: Readout | None = None
 
 
 class RefusedError(SCRError, ValueError):
@@ -126,6 +129,7 @@ class Answerer:
             synchronize(device)
             timing = probe.timing(started, time.perf_counter())
         new = _cut(sequences[:, start:].cpu(), self._end_tokens(generation))
+        nothing = [None] * len(questions)
         cut = [(self._decode(row), len(row)) if stop is None else stop.cut(row) for row in new]
         return [
             Answer(
@@ -135,8 +139,11 @@ class Answerer:
                 prefill_ms=timing.prefill_ms,
                 decode_ms=timing.decode_ms,
                 first_token=next(iter(row), None),
+                readout=self._readout(first),
             )
-            for (text, length), margin, row in zip(cut, probe.margins or [None] * len(questions), new, strict=True)
+            for (text, length), margin, first, row in zip(
+                cut, probe.margins or nothing, probe.first or nothing, new, strict=True
+            )
         ]
 
     def encode(self, questions: Sequence[Question]) -> dict[str, Any]:
@@ -195,6 +202,11 @@ class Answerer:
 
     def _decode(self, row: Sequence[int]) -> str:
         return str(self._tokenizer.decode(row, skip_special_tokens=True))
+
+    def _readout(self, first: FirstToken | None) -> Readout | None:
+        if first is None:
+            return None
+        return Readout(token=first.token, text=str(self._tokenizer.decode([first.token])), mass=first.mass)
 
     def _end_tokens(self, generation: Mapping[str, Any]) -> set[int]:
         end = generation.get("eos_token_id", self._model.generation_config.eos_token_id)

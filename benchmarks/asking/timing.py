@@ -13,6 +13,7 @@ from transformers import LogitsProcessor
 
 _YES = ("Yes", "yes", "YES", " Yes", " yes", " YES")
 _NO = ("No", "no", "NO", " No", " no", " NO")
+_DIGITS = 6  # of a probability, as in traces
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -64,6 +65,27 @@ def answer_margins(scores: Tensor, tokens: AnswerTokens) -> list[float | None]:
     return [None if margin != margin else margin for margin in margins]
 
 
+class FirstToken(NamedTuple):
+    """The likeliest first token of an answer, and the probability of the ids that its margin is read from."""
+
+    token: int
+    mass: float
+
+
+def first_tokens(scores: Tensor, tokens: AnswerTokens) -> list[FirstToken | None]:
+    """What the answer to each row of `scores` begins with; None for all where no margin can be read.
+
+    Args:
+        scores: logits (or log-probabilities) of the first answer token, shape (rows, vocabulary).
+        tokens: see `answer_tokens`.
+    """
+    if tokens.reason is not None:
+        return [None] * len(scores)
+    mass = scores.float().softmax(dim=-1)[:, [*tokens.yes, *tokens.no]].sum(dim=-1).clamp(max=1)
+    pairs = zip(scores.argmax(dim=-1).tolist(), mass.tolist(), strict=True)
+    return [FirstToken(token, float(f"{share:.{_DIGITS}g}")) for token, share in pairs]
+
+
 class BatchTiming(NamedTuple):
     """Amortised time of one sample of a batch: the batch's wall time divided by its rows.
 
@@ -88,6 +110,7 @@ class FirstTokenProbe(LogitsProcessor):
         device: where the model is, to wait for its kernels.
         first_logits_at: `time.perf_counter` at the first logits; None before.
         margins: one per prompt, empty before the first logits.
+        first: what each answer begins with, likewise.
     """
 
     rows: int
@@ -95,6 +118,7 @@ class FirstTokenProbe(LogitsProcessor):
     device: torch.device
     first_logits_at: float | None = None
     margins: list[float | None] = field(default_factory=list)
+    first: list[FirstToken | None] = field(default_factory=list)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Look at the first call's scores (rows × vocabulary); return every call's unchanged."""
@@ -103,7 +127,9 @@ class FirstTokenProbe(LogitsProcessor):
             self.first_logits_at = time.perf_counter()
             if self.tokens is not None:
                 # Beams of one prompt are equal at the first step, so the first of each stands for all.
-                self.margins = answer_margins(scores[:: len(scores) // self.rows], self.tokens)
+                prompts = scores[:: len(scores) // self.rows]
+                self.margins = answer_margins(prompts, self.tokens)
+                self.first = first_tokens(prompts, self.tokens)
         return scores
 
     def timing(self, started: float, finished: float) -> BatchTiming:

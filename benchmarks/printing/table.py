@@ -10,6 +10,7 @@ from rich.table import Table
 from scr import fields_by_part
 
 from ..asking.models import SETTINGS_FILE
+from ..asking.readout import readout_in_words
 from ..running.cells import recorded_samples
 from ..running.methods import BASELINE, by_part, settings_used
 from ..running.outcomes import Outcome
@@ -217,6 +218,9 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
             lacking.setdefault(reason, []).append(label)
         for reason, labels in lacking.items():
             notes[f"  {outcome.cell.row}, no {', '.join(labels)}: {reason}"] = None
+        audit = outcome.run.readout
+        if audit is not None and audit["answers"]:
+            notes[f"  {outcome.cell.row}, {audit['warning'] or readout_in_words(audit)}"] = None
         spread = _spread(outcome.run.timing)
         if spread:
             notes[f"  {outcome.cell.row}, {spread}"] = None

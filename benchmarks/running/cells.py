@@ -10,6 +10,8 @@ import torch
 
 from scr import ConfigError
 
+from ..asking.readout import audit_readout
+from ..asking.timing import AnswerTokens
 from ..records import DIAGNOSTICS, RunRecord, SampleRecord
 from .adapters import recorded_adapter
 from .plan import Cell, Plan
@@ -174,24 +176,27 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         commit=commit,
         dirty=dirty,
         packages=package_versions(),
+        readout=before.readout if before is not None else None,
     )
 
 
-def tell_model(run: RunRecord, cell: Cell, model: Any, no_margin: str | None, mapped: bool) -> None:
+def tell_model(run: RunRecord, cell: Cell, model: Any, tokens: AnswerTokens, mapped: bool) -> None:
     """Put into a run's record what only the loaded model tells.
 
     Args:
         run: the record.
         cell: what it is of.
         model: the model.
-        no_margin: why its tokenizer allows no margins; None where it does.
+        tokens: what its margins are read from.
         mapped: whether it is spread over devices by a device map.
     """
     run.attention = model.config._attn_implementation
     if mapped:
         run.device = mapped_in_words(model)
-    if cell.work.task.kind == YES_NO and no_margin is not None:
-        run.reasons["margin"] = no_margin
+    if cell.work.task.kind == YES_NO and tokens.reason is not None:
+        run.reasons["margin"] = tokens.reason
+    elif cell.work.task.kind == YES_NO:
+        run.readout = audit_readout([], tokens.yes, tokens.no)
 
 
 def mapped_in_words(model: Any) -> str:

@@ -27,6 +27,7 @@ def graded(task: Task, reply: Reply) -> SampleRecord:
         output=answer.text,
         **task.grade(sample.target, answer.text)._asdict(),
         margin=answer.margin,
+        readout=answer.readout,
         new_tokens=answer.new_tokens,
         prefill_ms=answer.prefill_ms,
         decode_ms=answer.decode_ms,

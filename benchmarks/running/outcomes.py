@@ -75,7 +75,7 @@ def finish(cell: Cell, run: RunRecord, timed: Mapping[str, int], baseline: Outco
         advice = "Report this." if run.world_size == 1 else "Give an --output-dir that all processes share."
         raise RunFailedError(f"{title(cell)}: got answers missing after the last batch; expected all. {advice}")
     scores = scored(cell.work.task, wanted)
-    apply_scores(run, scores)
+    apply_scores(run, scores, wanted)
     others = None
     if baseline is not None:
         # A ratio of times is one of the same process, which computed both.

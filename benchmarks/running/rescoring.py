@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..asking.readout import audit_readout
 from ..records import SCHEMA, RunRecord, SampleRecord
 from ..store import RunFolder, find_runs
 from ..tasks import UnknownTaskError, load_task
@@ -31,14 +32,22 @@ class Rescored:
     problem: str | None = None
 
 
-def apply_scores(run: RunRecord, scores: Scores) -> None:
-    """Put scores into a run's record, in place of what was there."""
+def apply_scores(run: RunRecord, scores: Scores, records: Sequence[SampleRecord]) -> None:
+    """Put scores into a run's record, in place of what was there, and the audit of what its margins are read from.
+
+    Args:
+        run: the record; the ids that its margins read are in it.
+        scores: the scores.
+        records: what they are of.
+    """
     run.metrics = dict(scores.metrics)
     run.counts = dict(scores.counts)
     run.intervals = {name: list(interval) for name, interval in scores.intervals.items()}
     run.units = dict(scores.units)
     measured = {name: reason for name, reason in run.reasons.items() if name.split(".")[0] in _MEASURED}
     run.reasons = {**measured, **scores.reasons}
+    if run.readout is not None:
+        run.readout = audit_readout(records, run.readout["yes"], run.readout["no"])
 
 
 def scored(task: Task, records: Sequence[SampleRecord]) -> Scores:
@@ -102,7 +111,8 @@ def _rescore(folder: RunFolder) -> Rescored:
             task = load_task(run.task)
             before = run.metrics
             grade_samples(folder, task)
-            apply_scores(run, scored(task, first_images(folder.samples(), run.limit)))
+            records = first_images(folder.samples(), run.limit)
+            apply_scores(run, scored(task, records), records)
             run.rule, run.schema = task.rule, SCHEMA
             folder.write_run(run)
     except (ValueError, UnknownTaskError, RuntimeError) as error:

@@ -180,8 +180,7 @@ class _Session:
         loaded = self._asker.loaded
         self._ranks.step()
         if run is not None:
-            no_margin = self._asker.answerer.answer_tokens.reason
-            tell_model(run, cell, loaded.model, no_margin, mapped=self._asker.mapped)
+            tell_model(run, cell, loaded.model, self._asker.answerer.answer_tokens, mapped=self._asker.mapped)
             cell.folder.write_run(run)
         alone = self._world.size == 1
         share = sum(len(batch.wanted) for batch in batches_to_ask(self._plan, cell, mine, there))
