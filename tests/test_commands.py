@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "benchmarks.calibrate": ("yes-shift", "confidence"),
     "benchmarks.lab.smol": ("fetch", "train", "merge"),
     "benchmarks.score": ("pope", "chair", "caption"),
+    "benchmarks.protocol": ("list", "run", "check", "render"),
     "benchmarks.results": ("list", "diff", "rm"),
     "scr.adapters.train": ("seed", "refusal", "prepare", "merge"),
     "scr.onepass": ("train",),

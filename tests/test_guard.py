@@ -107,6 +107,7 @@ BEGUN = {
     "benchmarks.lab.train": (["llava"], "benchmarks.lab.train.start_anew"),
     "benchmarks.lab.tune": ([], "benchmarks.lab.tune.tune"),
     "benchmarks.overhead": ([], "benchmarks.overhead.command.machine"),
+    "benchmarks.protocol": (["list"], "benchmarks.protocol.command.list_protocols"),
     "benchmarks.refusal_data": (["--data-dir", "x", "--output", "y"], "benchmarks.tasks.coco.CocoData.open"),
     "benchmarks.results": (["list", "."], "benchmarks.studies.stored.find_runs"),
     "benchmarks.run": ([], "benchmarks.running.plan.build_plan"),

@@ -38,6 +38,7 @@ def test_the_wheel_holds_packages_and_data_but_no_tests(wheel):
         "benchmarks/tasks/pope/task.py",
         "benchmarks/tasks/chair/synonyms.txt",
         "benchmarks/lab/declared/grids/small.json",
+        "benchmarks/protocol/declared/llava15-pope-chair.json",
         "benchmarks/lab/checkpoints/llava/model.safetensors",
         "benchmarks/lab/predictors/llava/predictor.safetensors",
         "benchmarks/lab/checkpoints/llava/scr.json",

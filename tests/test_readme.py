@@ -112,6 +112,7 @@ def commands() -> set[tuple[str, ...]]:
         "benchmarks.score",
         "benchmarks.calibrate",
         "benchmarks.results",
+        "benchmarks.protocol",
         "scr.adapters.train",
         "benchmarks.lab.adapt",
         "benchmarks.lab.smol",

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "entropy": Command("analysis.entropy", "attention entropy against hallucination"),
     "results": Command("benchmarks.results", "what lies in a folder of results, compare two, remove runs"),
     "score": Command("benchmarks.score", "score answers that any other tool produced"),
+    "protocol": Command("benchmarks.protocol", "declared protocols for real weights: run, check, hand in"),
     "sweep": Command("benchmarks.sweep", "one method at several configurations"),
     "calibrate": Command("benchmarks.calibrate", "choose settings on a validation split"),
     "overhead": Command("benchmarks.overhead", "what the methods cost, in time and memory"),

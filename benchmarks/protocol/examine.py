@@ -1,0 +1,148 @@
+"""What lies in a folder of a protocol, row by row, and all that is not as declared. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import scr
+from scr import BASELINE
+
+from ..records import RunRecord, SampleRecord
+from ..running.rescoring import first_images, scored
+from ..studies.stored import StoredRun, runs_below
+from ..tasks import load_task
+from ..tasks.base import Scores
+from .declaration import Protocol, Row, rows_of
+
+
+class Measured(NamedTuple):
+    """A declared row that was run.
+
+    Attributes:
+        row: as declared.
+        folder: its folder, below that of the protocol.
+        run: its record.
+        records: the samples that it is about.
+        scores: of these samples, computed anew.
+    """
+
+    row: Row
+    folder: Path
+    run: RunRecord
+    records: Sequence[SampleRecord]
+    scores: Scores
+
+
+class Examination(NamedTuple):
+    """What lies there.
+
+    Attributes:
+        measured: the rows that were run to their end, in the order of the declaration.
+        missing: rows that were not.
+        lacking: sentences about what is not complete.
+        wrong: sentences about what is not what was declared, or not what its samples say.
+    """
+
+    measured: list[Measured]
+    missing: list[Row]
+    lacking: list[str]
+    wrong: list[str]
+
+    def baseline(self, part: str, task: str) -> Measured | None:
+        """The model as it is, of a part on a task; None where it was not run."""
+        found = (one for one in self.measured if (one.row.part, one.row.task) == (part, task) and one.row.is_baseline)
+        return next(found, None)
+
+
+def examine(folder: Path, protocol: Protocol) -> Examination:
+    """Look at every run of a folder.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+    rows = [row for part in protocol.parts for row in rows_of(part)]
+    lacking: list[str] = []
+    wrong: list[str] = []
+    found: dict[int, Measured] = {}
+    for one in runs_below(folder):
+        where = one.folder.path.relative_to(folder)
+        if one.record is None or one.status != "finished":
+            lacking.append(f"{where} is not finished: got {one.problem or one.status}; expected a finished run.")
+            continue
+        places = [number for number, row in enumerate(rows) if _is_of(one.record, row)]
+        if not places:
+            wrong.append(
+                f"{where} is no row of {protocol.name}: got {_described(one.record)}; expected a declared row. "
+                "Other rows belong into another folder."
+            )
+            continue
+        records = first_images(one.samples, one.record.limit)
+        scores = scored(load_task(one.record.task), records)
+        wrong += [f"{where}: {said}" for said in _wrong(one, rows[places[0]], protocol, scores)]
+        lacking += [f"{where}: {said}" for said in _lacking(records, rows[places[0]])]
+        for number in places:  # equal rows of two parts share a folder
+            found[number] = Measured(rows[number], where, one.record, records, scores)
+    measured = [found[number] for number in sorted(found)]
+    missing = [row for number, row in enumerate(rows) if number not in found]
+    return Examination(measured, missing, lacking, [*wrong, *_differing(measured)])
+
+
+def _is_of(run: RunRecord, row: Row) -> bool:
+    recorded = (run.task, run.method, run.adapter is not None, run.prompt, run.generation)
+    return recorded == (row.task, row.method, row.adapted, row.prompt, row.generation)
+
+
+def _described(run: RunRecord) -> str:
+    adapter = f", adapter {run.adapter}" if run.adapter else ""
+    return f"{run.task}, {run.method}{adapter}, prompt {run.prompt}, {run.generation}"
+
+
+def _wrong(one: StoredRun, row: Row, protocol: Protocol, scores: Scores) -> Iterator[str]:
+    """What of a run is not as declared; expected and got, a sentence each."""
+    run = one.record
+    if run is None:
+        return
+    task = load_task(run.task)
+    pairs: list[tuple[str, Any, Any]] = [
+        ("limit", run.limit, row.limit),
+        ("seed", run.seed, protocol.seed),
+        ("settings of the method", run.config_given, {}),
+        ("version of the task", run.task_version, task.version),
+        ("rule", run.rule, task.rule),
+        ("metrics", run.metrics, scores.metrics),
+    ]
+    if run.method != BASELINE:
+        own = scr.get_method(run.method).configure({}).to_dict()
+        # A field that is newer than the run is none of it; what is None the family decides.
+        fixed = {name: value for name, value in own.items() if value is not None and name in run.config}
+        pairs.append(("configuration", {name: run.config[name] for name in fixed}, fixed))
+    for what, got, wanted in pairs:
+        if got != wanted:
+            yield f"another {what}: got {_short(got, wanted)}; expected {_short(wanted, got)}. Run the row again."
+
+
+def _lacking(records: Sequence[SampleRecord], row: Row) -> Iterator[str]:
+    images, failed = len({one.image for one in records}), sum(one.error is not None for one in records)
+    if images != row.limit:
+        yield f"too few images: got {images}; expected {row.limit}. Give the whole data set."
+    if failed:
+        yield f"samples that failed: got {failed} of {len(records)}; expected none. Run the row again."
+
+
+def _differing(measured: Sequence[Measured]) -> Iterator[str]:
+    """What rows must share to be compared."""
+    for what in ("model", "revision", "dtype"):
+        if len(values := {str(getattr(one.run, what)) for one in measured}) > 1:
+            yield f"rows of several {what}s: got {', '.join(sorted(values))}; expected one. Use a folder for each."
+    for task in dict.fromkeys(one.row.task for one in measured):
+        if len(values := {one.run.data_sha256[:12] for one in measured if one.row.task == task}) > 1:
+            yield f"{task} was asked of several data sets: got {', '.join(sorted(values))}; expected one."
+
+
+def _short(value: Any, other: Any) -> Any:
+    """A table without what another has too."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return {name: one for name, one in value.items() if name not in other or other[name] != one}
+    return value
