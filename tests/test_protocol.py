@@ -218,6 +218,8 @@ def change(path: Path, **fields: Any) -> None:
         ({"task_version": 9}, "another version of the task: got 9; expected 1"),
         ({"rule": "wordnet"}, "another rule: got wordnet; expected chair"),
         ({"metrics": {"chair_s": 0.0}}, "another metrics: got"),
+        ({"model": "another"}, r"rows of another model: got another; expected .*smolvlm-refusal, as stamped"),
+        ({"revision": None}, r"rows of another revision: got None; expected sha256:"),
         ({"dtype": "float16"}, "rows of several dtypes: got float16, float32; expected one"),
         ({"data_sha256": "0" * 64}, "chair was asked of several data sets: got 000000000000"),
         ({"status": "failed"}, "is not finished: got failed"),
@@ -246,11 +248,22 @@ def test_a_method_of_another_configuration_is_another_row(tmp_path: Path) -> Non
         fields = {"prompt": row.prompt, "generation": dict(row.generation), "limit": 2, "config": config}
         write(tmp_path / part, record(row.method, row.task, **fields), samples)
         rescore(tmp_path / part)
-    good, bad = examine(tmp_path / "as it is", protocol), examine(tmp_path / "another", protocol)
+    stamp = dataclasses.replace(STAMP, model="lab/llava", revision="sha256:0")
+    good, bad = (examine(tmp_path / name, protocol, stamp) for name in ("as it is", "another"))
     assert (good.wrong, good.lacking, [one.row for one in good.measured]) == ([], [], [row])
     assert len(good.missing) == sum(len(rows_of(part)) for part in protocol.parts) - 1
     (said,) = bad.wrong
     assert "another configuration: got {'plausibility': 0.5}; expected {'plausibility': 0.1}" in said
+
+
+def test_samples_that_no_rule_can_grade(rehearsed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(rehearsed, tmp_path)
+    path = next(folder.glob("pope_random/*/*/samples.jsonl"))
+    path.write_text(path.read_text().replace('"target": "yes"', '"target": "perhaps"'))
+    assert main(["check", str(folder)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "10 of 11 rows" in out
+    assert "cannot be graded: a yes/no question has a wrong target: got 'perhaps'" in out
 
 
 @pytest.mark.parametrize(
@@ -319,7 +332,9 @@ def test_a_baseline_is_measured_from_the_nearest_edge_of_what_was_published(accu
     assert first.is_off == (abs(off) > 0.015)
     if accuracy == 0.855:
         assert first.nearest["source"].startswith("RUDDER")
-    assert [one.off for one in compared if one.anchor.part != "pope-greedy"] == [None] * 11
+    others = [one for one in compared if one.anchor.part != "pope-greedy"]
+    assert others
+    assert {one.off for one in others} == {None}
 
 
 def test_a_baseline_that_is_off_is_said_with_its_usual_causes_before_anything_is_believed() -> None:
@@ -457,7 +472,7 @@ def test_any_change_of_a_declaration_is_another_one() -> None:
 def test_a_folder_that_is_there_is_not_written_into(rehearsed: Path, tmp_path: Path) -> None:
     stamp = read_stamp(rehearsed)
     protocol = declared_by(stamp)
-    found = examine(rehearsed, protocol)
+    found = examine(rehearsed, protocol, stamp)
     (tmp_path / "x").write_text("mine")
     with pytest.raises(scr.ConfigError, match="a folder that is not empty"):
         hand_in(rehearsed, tmp_path, protocol, stamp, found)

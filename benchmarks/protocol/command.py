@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..printing.arguments import Parser, add_flags, guarded, names, short
 from .declaration import get_protocol, list_protocols
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 class _Declared(argparse.Action):
     """A flag whose value the protocol has declared."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Refuse it."""
         parser.error(
             f"argument {option_string}: got {short(str(values))}; expected none, as the rows are declared. "
@@ -145,8 +145,8 @@ def _check(options: argparse.Namespace) -> int:
 
     stamp = read_stamp(options.folder)
     protocol = declared_by(stamp)
-    wrong = unlike_manifest(options.folder)
-    return 0 if print_examination(protocol, stamp, examine(options.folder, protocol), wrong) else 1
+    found = examine(options.folder, protocol, stamp)
+    return 0 if print_examination(protocol, stamp, found, unlike_manifest(options.folder)) else 1
 
 
 def _render(options: argparse.Namespace) -> int:
@@ -156,7 +156,8 @@ def _render(options: argparse.Namespace) -> int:
 
     stamp = read_stamp(options.folder)
     protocol = declared_by(stamp)
-    written = hand_in(options.folder, options.output, protocol, stamp, examine(options.folder, protocol))
+    found = examine(options.folder, protocol, stamp)
+    written = hand_in(options.folder, options.output, protocol, stamp, found)
     print(f"wrote {len(written)} files to {options.output}; look at them, then hand the folder in")
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ..studies.stored import StoredRun, runs_below
 from ..tasks import load_task
 from ..tasks.base import Scores
 from .declaration import Protocol, Row, rows_of
+from .stamp import Stamp
 
 
 class Measured(NamedTuple):
@@ -56,8 +57,13 @@ class Examination(NamedTuple):
         return next(found, None)
 
 
-def examine(folder: Path, protocol: Protocol) -> Examination:
+def examine(folder: Path, protocol: Protocol, stamp: Stamp) -> Examination:
     """Look at every run of a folder.
+
+    Args:
+        folder: what `run` or `render` wrote.
+        protocol: what it is of.
+        stamp: what it says of itself.
 
     Raises:
         ConfigError: if there is no such folder.
@@ -79,14 +85,18 @@ def examine(folder: Path, protocol: Protocol) -> Examination:
             )
             continue
         records = first_images(one.samples, one.record.limit)
-        scores = scored(load_task(one.record.task), records)
+        try:
+            scores = scored(load_task(one.record.task), records)
+        except ValueError as error:
+            wrong.append(f"{where} cannot be graded: {error}")
+            continue
         wrong += [f"{where}: {said}" for said in _wrong(one, rows[places[0]], protocol, scores)]
         lacking += [f"{where}: {said}" for said in _lacking(records, rows[places[0]])]
         for number in places:  # equal rows of two parts share a folder
             found[number] = Measured(rows[number], where, one.record, records, scores)
     measured = [found[number] for number in sorted(found)]
     missing = [row for number, row in enumerate(rows) if number not in found]
-    return Examination(measured, missing, lacking, [*wrong, *_differing(measured)])
+    return Examination(measured, missing, lacking, [*wrong, *_differing(measured, stamp)])
 
 
 def _is_of(run: RunRecord, row: Row) -> bool:
@@ -111,7 +121,7 @@ def _wrong(one: StoredRun, row: Row, protocol: Protocol, scores: Scores) -> Iter
         ("settings of the method", run.config_given, {}),
         ("version of the task", run.task_version, task.version),
         ("rule", run.rule, task.rule),
-        ("metrics", run.metrics, scores.metrics),
+        ("metrics", _rounded(run.metrics), _rounded(scores.metrics)),
     ]
     if run.method != BASELINE:
         own = scr.get_method(run.method).configure({}).to_dict()
@@ -120,7 +130,8 @@ def _wrong(one: StoredRun, row: Row, protocol: Protocol, scores: Scores) -> Iter
         pairs.append(("configuration", {name: run.config[name] for name in fixed}, fixed))
     for what, got, wanted in pairs:
         if got != wanted:
-            yield f"another {what}: got {_short(got, wanted)}; expected {_short(wanted, got)}. Run the row again."
+            todo = "`benchmarks.run --rescore` counts the samples again." if what == "metrics" else "Run the row again."
+            yield f"another {what}: got {_short(got, wanted)}; expected {_short(wanted, got)}. {todo}"
 
 
 def _lacking(records: Sequence[SampleRecord], row: Row) -> Iterator[str]:
@@ -131,14 +142,22 @@ def _lacking(records: Sequence[SampleRecord], row: Row) -> Iterator[str]:
         yield f"samples that failed: got {failed} of {len(records)}; expected none. Run the row again."
 
 
-def _differing(measured: Sequence[Measured]) -> Iterator[str]:
-    """What rows must share to be compared."""
-    for what in ("model", "revision", "dtype"):
-        if len(values := {str(getattr(one.run, what)) for one in measured}) > 1:
-            yield f"rows of several {what}s: got {', '.join(sorted(values))}; expected one. Use a folder for each."
+def _differing(measured: Sequence[Measured], stamp: Stamp) -> Iterator[str]:
+    """What rows must share to be compared, and with what the folder says of itself."""
+    for what in ("model", "revision"):
+        own = str(getattr(stamp, what))
+        if others := {str(getattr(one.run, what)) for one in measured} - {own}:
+            yield f"rows of another {what}: got {', '.join(sorted(others))}; expected {own}, as stamped."
+    if len(values := {one.run.dtype for one in measured}) > 1:
+        yield f"rows of several dtypes: got {', '.join(sorted(values))}; expected one. Use a folder for each."
     for task in dict.fromkeys(one.row.task for one in measured):
         if len(values := {one.run.data_sha256[:12] for one in measured if one.row.task == task}) > 1:
             yield f"{task} was asked of several data sets: got {', '.join(sorted(values))}; expected one."
+
+
+def _rounded(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Without the digits in which machines differ."""
+    return {name: None if value is None else round(value, 9) for name, value in metrics.items()}
 
 
 def _short(value: Any, other: Any) -> Any:
