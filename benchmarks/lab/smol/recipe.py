@@ -14,7 +14,7 @@ __all__ = ["STAGES", "SmolRecipe"]
 
 _TOWER = StageRecipe(steps=4500, batch=16, learning_rate=1e-3, warmup=200)
 _PROJECTOR = StageRecipe(steps=300, batch=16, learning_rate=2e-3, warmup=20)
-_LORA = StageRecipe(steps=600, batch=4, learning_rate=5e-4, warmup=30, weight_decay=0.0)
+_LORA = StageRecipe(steps=400, batch=4, learning_rate=5e-4, warmup=30, weight_decay=0.0)
 
 # In the order in which they run; a stage depends on all before it.
 STAGES = ("tower", "projector", "lora")

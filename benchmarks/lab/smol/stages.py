@@ -208,5 +208,5 @@ def _autocast(model: LlavaForConditionalGeneration) -> torch.autocast:
 
 def _has_bfloat16_units() -> bool:
     """Whether this processor multiplies in bfloat16; on one that does not, it is several times slower than float32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
