@@ -138,7 +138,7 @@ class _Reader:
     reads_of: Readers = "text"
     reads_heads = False
 
-    def __init__(self, layers: range, attention_layers: range, credit: bool) -> None:
+    def __init__(self, layers: range, attention_layers: Sequence[int], credit: bool) -> None:
         self.layers, self.attention_layers, self.credit = layers, attention_layers, credit
         self.session: _Reading | None = None
 

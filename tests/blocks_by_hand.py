@@ -22,6 +22,11 @@ def block_by_hand(layer, hidden, kwargs, after_attention, after_mlp):
             update = behind(layer.self_attn(hidden_states=layer.input_layernorm(hidden), **kwargs)[0])
             hidden = after_attention(hidden + update, update)
             return hidden + last(after_mlp(layer.mlp(before(hidden))))
+    if hasattr(layer, "linear_attn"):
+        normed, state = layer.input_layernorm(hidden), kwargs["past_key_values"]
+        update = layer.linear_attn(hidden_states=normed, cache_params=state, attention_mask=kwargs["attention_mask"])
+        hidden = after_attention(hidden + update, update)
+        return hidden + after_mlp(layer.mlp(layer.post_attention_layernorm(hidden)))
     swin = layer.self_attn.config.model_type == "chameleon" and layer.self_attn.config.swin_norm
     attended = layer.self_attn(hidden_states=hidden if swin else layer.input_layernorm(hidden), **kwargs)[0]
     update = layer.input_layernorm(attended) if swin else attended

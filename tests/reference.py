@@ -51,6 +51,12 @@ def reference_plan(
     return sources, neighbors, owners
 
 
+def maps_by_block(model, attentions: tuple) -> dict[int, torch.Tensor]:
+    """Block → its maps: one without self-attention puts out none."""
+    blocks = [index for index, layer in enumerate(model.get_decoder().layers) if hasattr(layer, "self_attn")]
+    return dict(zip(blocks, attentions, strict=True))
+
+
 def reference_attention(
     model, inputs: dict, row: int, positions: list[int], visual, layers: range, heads: float = 1.0, queries=None
 ) -> torch.Tensor:
@@ -62,7 +68,8 @@ def reference_attention(
     if queries is None:
         queries = [q for q in range(len(real)) if real[q] and not visual[row, q] and q > max(positions)]
     with torch.no_grad():
-        attentions = model(**inputs, output_attentions=True).attentions
+        attentions = maps_by_block(model, model(**inputs, output_attentions=True).attentions)
+    layers = [layer for layer in layers if layer in attentions]
     total = torch.zeros(len(positions))
     for layer in layers:
         own = []

@@ -29,8 +29,9 @@ def attention_by_hand(
         hidden: block and scores → which of them are masked, too.
         output: block, scores and what heads give (batch, seq, heads, dim) → what goes into the output projection.
     """
-    own = {id(layer.self_attn) for layer in model.get_decoder().layers}
-    place = sys.modules[type(model.get_decoder().layers[0].self_attn).__module__]
+    layers = model.get_decoder().layers
+    own = {id(layer.self_attn) for layer in layers if hasattr(layer, "self_attn")}
+    place = sys.modules[type(layers[-1].self_attn).__module__]
     eager = place.eager_attention_forward
 
     def attend(module, query, key, value, attention_mask=None, *, scaling, **kwargs):

@@ -67,7 +67,7 @@ def test_plans_and_logits_equal_the_naive_reference(name, attention):
         untouched = eager.model(**inputs).logits
     real = prompt.inputs["attention_mask"].bool()
     assert (expected - untouched)[real].abs().max() > 0.05, "the reference must do something"
-    assert (logits - expected)[real].abs().max() < 2e-5
+    assert (logits - expected)[real].abs().max() < tiny.rounding
     assert [(trace.row, trace.image) for trace in patched.traces] == list(plans)
     for trace in patched.traces:
         sources, neighbors, owners, attention_map = plans[trace.row, trace.image]
@@ -235,8 +235,6 @@ def test_chameleon_30b_edits_more_blocks_and_another_block_class():
         ("internvl_chat", "-hf"),
         ("qwen", "Qwen/Qwen2-VL-7B-Instruct"),
         ("mllama", "cross-attention.*llava-hf/llava-1.5"),
-        ("qwen3_5", "in place of attention maps.*Qwen3-VL"),
-        ("qwen3_5_moe", "in place of attention maps.*Qwen3-VL"),
         ("gemma3n", "several streams.*gemma-3"),
         ("idefics2", "learnt queries.*llava"),
         ("blip-2", "learnt queries.*llava"),

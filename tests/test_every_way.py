@@ -5,8 +5,8 @@ import threading
 
 import pytest
 import torch
-from reference import reference_plan
-from tiny_families import MIXTURES, PROMPTS, REFUSED, TINY, VOCABULARY
+from reference import maps_by_block, reference_plan
+from tiny_families import HYBRIDS, MIXTURES, PROMPTS, REFUSED, TINY, VOCABULARY
 
 import scr
 from hooks import PromptLayoutError, hidden_of
@@ -31,6 +31,8 @@ def tiny(request):
 def guessing(tiny):
     if tiny.name == "paligemma":
         pytest.skip("what is guessed belongs to its prompt, which sees itself both ways: unpatched too")
+    if tiny.name in HYBRIDS:
+        pytest.skip("transformers refuses it for models with a state; see test_hybrids.py")
     return tiny
 
 
@@ -157,10 +159,11 @@ def test_a_second_image_in_a_later_turn(tiny, static):
     with scr.patch(eager.model, num_sources=4, scale=1.4) as first_only, torch.no_grad():
         cache = eager.model(**first_turn, use_cache=True).past_key_values
     with torch.no_grad():
-        maps = eager.model(**rest, past_key_values=cache, use_cache=True, output_attentions=True).attentions
+        out = eager.model(**rest, past_key_values=cache, use_cache=True, output_attentions=True)
+    maps = maps_by_block(eager.model, out.attentions)
     text = [q for q in range(max(positions) + 1, length) if not tiny.visual(whole.inputs)[0, q]]
     rows = torch.tensor(text) - seen
-    layers = first_only.config.attention_layers
+    layers = first_only.traces[0].attention_layers
     means = [maps[layer][0][:, rows].mean(dim=(0, 1)) for layer in layers]
     # A sliding block has dropped its oldest keys.
     whole_rows = [torch.nn.functional.pad(one, (length - len(one), 0)) for one in means]

@@ -98,7 +98,7 @@ def test_every_level_is_attended_and_corrupted(name):
         assert all((one != two).any(-1).all() for one, two in zip(old, new, strict=True))
 
 
-@pytest.mark.parametrize("name", [*DEEPSTACK, "glm4v", "glm46v"])
+@pytest.mark.parametrize("name", [*DEEPSTACK, "glm4v", "glm46v", "qwen3_5"])
 def test_time_steps_between_timestamps_are_images_of_their_own(name):
     tiny = TINY[name]()
     token = "<image>" if name.startswith("glm") else "<video>"

@@ -66,6 +66,7 @@ class Tiny(ABC):
     model_class: ClassVar[type]
     deepstack: ClassVar[int] = 0  # to the output of how many first blocks the decoder adds features of the image
     suffix: ClassVar[int] = 0  # token type of what is said
+    rounding: ClassVar[float] = 2e-5  # what another kernel may make of the logits
     ended: ClassVar[bool] = False  # whether the token after an image tells where it ends
     repeatable: ClassVar[list[tuple[str, list[int]]]] = PROMPTS  # whose copies transformers gives their own images
 
@@ -406,6 +407,49 @@ class TinyQwen3VLMoe(TinyQwen3VL):
     text: ClassVar[dict[str, Any]] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
+class TinyQwen35(TinyQwen3VL):
+    """Every other block has attention, the first one not."""
+
+    model_class = hf.Qwen3_5ForConditionalGeneration
+    config_class = hf.Qwen3_5Config
+    deepstack = 0
+    rounding = 1e-4
+    text: ClassVar[dict[str, Any]] = {
+        "full_attention_interval": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        with torch.no_grad():  # a state that lasts longer than a few tokens; where nothing is left, norms blow noise up
+            for name, parameter in self.model.named_parameters():
+                if name.endswith("A_log"):
+                    parameter.fill_(-3)
+
+    def config(self, layers, **changes):
+        made = super().config(layers, **changes)
+        made.text_config.rope_parameters["partial_rotary_factor"] = 1.0
+        return made
+
+    def vision(self):
+        return {name: value for name, value in super().vision().items() if name != "deepstack_visual_indexes"}
+
+
+class TinyQwen35Moe(TinyQwen35):
+    model_class = hf.Qwen3_5MoeForConditionalGeneration
+    config_class = hf.Qwen3_5MoeConfig
+    text: ClassVar[dict[str, Any]] = {
+        **TinyQwen35.text,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+    }
+
+
 class TinyGlm4V(TinyQwen2VL):
     """Frames of a video have the token of an image."""
 
@@ -713,13 +757,17 @@ class TinyPaliGemma(Tiny):
 # Every model type that a family answers for; products take the first of them in full, see conftest.py.
 FIRST = 9
 # Method → model types that it refuses, for what they are built of.
+# Whose blocks carry a state on, in place of attention, in part.
+HYBRIDS = ("qwen3_5", "qwen3_5_moe")
 REFUSED = {
-    "only": ("gemma3", "aya_vision", "glm4v", "glm46v", "cohere2_vision"),
+    "only": ("gemma3", "aya_vision", "glm4v", "glm46v", "cohere2_vision", *HYBRIDS),
     "rudder": ("aya_vision", "cohere2_vision"),
-    "opera": ("gemma3", "aya_vision", "cohere2_vision"),
+    "opera": ("gemma3", "aya_vision", "cohere2_vision", *HYBRIDS),
+    "sid": HYBRIDS,
+    "crops": HYBRIDS,
 }
 # An expert takes tokens of all rows at once, and rounds by how many there are.
-MIXTURES = ("qwen3_vl_moe", "glm4v_moe")
+MIXTURES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe")
 TINY: dict[str, type[Tiny]] = {
     "llava": TinyLlava,
     "llava_next": TinyLlavaNext,
@@ -740,4 +788,6 @@ TINY: dict[str, type[Tiny]] = {
     "glm46v": TinyGlm46V,
     "paligemma": TinyPaliGemma,
     "cohere2_vision": TinyCohere2Vision,
+    "qwen3_5": TinyQwen35,
+    "qwen3_5_moe": TinyQwen35Moe,
 }

@@ -21,6 +21,7 @@ from .llava_next import LlavaNext, LlavaOnevision
 from .mistral3 import Mistral3
 from .paligemma import PaliGemma
 from .qwen2_vl import Qwen2VL
+from .qwen3_5 import Qwen35
 from .qwen3_vl import Qwen3VL
 
 FAMILIES: dict[str, ModelFamily] = {
@@ -40,6 +41,7 @@ FAMILIES: dict[str, ModelFamily] = {
         Glm4V(),
         PaliGemma(),
         Cohere2Vision(),
+        Qwen35(),
     )
 }
 
@@ -50,11 +52,6 @@ _REFUSED = {
     "qwen": "the remote code of Qwen-VL v1 drops the image under transformers 5. Load 'Qwen/Qwen2-VL-7B-Instruct'.",
     "mllama": "its image never enters the residual stream, but is read by cross-attention: there are no patches to "
     "redistribute. Load a model that puts image tokens in the prompt, such as 'llava-hf/llava-1.5-7b-hf'.",
-    **dict.fromkeys(
-        ("qwen3_5", "qwen3_5_moe"),
-        "most of its blocks carry a state on in place of attention maps, which a diagnostic pass cannot read. Load "
-        "'Qwen/Qwen3-VL-8B-Instruct'.",
-    ),
     "gemma3n": "its blocks pass several streams on side by side: there is no one residual stream to edit. Load "
     "'google/gemma-3-4b-it'.",
     **dict.fromkeys(

@@ -63,6 +63,9 @@ class ModelFamily(ABC):
     """Blocks whose output SCR edits, as published for models of 24 blocks and more; see `edit_layers_of`."""
     attention_layers: ClassVar[range] = range(8, 17)
     """Blocks whose attention SCR averages, likewise."""
+    state_module: ClassVar[str | None] = None
+    """What a block of the family may have in place of `self_attn`: a module that carries a state on, and has no maps
+    to read."""
     whole_picture: ClassVar[int | None] = None
     """Of the grids of an image that has several, the one that shows all of it, as an index; None if none does."""
 
@@ -85,20 +88,27 @@ class ModelFamily(ABC):
         return inputs
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
-        """The decoder blocks, in order.
+        """The decoder blocks, in order."""
+        decoder: Any = self.decoder(model)
+        return decoder.layers
+
+    def attention_modules(self, model: PreTrainedModel) -> dict[int, nn.Module]:
+        """Block → its self-attention, of the blocks that have maps to read: all, but in a family with `state_module`.
 
         Raises:
-            UnsupportedModelError: if a block has no `self_attn` with a config, where attention could be read.
+            UnsupportedModelError: if another block has no `self_attn` with a config, where attention could be read.
         """
-        decoder: Any = self.decoder(model)
-        layers: nn.ModuleList = decoder.layers
-        for index, layer in enumerate(layers):
-            if not hasattr(getattr(layer, "self_attn", None), "config"):
+        found = {}
+        for index, layer in enumerate(self.layers(model)):
+            attention = getattr(layer, "self_attn", None)
+            if attention is not None and hasattr(attention, "config"):
+                found[index] = attention
+            elif self.state_module is None or not hasattr(layer, self.state_module):
                 raise UnsupportedModelError(
                     f"decoder block without readable attention: got {type(layer).__name__} at block {index}; "
                     "expected blocks with a `self_attn` module. Use a model whose every block has self-attention."
                 )
-        return layers
+        return found
 
     def mlp(self, layer: nn.Module) -> nn.Module:
         """The module of a decoder block whose output is its MLP's.
@@ -169,7 +179,7 @@ class ModelFamily(ABC):
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise UnsupportedModelError if this member of the family cannot be patched."""
-        self.layers(model)
+        self.attention_modules(model)
 
     def visual_token_ids(self, config: PreTrainedConfig) -> dict[str, int]:
         """Modality → the token id that stands for its patches in a prompt."""

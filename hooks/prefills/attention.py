@@ -201,11 +201,11 @@ def _collect(
     return compat.original_attention(module, _COLLECTOR)(query, key, value, attention_mask, *args, **kwargs)
 
 
-def read_attention(layers: nn.ModuleList, reader: AttentionReader, run: Callable[[], object]) -> None:
+def read_attention(modules: Mapping[int, nn.Module], reader: AttentionReader, run: Callable[[], object]) -> None:
     """Let `reader` see the layers named in `reader.first_key` while `run()` runs a forward, which stops after the last.
 
     Args:
-        layers: the decoder blocks.
+        modules: block → its self-attention.
         reader: what to read; its `maps` are complete when this returns.
         run: the forward.
     """
@@ -214,7 +214,7 @@ def read_attention(layers: nn.ModuleList, reader: AttentionReader, run: Callable
     try:
         _SWAPPED.here(swapped)
         for index in reader.first_key:
-            attention: Any = layers[index].self_attn
+            attention: Any = modules[index]
             swapped.attribute(attention, "config", compat.dispatching_config(attention.config, _COLLECTOR))
         _LOCAL.reader = reader
         try:  # noqa: SIM105  `suppress` could be interrupted at its end, and let it out

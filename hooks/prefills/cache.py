@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import Cache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 
 class _ThrowAwayUpdates:
@@ -39,20 +40,47 @@ def _forked_class(cache_class: type[Cache]) -> type[Cache]:
     return type(f"Forked{cache_class.__name__}", (_ThrowAwayUpdates, cache_class), {})
 
 
+def carries_state(layer: Any) -> bool:
+    """Whether a layer of a cache holds a state of linear attention, which has no columns and cannot be cut back."""
+    return isinstance(layer, LinearAttentionCacheLayerMixin)
+
+
+def is_new(cache: Cache | None) -> bool:
+    """Whether nothing was written to it."""
+    return not any(
+        any(layer.is_conv_states_initialized.values())
+        if carries_state(layer)
+        else getattr(layer, "is_initialized", True)
+        for layer in getattr(cache, "layers", ())
+    )
+
+
+def _with_own_states(layer: Any) -> Any:
+    """A copy of what carries a state on, written into in place, which the original does not see."""
+    own = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):  # state by state: few, and no longer for a longer past
+            states = {key: part.clone() if isinstance(part, Tensor) else part for key, part in value.items()}
+            setattr(own, name, states)
+    return own
+
+
 @torch.no_grad()
 def fork(cache: Cache | None) -> Cache | None:
     """A view of `cache` that a forward pass can use and that leaves the original as it is.
 
     Reading (lengths, mask sizes, past keys) goes to the original; each `update` works on a copy of one layer, which is
-    dropped as soon as the layer has its keys and values: the pass holds one layer's copy at a time.
+    dropped as soon as the layer has its keys and values: the pass holds one layer's copy at a time. Layers that carry a
+    state on are copied at once.
 
     Args:
-        cache: any transformers cache made of attention layers; `None` stays `None`.
+        cache: any transformers cache; `None` stays `None`.
     """
     if cache is None:
         return None
     forked: Any = copy.copy(cache)
     forked.__class__ = _forked_class(forked.__class__)
+    forked.layers = [_with_own_states(layer) if carries_state(layer) else layer for layer in cache.layers]
     return forked
 
 
@@ -73,8 +101,8 @@ def first_key_column(cache: Cache | None, layer: int, new_tokens: int) -> int:
 
 def mask_layer(cache: Cache | None) -> int:
     """The layer whose keys a model's mask is made for: its "full_attention" mask, or the only one if there is one."""
-    sliding = [] if cache is None else cache.is_sliding
-    return sliding.index(False) if False in sliding else 0
+    layers = [] if cache is None else zip(cache.is_sliding, cache.is_linear, strict=True)
+    return next((index for index, (slides, is_linear) in enumerate(layers) if not slides and not is_linear), 0)
 
 
 def append_rows(cache: Cache, others: Sequence[Cache], pads: Sequence[int]) -> None:
@@ -88,9 +116,16 @@ def append_rows(cache: Cache, others: Sequence[Cache], pads: Sequence[int]) -> N
     """
     for index in range(len(cache.layers)):
         parts = [cast(Any, one.layers[index]) for one in (cache, *others)]
+        own = parts[0]
+        for name in ("conv_states", "recurrent_states") if carries_state(own) else ():
+            states = getattr(own, name)
+            for key, state in states.items():
+                if state is not None:  # padding leaves no trace in it
+                    states[key] = torch.cat([getattr(part, name)[key].to(state) for part in parts])
+        if not hasattr(own, "keys"):
+            continue
         # A sliding layer holds no more than its window.
         longest = max(part.keys.shape[2] for part in parts)
-        own = parts[0]
         for name in ("keys", "values"):
             padded = [_padded_to(longest, getattr(part, name).to(own.keys)) for part in parts]
             setattr(own, name, torch.cat(padded))

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .cache import is_new
+
 
 def prompt_copies(inputs: Mapping[str, Any], prompt_rows: int | None) -> int:
     """How often each row of the prompt stands in a prefill's batch; 1 where it cannot be told, or not be undone.
@@ -26,7 +28,7 @@ def prompt_copies(inputs: Mapping[str, Any], prompt_rows: int | None) -> int:
         not (groups == groups[:, :1]).all()
         or not all(mask is None or isinstance(mask, Tensor) for mask in masks)
         # A cache in use holds the keys of all rows.
-        or any(getattr(layer, "is_initialized", True) for layer in getattr(cache, "layers", ()))
+        or not is_new(cache)
     ):
         return 1
     return copies

@@ -290,7 +290,7 @@ class PrefillDispatcher:
             began = time.perf_counter()
             try:
                 frame.diagnosing = True
-                read_attention(self._family.layers(self._model), reader, lambda: decoder(**inputs))
+                read_attention(self._family.attention_modules(self._model), reader, lambda: decoder(**inputs))
             finally:
                 frame.diagnosing = False
             maps = {layer: mean.cpu() for layer, mean in reader.maps.items()}  # also waits for the device

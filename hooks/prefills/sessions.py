@@ -32,7 +32,7 @@ class Diagnosis:
     milliseconds: float
     head_maps: dict[int, Float[Tensor, "batch heads images seq"]] = field(default_factory=dict)
 
-    def attention(self, images: Sequence[ImagePatches], layers: range) -> list[Float[Tensor, "patches"]]:
+    def attention(self, images: Sequence[ImagePatches], layers: Sequence[int]) -> list[Float[Tensor, "patches"]]:
         """Mean over `layers` of each image's own map, in the order of `images`.
 
         Raises:
@@ -44,7 +44,7 @@ class Diagnosis:
         return own
 
     def attention_by_head(
-        self, images: Sequence[ImagePatches], layers: range
+        self, images: Sequence[ImagePatches], layers: Sequence[int]
     ) -> list[Float[Tensor, "layers heads patches"]]:
         """Each image's own maps, head by head, of a method that `reads_heads`; in the order of `images`.
 
@@ -92,7 +92,7 @@ class PrefillSession(Protocol):
 class PrefillMethod(Protocol):
     """A method that edits image prefills."""
 
-    attention_layers: range
+    attention_layers: Sequence[int]
     """Blocks whose attention it reads. A method without any is asked nothing before the real pass, which is then the
     only one, unless another method's diagnostic goes before it; and sees images that no text comes after, too."""
     reads_of: Readers = "text"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,10 @@ class AttentionPlan(Protocol):
         return embeds
 
     def attend(self, attention: LayerAttention) -> None:
-        """Take part in one block's attention, before it is computed; called block after block in every forward."""
+        """Take part in one block's attention, before it is computed; called in every forward, block after block.
+
+        A block without attention goes by unasked.
+        """
         return
 
 
@@ -57,7 +60,7 @@ class _Forward:
 
     attending: tuple[Attending, ...]
     past: int
-    first: list[int]
+    first: dict[int, int]
     embedded: bool = False
 
 
@@ -79,13 +82,13 @@ def tap_attention(model: PreTrainedModel, stack: HookStack) -> None:
     compat.check_transformers()
     compat.register_attention(_TAP, _tapped)
     family, hooks = find_family(model), HookStack()
-    layers, decoder, base = family.layers(model), family.decoder(model), base_of(model)
+    modules, decoder, base = family.attention_modules(model), family.decoder(model), base_of(model)
     stack.callback(when_idle, model, hooks.close)
 
     # Plans are Python: a compiled model runs them between its graphs.
     @torch.compiler.disable
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        _begin(base, len(layers), kwargs)
+        _begin(base, modules, kwargs)
 
     @torch.compiler.disable
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -105,10 +108,9 @@ def tap_attention(model: PreTrainedModel, stack: HookStack) -> None:
 
     hooks.forward_pre_hook(decoder, before)
     hooks.forward_hook(decoder, after, always_call=True)
-    hooks.forward_pre_hook(layers[0], embedded)
-    for layer in layers:
-        attention: Any = layer.self_attn
-        hooks.attribute(attention, "config", compat.dispatching_config(attention.config, _TAP))
+    hooks.forward_pre_hook(family.layers(model)[0], embedded)
+    for attention in modules.values():
+        hooks.attribute(attention, "config", compat.dispatching_config(cast(Any, attention).config, _TAP))
 
 
 @contextlib.contextmanager
@@ -144,7 +146,7 @@ def require_seen(before: int) -> None:
         )
 
 
-def _begin(base: nn.Module, blocks: int, inputs: Mapping[str, Any]) -> None:
+def _begin(base: nn.Module, blocks: Iterable[int], inputs: Mapping[str, Any]) -> None:
     if is_reading():
         return
     cache, embeds = inputs.get("past_key_values"), inputs.get("inputs_embeds")
@@ -155,7 +157,7 @@ def _begin(base: nn.Module, blocks: int, inputs: Mapping[str, Any]) -> None:
             plans += own
     _LOCAL.forward = None
     if plans:
-        first = [first_key_column(cache, layer, tokens.shape[1]) for layer in range(blocks)]
+        first = {layer: first_key_column(cache, layer, tokens.shape[1]) for layer in blocks}
         _LOCAL.forward = _Forward(tuple(plans), past_length(cache), first)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .._hooks import AttentionPlan, LayerAttention, find_family
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,24 @@ class LeastAttended:
 
 
 def require_block(model: PreTrainedModel, first_layer: int) -> None:
-    """Raise ConfigError if a model has no such block."""
+    """Refuse a model where `LeastAttended` cannot hide anything from some block on.
+
+    Raises:
+        ConfigError: if it has no such block.
+        UnsupportedModelError: if blocks carry on what they have seen without attention.
+    """
     blocks = len(find_family(model).layers(model))
     if first_layer >= blocks:
         raise ConfigError(
             f"first_layer leaves the model: got {first_layer}; expected an index below {blocks}, its number of blocks. "
             "Name an earlier block."
+        )
+    known = find_family(model).attention_modules(model)
+    if others := [block for block in range(first_layer - 1, blocks) if block not in known]:
+        raise UnsupportedModelError(
+            f"blocks that no key can be hidden from: got {others} of {type(model).__name__}, which carry a state on in "
+            f"place of attention maps; expected attention in every block from {first_layer - 1} on. Use a method that "
+            "corrupts the image instead, such as 'vcd', or leaves it out, such as 'm3id'."
         )
 
 

@@ -137,7 +137,8 @@ class RunningBranch:
         output = self._forward(**{**inputs, "position_ids": positions})
         self._positions, self._cache, self._last = positions[..., -1:], output.past_key_values, output.logits[:, -1]
         if copies > 1:
-            self._own_cache.batch_repeat_interleave(copies)
+            # `batch_repeat_interleave` knows keys and values alone, and no states of linear attention.
+            self._own_cache.reorder_cache(cast(Any, torch.arange(len(given)).repeat_interleave(copies)))
             self._mask, self._last = (value.repeat_interleave(copies, dim=0) for value in (self._mask, self._last))
             # M-RoPE's have an axis before the batch.
             self._positions = self._positions.repeat_interleave(copies, dim=self._positions.ndim - 2)

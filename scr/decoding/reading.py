@@ -28,8 +28,11 @@ class _LastRow(AttentionPlan):
 
 
 def last_block_reader(model: PreTrainedModel) -> Reader:
-    """Reads the highest of the last block's heads, of a model that is tapped by `tap_attention`."""
-    last = len(find_family(model).layers(model)) - 1
+    """Reads the highest of the last block's heads, of a model that is tapped by `tap_attention`.
+
+    Of a hybrid, the last block that has any.
+    """
+    last = max(find_family(model).attention_modules(model))
 
     def read(forward: Callable[[], Any]) -> tuple[Any, Float[Tensor, "rows keys"]]:
         plan = _LastRow(last)

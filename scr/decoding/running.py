@@ -44,6 +44,11 @@ class RunningRows:
                 f"a cache in which rows cannot go back: got {kind}; expected a DynamicCache of whole attention. "
                 "Generate with use_cache=True and without cache_implementation, on a model without sliding windows."
             )
+        if remember and any(cache.is_linear):
+            raise UnsupportedGenerationError(
+                "a cache in which rows cannot go back: got states of linear attention; expected keys and values in "
+                "every block. Set opera's threshold to None, so that no row goes back, or use another model."
+            )
 
     @property
     def width(self) -> int:

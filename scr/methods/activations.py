@@ -22,7 +22,7 @@ class ActivationsMethod(Method):
 
     requires: ClassVar[tuple[Lever, ...]] = ("activations",)
     in_any_forward: ClassVar[bool] = True
-    attention_layers: range = range(0)
+    attention_layers: Sequence[int] = ()
     """Blocks whose attention of the prompt it reads, in a diagnostic pass before the real one; without any there is no
     such pass, and its sessions are asked to `edit` and to `close` alone."""
     reads_of: Readers = "text"

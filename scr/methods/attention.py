@@ -22,7 +22,7 @@ from .._hooks import (
     tap_attention,
 )
 from .base import Lever
-from .depth import within
+from .depth import with_maps, within
 from .logits import LogitsMethod
 
 
@@ -51,7 +51,7 @@ class AttentionMethod(LogitsMethod):
 
 
 class InLayers(LogitsMethod):
-    """A method that acts in certain blocks, by the field `layers` of its configuration."""
+    """A method that acts in certain blocks that have attention, by the field `layers` of its configuration."""
 
     published: ClassVar[range | None] = None
     """The blocks of 32 that a None stands for, scaled by depth; all if None."""
@@ -61,8 +61,9 @@ class InLayers(LogitsMethod):
         super().__init__(model, config)
         every = range(len(find_family(model).layers(model)))
         chosen = config.layers if self.published else config.layers or every
-        self.layers = within("layers", chosen, self.published or every, len(every))
-        self.config = replace(config, layers=self.layers)
+        layers = within("layers", chosen, self.published or every, len(every))
+        self.layers = with_maps("layers", layers, model)
+        self.config = replace(config, layers=layers)
 
 
 class LooksAtImage(AttentionPlan):
@@ -71,7 +72,9 @@ class LooksAtImage(AttentionPlan):
     So it is with and without a cache, in prompts that come in parts, and for every beam.
     """
 
-    def __init__(self, call: GenerateCall, layers: range, chosen: Bool[Tensor, "prompts length"] | None = None) -> None:
+    def __init__(
+        self, call: GenerateCall, layers: Sequence[int], chosen: Bool[Tensor, "prompts length"] | None = None
+    ) -> None:
         """Change nothing yet.
 
         Args:

@@ -93,13 +93,13 @@ class _Reading(AttentionPlan):
     """What the prompt's last token attends to, block by block; on the CPU."""
 
     def __init__(self, image: Bool[Tensor, "rows prompt"]) -> None:
-        self.image, self.seen = image, list[Tensor]()
+        self.image, self.seen = image, dict[int, Tensor]()
 
     def attend(self, attention: LayerAttention) -> None:
-        if len(self.seen) <= attention.layer:  # the prefill comes first
+        if attention.layer not in self.seen:  # the prefill comes first
             weights = attention.weights(attention.last_queries())
             seen = attention.by_token(attention.mean_over_heads(weights)[:, 0])
-            self.seen.append(seen[:: len(seen) // len(self.image)].cpu())
+            self.seen[attention.layer] = seen[:: len(seen) // len(self.image)].cpu()
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Blind:
     reading: _Reading
 
     def start(self, image: Bool[Tensor, "rows prompt"], real: Bool[Tensor, "rows prompt"]) -> AttentionPlan:
-        seen = torch.stack(self.reading.seen, dim=1)
+        seen = torch.stack(list(self.reading.seen.values()), dim=1)
         out = image.clone()
         for row, own in enumerate(image):
             out[row, own] = ~blind_tokens(seen[row][:, own], self.config.layer_share, self.config.deviations)

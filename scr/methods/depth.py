@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from .._hooks import find_family
 from ..errors import ConfigError
 
 _PUBLISHED = 32
@@ -31,3 +36,19 @@ def within(name: str, chosen: range | None, published: range, num_layers: int) -
             "published range."
         )
     return layers
+
+
+def with_maps(name: str, layers: Sequence[int], model: PreTrainedModel) -> tuple[int, ...]:
+    """Those of some blocks that have attention maps: in most families all, in a hybrid some.
+
+    Raises:
+        ConfigError: if none of them has, naming those that have.
+    """
+    known = find_family(model).attention_modules(model)
+    found = tuple(layer for layer in layers if layer in known)
+    if not found:
+        raise ConfigError(
+            f"{name} without attention maps: got {layers} of {type(model).__name__}, whose other blocks have them; "
+            f"expected one at least of {sorted(known)}. Choose among these."
+        )
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,7 +50,7 @@ class HeadGuidance(InLayers, AttentionMethod):
 
 
 class _Guided(LooksAtImage):
-    def __init__(self, call: GenerateCall, layers: range, strength: float) -> None:
+    def __init__(self, call: GenerateCall, layers: Sequence[int], strength: float) -> None:
         super().__init__(call, layers)
         self._strength = strength
 

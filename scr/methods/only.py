@@ -75,6 +75,12 @@ class ONLY(StepsMethod):
         family = find_family(model)
         last: Any = family.layers(model)[-1]
         family.final_norm(model)
+        if family.state_module is not None:
+            raise UnsupportedModelError(
+                f"a hybrid: got {type(model).__name__}, some of whose blocks carry a state on in place of attention "
+                "maps; expected attention in the first block and the last, of Llama's or Qwen2's build. Use a method "
+                "that contrasts with another run, such as 'vcd'."
+            )
         if family.attention_update(last) is not last.self_attn or not hasattr(last.self_attn, "o_proj"):
             raise UnsupportedModelError(
                 f"decoder block of another build: got {type(last).__name__}; expected norms before attention and "

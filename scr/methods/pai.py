@@ -79,7 +79,7 @@ class PAI(InLayers, BranchesMethod):
 
 
 class _Amplified(LooksAtImage):
-    def __init__(self, call: GenerateCall, layers: range, strength: float) -> None:
+    def __init__(self, call: GenerateCall, layers: Sequence[int], strength: float) -> None:
         super().__init__(call, layers)
         self._strength = strength
 

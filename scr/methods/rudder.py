@@ -16,7 +16,7 @@ from .._hooks import GenerateCall, StepHooks, after_attention, find_family, real
 from ..fields import LARGEST, Factor, Index
 from ..kinds import Between
 from .base import MethodConfig
-from .depth import within
+from .depth import with_maps, within
 from .steps import StepsMethod
 
 
@@ -67,7 +67,7 @@ class Rudder(StepsMethod):
         family = find_family(model)
         layers = family.layers(model)
         chosen = None if config.block is None else range(config.block, config.block + 1)
-        self.block = within("block", chosen, range(30, 31), len(layers)).start
+        (self.block,) = with_maps("block", within("block", chosen, range(30, 31), len(layers)), model)
         self.config = replace(config, block=self.block)
         family.attention_update(layers[self.block])
 

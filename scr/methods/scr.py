@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from .._hooks import Diagnosis, ImagePatches, find_family
 from ..kinds import Between
 from .base import MethodConfig
+from .depth import with_maps
 from .heads import attention_of_sharpest
 from .kept_maps import KeptMaps
 from .spreading import SpreadingConfig, SpreadingMethod, SpreadingSession
@@ -24,7 +25,8 @@ class SCRConfig(SpreadingConfig):
     """How to redistribute by the attention that a diagnostic pass reads.
 
     Attributes:
-        attention_layers: blocks whose attention is averaged; None takes the family's.
+        attention_layers: blocks whose attention is averaged; None takes the family's. Of a hybrid's, those that have
+            attention maps: the traces say which.
         heads: per block, the share of heads that are averaged, rounded up: those whose own map over the image has the
             lowest entropy, image by image; ties go to the lower head. 1.0 averages all (the paper keeps 95 % of the
             gain at 0.2).
@@ -57,7 +59,7 @@ class SCR(SpreadingMethod):
     def __init__(self, model: PreTrainedModel, config: SCRConfig) -> None:
         """See `Method`."""
         super().__init__(model, config)
-        self.attention_layers = cast(range, self.config.attention_layers)
+        self.attention_layers = with_maps("attention_layers", cast(range, self.config.attention_layers), model)
         self.reads_of = "image" if config.map_from == "image" else "text"
         self.reads_heads = config.heads < 1
         self.kept = KeptMaps()
@@ -68,7 +70,7 @@ class SCR(SpreadingMethod):
 
     def diagnosed(self) -> dict[str, range]:
         """See `Method`."""
-        return {"layers": self.layers, "attention_layers": self.attention_layers}
+        return {"layers": self.layers, "attention_layers": cast(range, self.config.attention_layers)}
 
     def draws(self) -> bool:
         """See `SpreadingMethod`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -57,7 +57,7 @@ class SPIN(InLayers, AttentionMethod):
 
 
 class _Ranked(LooksAtImage):
-    def __init__(self, call: GenerateCall, layers: range, config: SPINConfig) -> None:
+    def __init__(self, call: GenerateCall, layers: Sequence[int], config: SPINConfig) -> None:
         super().__init__(call, layers)
         self._config = config
 

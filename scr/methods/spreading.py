@@ -149,6 +149,7 @@ class SpreadingSession(PrefillSession):
         """
         self._config, self._layers, self._traces = method.config, method.layers, method.traces
         self._images, self._copies, self._generators, self._measured = images, copies, generators, measured
+        self._read = tuple(method.attention_layers)
         rows = torch.cat([torch.full_like(image.positions, image.row) for image in images])
         self._patches = Placed(rows, torch.cat([image.positions for image in images]))
         self._noise: dict[int, Tensor] = {}
@@ -266,6 +267,7 @@ class SpreadingSession(PrefillSession):
                     entropy=float(attention_entropy(attention)),
                     norm_ratio=ratios[index],
                     milliseconds=self._milliseconds,
+                    attention_layers=self._read,
                 )
             )
 

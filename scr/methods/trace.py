@@ -31,6 +31,8 @@ class Trace:
         norm_ratio: sum of the patches' L2 norms with the edits, divided by the sum without, after the last edited block
             that the diagnostic pass reached; None if it reached none.
         milliseconds: wall time of the diagnostic pass, of the whole batch.
+        attention_layers: the blocks whose attention was averaged: of those asked for, all that have attention maps;
+            none where A was predicted.
     """
 
     row: int
@@ -43,6 +45,7 @@ class Trace:
     entropy: float
     norm_ratio: float | None
     milliseconds: float
+    attention_layers: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""

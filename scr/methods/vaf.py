@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,7 +65,7 @@ class VAF(InLayers, AttentionMethod):
 
 
 class _Fused(LooksAtImage):
-    def __init__(self, call: GenerateCall, layers: range, image_factor: float, system_factor: float) -> None:
+    def __init__(self, call: GenerateCall, layers: Sequence[int], image_factor: float, system_factor: float) -> None:
         image = image_tokens(call.model, call.model_inputs)
         seen = image.cumsum(dim=1) > 0
         super().__init__(call, layers, seen & ~image)
