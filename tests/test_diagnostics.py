@@ -131,7 +131,7 @@ def test_attention_is_that_of_scrs_own_trace(name):
         assert one.entropy == pytest.approx(trace.entropy)
         assert one.norm_growth != other.norm_growth
         last = patched.config.layers[-1]
-        if last < patched.config.attention_layers[-1]:
+        if last < trace.attention_layers[-1]:
             ratio = one.norm_growth[-1] / other.norm_growth[-1]
             assert ratio == pytest.approx(trace.norm_ratio, rel=1e-4)
 

@@ -146,7 +146,7 @@ def crops(hand, clean, tokens, config):
 def avisc(hand, clean, tokens, config):
     image = image_tokens(hand.tiny.model, hand.inputs)[0]
     seen = torch.stack([layer[:, -1].mean(dim=0)[image] for layer in hand.forward(hand.inputs, [])[1]])
-    order = sorted(range(LAYERS), key=lambda layer: -seen[layer].sum().item())
+    order = sorted(range(len(seen)), key=lambda layer: -seen[layer].sum().item())
     taken, total = [], 0.0
     while total < config.layer_share * seen.sum().item():
         taken.append(order[len(taken)])

@@ -14,7 +14,7 @@ from scr.branches.saliency import CoverSalient, most_salient, tower_saliency
 from scr.perturb import get_perturbation, noise_generator, perturb_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "glm46v")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "glm46v", "qwen3_5", "qwen3_5_moe")
 LAST = {
     "internvl": lambda model: model.base_model.vision_tower.encoder.layer[-1].attention,
     "idefics3": lambda model: model.base_model.vision_model.encoder.layers[-1].self_attn,

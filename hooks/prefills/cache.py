@@ -117,11 +117,8 @@ def append_rows(cache: Cache, others: Sequence[Cache], pads: Sequence[int]) -> N
     for index in range(len(cache.layers)):
         parts = [cast(Any, one.layers[index]) for one in (cache, *others)]
         own = parts[0]
-        for name in ("conv_states", "recurrent_states") if carries_state(own) else ():
-            states = getattr(own, name)
-            for key, state in states.items():
-                if state is not None:  # padding leaves no trace in it
-                    states[key] = torch.cat([getattr(part, name)[key].to(state) for part in parts])
+        if carries_state(own):
+            _append_states(parts)
         if not hasattr(own, "keys"):
             continue
         # A sliding layer holds no more than its window.
@@ -133,6 +130,17 @@ def append_rows(cache: Cache, others: Sequence[Cache], pads: Sequence[int]) -> N
                 setattr(part, name, None)
         if hasattr(own, "cumulative_length"):
             own.cumulative_length += pads[0]
+
+
+def _append_states(parts: Sequence[Any]) -> None:
+    """As `append_rows`, for states; padding has left no trace in them."""
+    for name in ("conv_states", "recurrent_states"):
+        states = [getattr(part, name) for part in parts]
+        for key, own in states[0].items():
+            if own is not None:
+                states[0][key] = torch.cat([one[key].to(own) for one in states])
+                for other in states[1:]:
+                    other[key] = None
 
 
 def _padded_to(length: int, values: Tensor) -> Tensor:
