@@ -236,6 +236,8 @@ def test_chameleon_30b_edits_more_blocks_and_another_block_class():
         ("qwen", "Qwen/Qwen2-VL-7B-Instruct"),
         ("mllama", "cross-attention.*llava-hf/llava-1.5"),
         ("gemma3n", "several streams.*gemma-3"),
+        ("gemma4", "not to the decoder.*gemma-3"),
+        ("gemma4_unified", "not to the decoder.*gemma-3"),
         ("idefics2", "learnt queries.*llava"),
         ("blip-2", "learnt queries.*llava"),
         ("instructblip", "learnt queries.*llava"),

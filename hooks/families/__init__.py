@@ -59,6 +59,11 @@ _REFUSED = {
         "learnt queries pool its image: its tokens are no patches, and have no neighbours. Load a model whose image "
         "tokens are patches, such as 'llava-hf/llava-1.5-7b-hf'.",
     ),
+    **dict.fromkeys(
+        ("gemma4", "gemma4_unified"),
+        "where its patches lie is said by its processor to the vision tower, and not to the decoder. Load "
+        "'google/gemma-3-4b-it'.",
+    ),
     "molmo2": "which patches a token pools is said by its processor alone, and not to the decoder. Load "
     "'Qwen/Qwen3-VL-8B-Instruct'.",
     "phi4_multimodal": "its decoder embeds images by a module of its own, which `generate` cannot run by itself, as "
