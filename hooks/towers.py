@@ -111,5 +111,6 @@ _LOCAL = _Local()
 def _collect(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The attention function that transformers calls for the swapped module."""
     if _LOCAL.see is not None:
-        _LOCAL.see(query, key, kwargs["scaling"])
+        scaling = kwargs["scaling"]
+        _LOCAL.see(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
     return compat.original_attention(module, _COLLECTOR)(query, key, value, *args, **kwargs)

@@ -268,12 +268,13 @@ def perturb_encoded(
         ConfigError, PromptLayoutError: as `perturb_features`.
     """
     noisy: dict[str, Any] = {}
+    name = find_family(model).features
     for modality, output in encoded.items():
 
         def corrupt(features: Any, modality: Any = modality) -> Any:
             return perturb_features(model, inputs, features, perturbation, modality)
 
-        changed = {"pooler_output": corrupt(output.pooler_output)}
+        changed = {name: corrupt(output[name])}
         if output.get("deepstack_features") is not None:  # levels that enter the decoder later
             changed["deepstack_features"] = [corrupt(level) for level in output.deepstack_features]
         noisy[modality] = type(output)(**{**output, **changed})

@@ -51,9 +51,15 @@ def reference_plan(
     return sources, neighbors, owners
 
 
+def decoder_of(model):
+    """The module of the decoder blocks; of Llama 4, transformers returns what is around it."""
+    decoder = model.get_decoder()
+    return decoder if hasattr(decoder, "layers") else decoder.model
+
+
 def maps_by_block(model, attentions: tuple) -> dict[int, torch.Tensor]:
     """Block → its maps: one without self-attention puts out none."""
-    blocks = [index for index, layer in enumerate(model.get_decoder().layers) if hasattr(layer, "self_attn")]
+    blocks = [index for index, layer in enumerate(decoder_of(model).layers) if hasattr(layer, "self_attn")]
     return dict(zip(blocks, attentions, strict=True))
 
 
@@ -127,7 +133,7 @@ def reference_logits(
     def hook(module, args, output):
         return (edited(output[0]), *output[1:]) if isinstance(output, tuple) else edited(output)
 
-    decoder, added = model.get_decoder(), 0
+    decoder, added = decoder_of(model), 0
     if hasattr(decoder, "_deepstack_process"):  # what Qwen3-VL's decoder adds after its first blocks, once for each
         add, levels = decoder._deepstack_process, []
         added = len(model.config.vision_config.deepstack_visual_indexes)

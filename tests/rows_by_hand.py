@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from reference import decoder_of
 from torch import Tensor
 
 Change = Callable[[int, Tensor], Tensor]
@@ -29,7 +30,7 @@ def attention_by_hand(
         hidden: block and scores → which of them are masked, too.
         output: block, scores and what heads give (batch, seq, heads, dim) → what goes into the output projection.
     """
-    layers = model.get_decoder().layers
+    layers = decoder_of(model).layers
     own = {id(layer.self_attn) for layer in layers if hasattr(layer, "self_attn")}
     place = sys.modules[type(layers[-1].self_attn).__module__]
     eager = place.eager_attention_forward

@@ -122,7 +122,7 @@ def test_the_vision_tower_runs_once(name):
     tiny, calls = TINY[name](), []
     tower = next(
         module
-        for path, module in tiny.model.model.named_children()
+        for path, module in tiny.model.base_model.named_children()
         if path in ("vision_tower", "vision_model", "visual", "vqmodel")
     )
     tower = getattr(tower, "encoder", tower)

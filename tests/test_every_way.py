@@ -48,7 +48,7 @@ def plans(traces):
 
 def greedy_by_hand(tiny, inputs):
     """The prefill of unpadded rows, then one forward per token, without `generate`."""
-    tiny.model.model.rope_deltas = None  # Qwen's would be taken over from the last prompt with an image
+    tiny.model.base_model.rope_deltas = None  # Qwen's would be taken over from the last prompt with an image
     out = tiny.model(**inputs, use_cache=True)
     cache, logits = out.past_key_values, [out.logits[:, -1]]
     for _ in range(STEPS - 1):
@@ -232,7 +232,7 @@ def test_inputs_embeds(tiny, patched):
     inputs = tiny.prompt().inputs
     expected = tiny.model(**inputs).logits
     embeds = tiny.model.get_input_embeddings()(inputs.pop("input_ids"))
-    tiny.model.model.rope_deltas = None
+    tiny.model.base_model.rope_deltas = None
     if "image_grid_thw" in inputs:  # transformers itself cannot make M-RoPE's positions without ids
         inputs.pop("mm_token_type_ids")
         with pytest.raises(PromptLayoutError, match="mm_token_type_ids"):

@@ -18,6 +18,7 @@ QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_mo
 LAST = {
     "internvl": lambda model: model.base_model.vision_tower.encoder.layer[-1].attention,
     "idefics3": lambda model: model.base_model.vision_model.encoder.layers[-1].self_attn,
+    "llama4": lambda model: model.vision_model.model.layers[-1].self_attn,
     "smolvlm": lambda model: model.base_model.vision_model.encoder.layers[-1].self_attn,
     "mistral3": lambda model: model.base_model.vision_tower.transformer.layers[-1].attention,
     **dict.fromkeys(QWEN, lambda model: model.base_model.visual.blocks[-1].attn),

@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
+from reference import decoder_of
 from tiny_families import TINY
 
 import scr
@@ -133,7 +134,7 @@ def compiled(style, model):
     elif style == "in place":
         model.compile(**options)
     else:
-        decoder = model.get_decoder()
+        decoder = decoder_of(model)
         decoder.compile(**options)
         for layer in decoder.layers:
             layer.compile(**options)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 import transformers as hf
+from reference import decoder_of
 from tiny import WORDS
 from torch import Tensor
 
@@ -87,12 +88,12 @@ class Tiny(ABC):
 
     @property
     def layers(self) -> torch.nn.ModuleList:
-        return self.model.get_decoder().layers
+        return decoder_of(self.model).layers
 
     def after(self, layer, change):
         """Let what `change` makes of a block's output go on in its place; returns the hook."""
         if layer < self.deepstack:
-            following = [*self.layers[1:], self.model.get_decoder().norm][layer]
+            following = [*self.layers[1:], decoder_of(self.model).norm][layer]
             return following.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:]))
 
         def hook(module, args, output):
@@ -687,6 +688,49 @@ class TinyCohere2Vision(TinyAyaVision):
         return Picture(tokens, patches, [(SIDE, SIDE)] * tiles, noise(seed, tiles, 3, *[2 * SIDE * PIXELS] * 2))
 
 
+class TinyLlama4(TinyAyaVision):
+    """The overview alone, or after two tiles; every other block sees a chunk, and is a mixture."""
+
+    model_class = hf.Llama4ForConditionalGeneration
+    chunk = 512
+
+    def config(self, layers, **changes):
+        side = 2 * SIDE * PIXELS
+        return hf.Llama4Config(
+            vision_config=hf.Llama4VisionConfig(
+                **{**VISION, "intermediate_size": 4 * VISION["hidden_size"]},  # what four patches make together
+                image_size=side,
+                patch_size=PIXELS,
+                vision_output_dim=32,
+                projector_input_dim=32,
+                projector_output_dim=32,
+            ),
+            text_config=hf.Llama4TextConfig(
+                **TEXT,
+                num_hidden_layers=layers,
+                head_dim=8,
+                intermediate_size_mlp=48,
+                num_local_experts=4,
+                interleave_moe_layer_step=2,
+                no_rope_layer_interval=2,
+                attention_chunk_size=self.chunk,
+            ),
+            image_token_index=VOCABULARY["<image>"],
+            boi_token_index=VOCABULARY["<open>"],
+            eoi_token_index=VOCABULARY["<close>"],
+            **changes,
+        )
+
+    def picture(self, seed):
+        tiles = 3 if seed % 2 else 1
+        tokens = [VOCABULARY["<open>"]]
+        for mark in ("<tile>", "\n")[: tiles - 1]:
+            tokens += [*square()[0], VOCABULARY[mark]]
+        tokens += [VOCABULARY["<overview>"], *square()[0], VOCABULARY["<close>"]]
+        patches = [index for index, token in enumerate(tokens) if token == VOCABULARY["<image>"]]
+        return Picture(tokens, patches, [(SIDE, SIDE)] * tiles, noise(seed, tiles, 3, *[2 * SIDE * PIXELS] * 2))
+
+
 class TinyMistral3(Tiny):
     """Pictures of 5 × 4, 3 × 6, ... merged patches, padded to the largest."""
 
@@ -760,14 +804,16 @@ FIRST = 9
 # Whose blocks carry a state on, in place of attention, in part.
 HYBRIDS = ("qwen3_5", "qwen3_5_moe")
 REFUSED = {
-    "only": ("gemma3", "aya_vision", "glm4v", "glm46v", "cohere2_vision", *HYBRIDS),
+    "only": ("gemma3", "aya_vision", "glm4v", "glm46v", "cohere2_vision", "llama4", *HYBRIDS),
     "rudder": ("aya_vision", "cohere2_vision"),
-    "opera": ("gemma3", "aya_vision", "cohere2_vision", *HYBRIDS),
+    "opera": ("gemma3", "aya_vision", "cohere2_vision", "llama4", *HYBRIDS),
+    "vista": ("llama4",),
+    "vti": ("llama4",),
     "sid": HYBRIDS,
     "crops": HYBRIDS,
 }
 # An expert takes tokens of all rows at once, and rounds by how many there are.
-MIXTURES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe")
+MIXTURES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe", "llama4")
 TINY: dict[str, type[Tiny]] = {
     "llava": TinyLlava,
     "llava_next": TinyLlavaNext,
@@ -790,4 +836,5 @@ TINY: dict[str, type[Tiny]] = {
     "cohere2_vision": TinyCohere2Vision,
     "qwen3_5": TinyQwen35,
     "qwen3_5_moe": TinyQwen35Moe,
+    "llama4": TinyLlama4,
 }

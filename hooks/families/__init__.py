@@ -16,6 +16,7 @@ from .gemma3 import Gemma3
 from .glm4v import Glm4V
 from .idefics3 import Idefics3
 from .internvl import InternVL
+from .llama4 import Llama4
 from .llava import Llava
 from .llava_next import LlavaNext, LlavaOnevision
 from .mistral3 import Mistral3
@@ -42,6 +43,7 @@ FAMILIES: dict[str, ModelFamily] = {
         PaliGemma(),
         Cohere2Vision(),
         Qwen35(),
+        Llama4(),
     )
 }
 

@@ -23,6 +23,11 @@ class AyaVision(ModelFamily):
     edit_layers: ClassVar[range] = range(0, 12)  # LLaVA-1.5's, of as many blocks; the paper has no Aya Vision
     whole_picture: ClassVar[int | None] = -1
 
+    def tile_side(self, model: PreTrainedModel) -> int:
+        """Of a tile, in image tokens."""
+        config: Any = model.config
+        return config.vision_config.image_size // config.vision_config.patch_size // config.downsample_factor
+
     def frame_tokens(
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], ids: Int[Tensor, "batch seq"]
     ) -> Bool[Tensor, "batch seq"]:
@@ -43,8 +48,7 @@ class AyaVision(ModelFamily):
         self, model: PreTrainedModel, visual: Bool[Tensor, "batch seq"], decoder_inputs: Mapping[str, Any]
     ) -> list[ImagePatches]:
         """Join the runs of each image's tiles. See `ModelFamily.images`."""
-        config: Any = model.config
-        side = config.vision_config.image_size // config.vision_config.patch_size // config.downsample_factor
+        side = self.tile_side(model)
         embeds, found = decoder_inputs["inputs_embeds"].detach(), []
         for row, row_visual in enumerate(visual):
             for index, tiles in enumerate(runs_by_image(row_visual, embeds[row])):

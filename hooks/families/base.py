@@ -69,6 +69,8 @@ class ModelFamily(ABC):
     whole_picture: ClassVar[int | None] = None
     """Of the grids of an image that has several, the one that shows all of it, as an index; None if none does."""
 
+    features: ClassVar[str] = "pooler_output"
+    """Where the vision tower's outputs hold what becomes the image's tokens."""
     first_position: ClassVar[int] = 0
     """What `generate` adds to position ids before each forward, and whoever runs one in its place has to add."""
 
@@ -263,14 +265,14 @@ class ModelFamily(ABC):
         features: Tensor | Sequence[Tensor],
         change: Callable[[Float[Tensor, "tokens dim"]], Float[Tensor, "tokens dim"]],
     ) -> Tensor | Sequence[Tensor]:
-        """Projected features as `get_image_features` or `get_video_features` pools them, each image's changed.
+        """The `features` that `get_image_features` or `get_video_features` returns, each image's changed.
 
         `change` is called once per image, in the same order as by `map_pixels`; what the features hold beside an
         image's own tokens stays as it is.
 
         Args:
             model: the model.
-            features: `pooler_output`: one part per image.
+            features: one part per image.
             change: gets the tokens of one image; returns as many.
 
         Returns:

@@ -81,6 +81,7 @@ class ONLY(StepsMethod):
                 "maps; expected attention in the first block and the last, of Llama's or Qwen2's build. Use a method "
                 "that contrasts with another run, such as 'vcd'."
             )
+        family.mlp(last)
         if family.attention_update(last) is not last.self_attn or not hasattr(last.self_attn, "o_proj"):
             raise UnsupportedModelError(
                 f"decoder block of another build: got {type(last).__name__}; expected norms before attention and "
