@@ -128,9 +128,12 @@ def _eager_of(module: nn.Module) -> Callable[..., Any]:
 @functools.cache
 def _eager_attention(attention_class: type) -> Callable[..., Any]:
     for owner in attention_class.__mro__:
-        eager = getattr(sys.modules[owner.__module__], "eager_attention_forward", None)
-        if eager is not None:
-            return eager
+        place = sys.modules[owner.__module__]
+        # Llama 4's vision tower has one of its own.
+        names = ("vision_eager_attention_forward",) if "Vision" in owner.__name__ else ()
+        for name in (*names, "eager_attention_forward"):
+            if hasattr(place, name):
+                return getattr(place, name)
     raise UnsupportedModelError(
         f"no eager attention beside the attention class: got {attention_class.__module__}.{attention_class.__name__}; "
         "expected a transformers model with `eager_attention_forward` in its module. Load it without remote code."

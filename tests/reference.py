@@ -83,8 +83,9 @@ def reference_attention(
             one = torch.zeros(len(positions))
             for query in queries:
                 one += attentions[layer][row, head, query, positions]
-            shares = [value / float(one.sum()) for value in one.tolist()]
-            own.append((-sum(share * math.log(share) for share in shares if share), one))
+            seen = float(one.sum())
+            shares = [value / seen for value in one.tolist() if value]
+            own.append((-sum(share * math.log(share) for share in shares) if seen else math.inf, one))
         voters = sorted(own, key=lambda pair: pair[0])[: math.ceil(heads * len(own))]
         for _, one in voters:
             total += one / len(voters)

@@ -6,7 +6,7 @@ import accelerate
 import pytest
 import torch
 from answers import Spy
-from tiny_families import TINY, VOCABULARY, longer
+from tiny_families import PROMPTS, TINY, VOCABULARY, longer
 from transformers import LogitsProcessor
 
 import scr
@@ -204,7 +204,9 @@ def states(model, inputs, tokens):
 )
 def test_every_step_equals_the_models_own_hidden_states(tiny, layers, way):
     """In a batch with left padding."""
-    inputs = tiny.prompt(tiny.repeatable).inputs
+    if way:
+        tiny.require_copies()
+    inputs = tiny.prompt(tiny.repeatable or PROMPTS).inputs
     check = Compared(tiny, inputs, layers)
     torch.manual_seed(0)
     with scr.patch(tiny.model, "dola", layers=layers, plausibility=BETA):

@@ -329,6 +329,8 @@ OBSTACLES = {
 
 @pytest.mark.parametrize("obstacle", list(OBSTACLES))
 def test_what_the_joined_loop_cannot_do_is_refused_or_left_to_the_processor(tiny, obstacle):
+    if obstacle == "beams":
+        tiny.require_copies()
     inputs, options = tiny.prompt().inputs, {**GREEDY, **OBSTACLES[obstacle]}
     with (
         pytest.raises(scr.UnsupportedGenerationError, match=f"got {obstacle}.*engine='processor'"),
@@ -360,7 +362,9 @@ def forwards(tiny, **fields):
     """How many rows each forward of the whole model had."""
     rows = []
     options = {**GREEDY, **fields.pop("options", {})}
-    handle = tiny.model.lm_head.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    handle = tiny.model.get_output_embeddings().register_forward_hook(
+        lambda module, args, output: rows.append(len(output))
+    )
     try:
         with scr.patch(tiny.model, "purified", **fields):
             tiny.model.generate(**tiny.prompt().inputs, **options)
@@ -377,6 +381,7 @@ def test_auto_joins_where_it_can_and_only_there(tiny):
     assert forwards(tiny, engine="auto", only_below=-100.0) == [3] * 4, "no noisy forward at all"
     assert forwards(tiny, engine="joined", only_below=-100.0) == joined
     assert forwards(tiny, options={"use_cache": False}) == single
+    tiny.require_copies()
     beams = forwards(tiny, options={"num_beams": 2})
     assert sorted(beams[:2]) == [3, 6], "the noisy prompt runs once for all beams"
     assert beams[2:] == [6] * 6
@@ -395,16 +400,18 @@ def test_a_processor_of_ones_own_gives_what_the_patch_gives(tiny):
 
 @pytest.mark.parametrize("engine", [*ENGINES, "beams"])
 def test_noise_on_features_needs_one_run_of_the_vision_tower(tiny, engine):
+    if engine == "beams":
+        tiny.require_copies()
     inputs, runs = tiny.prompt().inputs, []
     ways = {"num_beams": 2} if engine == "beams" else {}
-    encode = tiny.model.model.get_image_features
+    encode = tiny.model.base_model.get_image_features
 
     def counted(*args, **kwargs):
         runs.append(1)
         return encode(*args, **kwargs)
 
     counted.__signature__ = inspect.signature(encode)  # transformers asks for it
-    tiny.model.model.get_image_features = counted
+    tiny.model.base_model.get_image_features = counted
     try:
         with scr.patch(tiny.model, "purified", perturbation="features", engine="auto" if ways else engine):
             tiny.model.generate(**inputs, **GREEDY, **ways)
@@ -413,18 +420,19 @@ def test_noise_on_features_needs_one_run_of_the_vision_tower(tiny, engine):
             tiny.model.generate(**inputs, **GREEDY, **ways)
         assert len(runs) == 3, "pixels need a second pass"
     finally:
-        del tiny.model.model.get_image_features
+        del tiny.model.base_model.get_image_features
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_noise_on_features_equals_a_branch_computed_by_hand(tiny, engine):
     inputs = tiny.prompt().inputs
-    encode, noise = tiny.model.model.get_image_features, scr.perturb.FeatureNoise()
+    encode, noise = tiny.model.base_model.get_image_features, scr.perturb.FeatureNoise()
     with_pixels = tiny.prompt().inputs
 
     def noisy_features(*args, **kwargs):
         output = encode(*args, **kwargs)
-        output.pooler_output = perturb_features(tiny.model, with_pixels, output.pooler_output, noise)
+        name = find_family(tiny.model).features
+        output[name] = perturb_features(tiny.model, with_pixels, output[name], noise)
         if tiny.deepstack:
             levels = output.deepstack_features
             output.deepstack_features = [perturb_features(tiny.model, with_pixels, level, noise) for level in levels]
@@ -432,11 +440,11 @@ def test_noise_on_features_equals_a_branch_computed_by_hand(tiny, engine):
 
     noisy_features.__signature__ = inspect.signature(encode)
     clean_forward = without_cache(tiny.model, inputs, inputs["input_ids"])
-    tiny.model.model.get_image_features = noisy_features
+    tiny.model.base_model.get_image_features = noisy_features
     try:
         other = without_cache(tiny.model, inputs, inputs["input_ids"])
     finally:
-        del tiny.model.model.get_image_features
+        del tiny.model.base_model.get_image_features
     assert (other - clean_forward)[:2].abs().max() > 0.1, "the features are used"
     scores = answers(tiny, GREEDY, engine=engine, perturbation=noise)[1][:, 0]
     allowed = (scores > LEAST) & (other > LEAST)

@@ -89,6 +89,8 @@ def alone_of(tiny, method, way):
 
 @pytest.mark.parametrize(("tiny", "method", "way"), CASES, indirect=["tiny"])
 def test_it_runs_changes_images_alone_and_leaves_nothing_behind(tiny, method, way):
+    if way == "beams":
+        tiny.require_copies()
     before, (base, scores) = everything_on(tiny.model), base_of(tiny, way)
     if tiny.name in REFUSED.get(method, ()):
         with pytest.raises(scr.SCRError, match=r"got .*; expected .*"), patched(tiny, method):

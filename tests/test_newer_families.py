@@ -164,7 +164,7 @@ def test_a_flash_kernel_that_is_not_causal_is_refused():
 # --- tiles and break tokens -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["aya_vision", "mistral3"])
+@pytest.mark.parametrize("name", ["aya_vision", "mistral3", "llama4"])
 @pytest.mark.parametrize(
     "text", ["<image> <image> dog", "<image> dog <image> is there a cat", "<image> <image> <image> a"]
 )
@@ -215,6 +215,36 @@ def test_internvl_of_the_newest_release_has_qwen3_below():
     real = prompt.inputs["attention_mask"].bool()
     assert (logits - expected)[real].abs().max() < 2e-5
     assert [trace.sources.tolist() for trace in patched.traces] == [plan[0] for plan in plans.values()]
+
+
+# --- Llama 4 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [29, 40])  # an image ends with the first one, or in it
+def test_what_a_chunk_hides_counts_as_nothing(chunk, monkeypatch):
+    monkeypatch.setattr(TINY["llama4"], "chunk", chunk)
+    tiny, eager = TINY["llama4"](), TINY["llama4"](attention="eager")
+    prompt, plans = tiny.prompt([("USER <image> " + "is there a dog " * 5, [2])]), {}
+    assert prompt.layout[0, 0][0][-1] == 28
+    with scr.patch(tiny.model, num_sources=4, scale=1.5, attention_layers=range(2, 4)) as patched, torch.no_grad():
+        logits = tiny.model(**prompt.inputs).logits
+    visual = tiny.visual(prompt.inputs)
+    expected = reference_logits(eager.model, prompt.inputs, prompt.layout, visual, patched.config, plans)
+    assert (logits - expected).abs().max() < 2e-5
+    assert (patched.traces[0].attention - plans[0, 0][3]).abs().max() < 1e-6
+    chunked = {"attention_layers": range(2, 3)}
+    if chunk == 40:
+        assert traced(tiny.model, prompt.inputs, **chunked)[0].attention.all()
+        return
+    with pytest.warns(UserWarning, match="no text attends to them at all"):
+        assert not traced(tiny.model, prompt.inputs, **chunked)
+
+
+def test_transformers_repeats_no_images_of_llama_4():
+    """Unpatched: beams fail on their own. Where this one fails, `repeatable` can go from `TinyLlama4`."""
+    tiny = TINY["llama4"](layers=2)
+    with pytest.raises(ValueError, match="Image features and image tokens do not match"):
+        tiny.model.generate(**tiny.prompt(PROMPTS[:1]).inputs, num_beams=2, max_new_tokens=1)
 
 
 # --- model types that a user maps -----------------------------------------------------------------------------------

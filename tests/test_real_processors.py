@@ -177,11 +177,11 @@ def test_paligemma():
     assert found(tiny.model, inputs) == [(0, 0, [(5, 5)]), (1, 0, [(5, 5)]), (1, 1, [(5, 5)])]
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "glm4v"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "glm4v"])
 def test_pictures_of_qwen3_vl_and_glm(name):
     """Their image processors; video processors need torchvision."""
     tiny = TINY[name](layers=4)
-    kind = {"qwen3_vl": hf.Qwen2VLImageProcessorPil, "glm4v": hf.Glm4vImageProcessorPil}[name]
+    kind = hf.Glm4vImageProcessorPil if name == "glm4v" else hf.Qwen2VLImageProcessorPil
     sizes = {"size": {"shortest_edge": 4096, "longest_edge": 2**16}} if name == "glm4v" else {}
     cutting = kind(patch_size=4, merge_size=2, temporal_patch_size=2, **sizes)
     made = cutting([picture(48, 80), picture(64, 64)], return_tensors="pt")
@@ -199,3 +199,28 @@ def test_pictures_of_qwen3_vl_and_glm(name):
     )
     inputs = {**prompt.inputs, "pixel_values": made["pixel_values"], "image_grid_thw": made["image_grid_thw"]}
     assert found(tiny.model, inputs) == [(row, 0, [grid]) for row, grid in enumerate(grids)]
+
+
+@pytest.mark.parametrize("shapes", [[(1, 1)], [(2, 1), (1, 1)], [(1, 2)], [(2, 2), (1, 3)]])
+def test_llama4_writes_its_tiles(shapes):
+    """What its processor writes for so many rows and columns of tiles; the image processor needs torchvision."""
+    marks = [
+        "<|image_start|>",
+        "<|image_end|>",
+        "<|image|>",
+        "<|patch|>",
+        "<|tile_x_separator|>",
+        "<|tile_y_separator|>",
+    ]
+    words, tiny = tokenizer(marks), TINY["llama4"](layers=4)
+    tiny.model.resize_token_embeddings(len(words))
+    tiny.model.config.image_token_index = words.convert_tokens_to_ids("<|patch|>")
+    written = [hf.Llama4Processor._prompt_split_image(None, shape, 25) for shape in shapes]
+    inputs = dict(words(f"<s>a {' b'.join(written)} what", return_tensors="pt"))
+    inputs.pop("token_type_ids", None)
+    counts = [rows * columns + (rows * columns > 1) for rows, columns in shapes]
+    side = 2 * 5 * 4
+    inputs["pixel_values"] = torch.randn(sum(counts), 3, side, side, generator=torch.Generator().manual_seed(1))
+    assert found(tiny.model, inputs) == [(0, image, [(5, 5)] * count) for image, count in enumerate(counts)]
+    text = scr.branches.prompts.without_images(tiny.model, inputs)["input_ids"][0]
+    assert text.tolist() == words(f"<s>a {' b' * (len(shapes) - 1)} what")["input_ids"]

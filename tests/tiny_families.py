@@ -6,11 +6,13 @@ the tokens of each image's patches, in raster order, and the shapes of its grids
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import pytest
 import torch
 import transformers as hf
 from reference import decoder_of
@@ -85,6 +87,19 @@ class Tiny(ABC):
         # Random models say their end token at once; without it every test generates what it asks for.
         self.model.generation_config.eos_token_id = None
         self.model.generation_config.pad_token_id = 0
+
+    def require_copies(self) -> None:
+        """Skip a test that repeats prompts, where transformers gives their copies no images: unpatched too."""
+        if not self.repeatable:
+            pytest.skip("transformers gives the copies of a prompt no images of theirs; see test_newer_families.py")
+
+    def in_dtype(self, dtype: torch.dtype) -> torch.nn.Module:
+        """A copy of the model; what is complex stays so, which `to` would make real."""
+        model = copy.deepcopy(self.model)
+        for part in (*model.parameters(), *model.buffers()):
+            if part.is_floating_point():
+                part.data = part.data.to(dtype)
+        return model
 
     @property
     def layers(self) -> torch.nn.ModuleList:
@@ -692,6 +707,7 @@ class TinyLlama4(TinyAyaVision):
     """The overview alone, or after two tiles; every other block sees a chunk, and is a mixture."""
 
     model_class = hf.Llama4ForConditionalGeneration
+    repeatable: ClassVar[list[Any]] = []
     chunk = 512
 
     def config(self, layers, **changes):
