@@ -165,7 +165,7 @@ class Compared(LogitsProcessor):
             final[:, GREEDY["suppress_tokens"]] = -torch.inf
             expected = by_hand(final, early, BETA)[0]
             kept = expected[0].isfinite()
-            if len(self.tiny.repeatable[prompt][1]):
+            if len((self.tiny.repeatable or PROMPTS)[prompt][1]):
                 assert torch.equal(scores[row].isfinite(), kept)
             else:
                 expected, kept = final.double(), final[0] > -1e30
