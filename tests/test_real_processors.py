@@ -1,11 +1,15 @@
 """What transformers' own processors make of pictures and text, and the images that a family finds in it."""
 
+import functools
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers as hf
 from PIL import Image
 from tiny_families import TINY
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers.video_utils import VideoMetadata
 
 import scr
 
@@ -199,6 +203,33 @@ def test_pictures_of_qwen3_vl_and_glm(name):
     )
     inputs = {**prompt.inputs, "pixel_values": made["pixel_values"], "image_grid_thw": made["image_grid_thw"]}
     assert found(tiny.model, inputs) == [(row, 0, [grid]) for row, grid in enumerate(grids)]
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("frames", [[0, 9, 31, 40], [0, 12, 24]])  # of the last, the processor repeats one
+def test_timestamps_of_qwen3_vl_part_the_time_steps(name, frames):
+    """What its processor writes for a video; its video processor needs torchvision."""
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    words, sizes = tokenizer(marks), SimpleNamespace(merge_size=2, temporal_patch_size=2)
+    tiny = ready(name, words, "<|image_pad|>", video_token_id="<|video_pad|>")
+    tiny.model.config.vision_start_token_id, tiny.model.config.vision_end_token_id = words.convert_tokens_to_ids(
+        marks[:2]
+    )
+    writing = SimpleNamespace(vision_start_token=marks[0], vision_end_token=marks[1], video_token=marks[3])
+    writing.video_processor, kind = sizes, hf.Qwen3VLProcessor
+    writing._calculate_timestamps = functools.partial(kind._calculate_timestamps, writing)
+    grids = torch.tensor([[2, 6, 8], [2, 8, 4]])
+    metadata = [VideoMetadata(total_num_frames=48, fps=24.0, frames_indices=list(frames)) for _ in grids]
+    given = {"video_grid_thw": grids, "video_metadata": metadata}
+    first, second = (kind.replace_video_token(writing, given, index) for index in range(2))
+    assert first.startswith(f"<{frames[1] / 48:.1f} seconds><|vision_start|><|video_pad|>")
+    inputs = dict(words(f"a {first} b {second} what", return_tensors="pt"))
+    inputs.pop("token_type_ids", None)
+    types = 2 * (inputs["input_ids"] == tiny.model.config.video_token_id).int()
+    patches = torch.randn(int(grids.prod(-1).sum()), 3 * 2 * 4**2, generator=torch.Generator().manual_seed(1))
+    inputs |= {"mm_token_type_ids": types, "pixel_values_videos": patches, "video_grid_thw": grids}
+    shapes = [(3, 4), (3, 4), (4, 2), (4, 2)]
+    assert found(tiny.model, inputs) == [(0, index, [shape]) for index, shape in enumerate(shapes)]
 
 
 @pytest.mark.parametrize("shapes", [[(1, 1)], [(2, 1), (1, 1)], [(1, 2)], [(2, 2), (1, 3)]])
