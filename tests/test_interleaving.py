@@ -75,7 +75,9 @@ def interleave(steps: int, seed: int, names: list[str], threads: int = 3) -> Non
         def interrupt(module, args):
             raise rng.choice([Interrupted, KeyboardInterrupt])
 
-        target = rng.choice([made[index].layers[layer], made[index].layers[layer].self_attn])
+        target = rng.choice(
+            [made[index].layers[layer], getattr(made[index].layers[layer], "self_attn", made[index].layers[layer])]
+        )
         handle = target.register_forward_pre_hook(interrupt)
         with contextlib.suppress(Interrupted, KeyboardInterrupt):
             said(index, number)

@@ -76,7 +76,7 @@ def assert_said(tokens, scores, expected):
 @pytest.mark.parametrize(
     ("family", "options", "attention"),
     [
-        *((name, GREEDY, "sdpa") for name in TINY if name not in REFUSED["vista"]),
+        *((name, GREEDY, "sdpa") for name in TINY),
         ("llava", SAMPLING, "sdpa"),
         ("llava", {**GREEDY, "use_cache": False}, "sdpa"),
         ("llava", GREEDY, "eager"),
@@ -86,6 +86,8 @@ def assert_said(tokens, scores, expected):
 )
 def test_it_is_its_formula_without_caches(family, options, attention):
     """In a batch with left padding, of one image, two and none; vectors of the prompts alone, as the batch has them."""
+    if family in REFUSED["vista"]:
+        pytest.skip("it refuses the model")
     tiny = TINY[family](layers=4, attention=attention)
     tiny.name = family
     base = said(tiny, **options)[1]

@@ -89,7 +89,7 @@ def written(tiny, path, seed=4):
 @pytest.mark.parametrize(
     ("family", "options", "attention"),
     [
-        *((name, GREEDY, "sdpa") for name in TINY if name not in REFUSED["vti"]),
+        *((name, GREEDY, "sdpa") for name in TINY),
         ("llava", SAMPLING, "sdpa"),
         ("llava", {**GREEDY, "use_cache": False}, "sdpa"),
         ("llava", GREEDY, "eager"),
@@ -99,6 +99,8 @@ def written(tiny, path, seed=4):
 )
 def test_it_is_its_formula_without_caches(family, options, attention, tmp_path):
     """In a batch with left padding, of one image, two and none; the vision tower's part where there is a tower."""
+    if family in REFUSED["vti"]:
+        pytest.skip("it refuses the model")
     tiny = TINY[family](layers=4, attention=attention)
     vectors = written(tiny, tmp_path / "vectors")
     vision = 0.0 if family in ("chameleon", "mistral3") else 3.0
