@@ -48,7 +48,7 @@ class Fields:
             object.__setattr__(self, name, kind.read(name, getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; a range becomes `[start, stop]`, a variant its name and settings."""
+        """The fields as JSON values; a range becomes `[start, stop]`, an object of fields its own, by name."""
         return {field.name: _as_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
@@ -116,4 +116,4 @@ def _as_json(value: Any) -> Any:
         return [value.start, value.stop]
     if isinstance(value, Fields):
         return value.to_dict()
-    return list(value) if isinstance(value, tuple) else value
+    return [_as_json(one) for one in value] if isinstance(value, tuple) else value
