@@ -26,9 +26,10 @@ from benchmarks.stats import caption_table, ratio_intervals, ratios
 from benchmarks.store import RunFolder
 from benchmarks.tasks.amber.rule import Words, count_caption, found_nouns, judge_caption
 from benchmarks.tasks.amber.words import exact, from_table
-from benchmarks.tasks.caption_places import place_words
 from benchmarks.tasks.chair.scorer import read_annotations
-from benchmarks.tasks.chair.task import Chair, _tokens, extract_objects, ground_truth
+from benchmarks.tasks.chair.task import Chair, extract_objects, ground_truth
+from scr.reading import place_words
+from scr.reading.objects import _tokens
 
 
 def graded(name: str, output: str, target: list[str], **fields) -> SampleRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.resources import files
 from itertools import chain
 
 import nltk
@@ -11,10 +12,10 @@ import pytest
 from coco_files import write_coco
 
 from benchmarks.records import RecordError, SampleRecord
-from benchmarks.tasks.chair import task as chair
 from benchmarks.tasks.chair.task import Chair, extract_objects, ground_truth
 from benchmarks.tasks.coco import CocoData
 from scr import ConfigError
+from scr.reading import objects
 
 
 def words(caption):
@@ -100,8 +101,8 @@ def test_quirks_of_the_official_code(caption, expected):
 
 
 def test_a_motor_bike_is_one_word_that_no_line_of_the_synonyms_holds():
-    assert "motor bike" not in chair.synonyms()
-    assert " motor bike" in chair.synonyms()
+    assert "motor bike" not in objects.synonyms()
+    assert " motor bike" in objects.synonyms()
 
 
 def test_words_are_reported_as_merged():
@@ -150,7 +151,7 @@ def test_tokens_are_those_of_nltk(test_data, monkeypatch):
         "U.S. flag.",
     ]
     different = [
-        text for text in texts if list(chain(*chair._tokens(text.lower()))) != nltk.word_tokenize(text.lower())
+        text for text in texts if list(chain(*objects._tokens(text.lower()))) != nltk.word_tokenize(text.lower())
     ]
     assert different == []
 
@@ -180,10 +181,10 @@ def test_ground_truth():
 
 
 def test_the_80_objects(test_data):
-    assert len(set(chair.synonyms().values())) == 80
-    shipped = (chair.files("benchmarks.tasks.chair") / "synonyms.txt").read_text()
+    assert len(set(objects.synonyms().values())) == 80
+    shipped = (files("scr.reading") / "synonyms.txt").read_text()
     assert shipped == (test_data / "chair" / "synonyms.txt").read_text()
-    assert "Redistribution and use" in (chair.files("benchmarks.tasks.chair") / "NOTICE").read_text()
+    assert "Redistribution and use" in (files("scr.reading") / "NOTICE").read_text()
 
 
 # Samples

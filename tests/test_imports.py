@@ -38,7 +38,8 @@ FINDERS = {("scr", "hooks"): "scr/_hooks.py", ("analysis", "benchmarks"): "analy
 THIRD_PARTY = {
     "hooks": {"torch", "transformers", "jaxtyping"},
     "scr": set(
-        "torch transformers safetensors jaxtyping peft PIL tqdm matplotlib huggingface_hub bitsandbytes".split()
+        "torch transformers safetensors jaxtyping peft PIL tqdm matplotlib huggingface_hub bitsandbytes nltk "
+        "textblob".split()
     ),
     "benchmarks": set(
         "torch transformers accelerate PIL numpy scipy pycocotools tqdm rich nltk textblob safetensors tokenizers "
@@ -54,6 +55,7 @@ PUBLIC_MODULES = {
     "scr.perturb",
     "scr.fields",
     "scr.adapters",
+    "scr.reading",
     "scr.steering",
     "scr.checkpoints",
     "scr.checkpoints.digests",
@@ -235,7 +237,7 @@ def test_the_public_faces_load_without_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("package", ["hooks", "scr", "scr.adapters"])
+@pytest.mark.parametrize("package", ["hooks", "scr", "scr.adapters", "scr.reading"])
 def test_what_is_imported_on_demand_is_what_a_type_checker_sees(package):
     module = importlib.import_module(package)
     block = next(

@@ -36,7 +36,7 @@ def test_the_wheel_holds_packages_and_data_but_no_tests(wheel):
         "hooks/families/llava.py",
         "scr/methods/scr.py",
         "benchmarks/tasks/pope/task.py",
-        "benchmarks/tasks/chair/synonyms.txt",
+        "scr/reading/synonyms.txt",
         "benchmarks/lab/declared/grids/small.json",
         "benchmarks/protocol/declared/llava15-pope-chair.json",
         "benchmarks/lab/checkpoints/llava/model.safetensors",

@@ -12,10 +12,10 @@ from miniature import write_coco
 
 import scr
 from benchmarks.asking import models
-from benchmarks.asking.timing import AnswerTokens
 from benchmarks.running import answers, methods
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.runner import run
+from scr.reading import AnswerTokens
 
 Configure = Callable[..., RunConfig]
 

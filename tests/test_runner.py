@@ -22,7 +22,6 @@ from miniature import without_times, write_coco
 import scr
 from benchmarks.asking.answering import Answerer
 from benchmarks.asking.speed import OTHER_PROCESS
-from benchmarks.asking.timing import AnswerTokens
 from benchmarks.records import SCHEMA, SampleRecord
 from benchmarks.running import answers
 from benchmarks.running.outcomes import Outcome, RunFailedError
@@ -31,6 +30,7 @@ from benchmarks.running.rescoring import rescore, scored
 from benchmarks.running.runner import run
 from benchmarks.store import FolderInUseError, RunFolder, find_runs
 from benchmarks.tasks import load_task
+from scr.reading import AnswerTokens
 
 ROOT = Path(__file__).parent.parent
 Configure = Callable[..., RunConfig]

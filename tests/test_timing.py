@@ -12,8 +12,9 @@ import torch
 from tiny import inputs_for, tiny_llava
 
 from benchmarks.asking.speed import FEWEST_BATCHES, OTHER_PROCESS, summarize_timing
-from benchmarks.asking.timing import AnswerTokens, FirstTokenProbe, answer_margins, answer_tokens
+from benchmarks.asking.timing import FirstTokenProbe
 from benchmarks.records import SampleRecord
+from scr.reading import AnswerTokens, answer_margins, answer_tokens
 
 CPU = torch.device("cpu")
 

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from scr import SCRError
 from scr.adapters import format_prompt
+from scr.reading import AnswerTokens, answer_tokens
 
 from ..records import Readout
 from .finite import FiniteLogits
 from .models import LoadedModel
 from .sampling import sampling
 from .stopping import StopTexts
-from .timing import AnswerTokens, FirstToken, FirstTokenProbe, answer_tokens, synchronize
+from .timing import FirstToken, FirstTokenProbe, synchronize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Answer:
 
     Attributes:
         text: the answer as decoded, special tokens and white space at both ends left out.
-        margin: see `benchmarks.asking.timing.answer_margins`; None if it was not asked for.
+        margin: see `scr.reading.answer_margins`; None if it was not asked for.
         new_tokens: generated tokens, the end token included.
         prefill_ms: see `benchmarks.asking.timing.BatchTiming`.
         decode_ms: likewise.

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 import scr
 from scr import BASELINE as BASELINE
 from scr import ConfigError, fields_by_part, method_parts
+from scr.reading import answer_tokens
 
 from ..asking.models import ModelSource, load_processor
-from ..asking.timing import answer_tokens
 
 Configs = dict[str, dict[str, Any]]
 """Part of a method → fields of its configuration."""

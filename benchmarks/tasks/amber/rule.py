@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scr.reading import Span
+
 from ...records import Found
 from ...stats import SampleTable, ratio_intervals
 from ..base import Scores
-from ..caption_places import Span, as_mention
+from ..caption_places import as_mention
 from .words import Similarity
 
 RULES: dict[str, str] = {

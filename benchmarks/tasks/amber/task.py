@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from scr.reading import Span
+
 from ...records import Found, RecordError, SampleRecord
 from ...stats import SampleTable
 from ..base import Grade, Sample, Scores, Task
-from ..caption_places import Span
 from ..files import OfficialData, digest, find_images, grouped, refuse_split, require_files
 from ..yes_no import YesNoTask, count_outcomes, grade_again
 from .rule import (

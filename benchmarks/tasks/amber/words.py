@@ -9,7 +9,7 @@ from typing import Any
 
 import nltk
 
-from ..caption_places import Span, place_words
+from scr.reading import Span, place_words
 
 Similarity = Callable[[str, str], float]
 """Two words → how similar they are, 1 for equal ones. Not symmetric by force."""

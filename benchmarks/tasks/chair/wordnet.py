@@ -16,7 +16,7 @@ from nltk.stem import WordNetLemmatizer
 from nltk.tag.perceptron import PerceptronTagger
 from nltk.tokenize import NLTKWordTokenizer, PunktTokenizer
 
-from ..caption_places import Span, lower_with_places, place_words, written_span
+from scr.reading import Span, lower_with_places, place_words, written_span
 
 RESOURCES: dict[str, str] = {
     "punkt_tab": "tokenizers/punkt_tab/english",

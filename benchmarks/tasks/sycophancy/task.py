@@ -117,7 +117,9 @@ def absent_objects(objects: Sequence[str], captions: Sequence[str], names: Seque
         captions: its reference captions.
         names: the names to choose from.
     """
-    from ..chair.task import extract_objects, synonyms
+    from scr.reading import synonyms
+
+    from ..chair.task import extract_objects
 
     text = " ".join(captions).casefold()
     words = set(re.findall(r"\w+", text))
