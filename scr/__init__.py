@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ._hooks import ModelFamily
     from .adapters import Adapter, adapter, list_adapters, load_adapter, merge_adapter
     from .calibration import calibrate_confidence
+    from .describing.describe import describe
+    from .describing.description import Description, Doubt, Token
     from .diagnostics import Diagnostics, diagnose
     from .errors import (
         AdapterLoadError,

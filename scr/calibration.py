@@ -52,7 +52,7 @@ def calibrate_confidence(
         options["logits_processor"] = [probe, *(options.get("logits_processor") or ())]
         tokens = model.generate(**options)
         found = torch.stack(probe.seen, dim=1)
-        seen.append(found[_until_end(tokens[:, -found.shape[1] :], _end_tokens(model, options))])
+        seen.append(found[_until_end(tokens[:, -found.shape[1] :], end_tokens(model, options))])
     if not seen:
         raise ConfigError("no prompts: got no batches; expected at least one. Give batches of a validation split.")
     return calibrate_thresholds(torch.cat(seen), quantiles)
@@ -69,7 +69,13 @@ class _ConfidenceProbe(LogitsProcessor):
         return scores
 
 
-def _end_tokens(model: Any, generation: Mapping[str, Any]) -> list[int]:
+def end_tokens(model: Any, generation: Mapping[str, Any]) -> list[int]:
+    """The tokens at which `generate` ends an answer.
+
+    Args:
+        model: the model, whose own configuration counts where nothing else says.
+        generation: arguments of `generate`.
+    """
     given = generation.get("eos_token_id", getattr(generation.get("generation_config"), "eos_token_id", None))
     ends = given if given is not None else model.generation_config.eos_token_id
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

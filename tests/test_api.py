@@ -70,7 +70,7 @@ def documentation() -> dict[str, str]:
     """Where → README and every docstring of the four packages."""
     found = {page: (ROOT / page).read_text() for page in PAGES}
     for name in MODULES:
-        path = Path(importlib.import_module(name).__file__)
+        path = Path(inspect.getsourcefile(importlib.import_module(name)))
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
                 found[f"{name}:{getattr(node, 'name', '')}"] = ast.get_docstring(node)

@@ -55,6 +55,7 @@ PUBLIC_MODULES = {
     "scr.perturb",
     "scr.fields",
     "scr.adapters",
+    "scr.describing",
     "scr.reading",
     "scr.steering",
     "scr.checkpoints",
@@ -237,7 +238,7 @@ def test_the_public_faces_load_without_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("package", ["hooks", "scr", "scr.adapters", "scr.reading"])
+@pytest.mark.parametrize("package", ["hooks", "scr", "scr.adapters", "scr.describing", "scr.reading"])
 def test_what_is_imported_on_demand_is_what_a_type_checker_sees(package):
     module = importlib.import_module(package)
     block = next(

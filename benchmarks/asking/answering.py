@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from scr import SCRError
-from scr.adapters import format_prompt
+from scr.describing import encode_prompts
 from scr.reading import AnswerTokens, answer_tokens
 
 from ..records import Readout
@@ -181,25 +181,9 @@ class Answerer:
     def _encode(self, questions: Sequence[Question]) -> dict[str, Any]:
         # Questions about one image lie beside each other, so that each file is read once per batch.
         images = {path: _read(path) for path in (question.image for question in questions) if path is not None}
-        texts = [
-            format_prompt(self._processor, question.prompt, with_image=question.image is not None)
-            for question in questions
-        ]
-        begin = self._tokenizer.bos_token
-        batch = self._processor(
-            text=texts,
-            images=[[images[one.image]] for one in questions if one.image is not None] or None,
-            padding=True,
-            return_tensors="pt",
-            # A template that writes the begin token itself must not get a second one.
-            add_special_tokens=not (begin and texts[0].startswith(begin)),
-        )
-        return {
-            name: value.to(self._model.device, self._model.dtype if value.is_floating_point() else None)
-            if isinstance(value, Tensor)
-            else value
-            for name, value in batch.items()
-        }
+        prompts = [one.prompt for one in questions]
+        shown = [images[one.image] for one in questions if one.image is not None] or None
+        return encode_prompts(self._model, self._processor, prompts, shown)
 
     def _decode(self, row: Sequence[int]) -> str:
         return str(self._tokenizer.decode(row, skip_special_tokens=True))

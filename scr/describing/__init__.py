@@ -1,1 +1,12 @@
 """Texts about a user's own images, and which of their words may be made up: what `scr.describe` is made of."""
+
+from typing import TYPE_CHECKING
+
+from .._hooks import on_demand
+
+if TYPE_CHECKING:
+    from .doubts.scores import Calibration, find_calibration, list_calibrations
+    from .doubts.words import content_words
+    from .encoding import encode_prompts
+
+__getattr__ = on_demand(__name__)
