@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from .._hooks import on_demand
 
 if TYPE_CHECKING:
-    from .doubts.scores import Calibration, find_calibration, list_calibrations
+    from .describe import MEASURES
+    from .doubts.scores import Calibration, feature, find_calibration, list_calibrations
     from .doubts.words import content_words
+    from .dropping import drop_doubtful
     from .encoding import encode_prompts
 
 __getattr__ = on_demand(__name__)
