@@ -1,4 +1,4 @@
-"""Whether doubts tell made-up mentions from grounded ones, where the truth is known; and what leaving them out changes."""
+"""Whether doubts find the mentions that are made up, where the truth is known, and what leaving these out changes."""
 
 from __future__ import annotations
 
