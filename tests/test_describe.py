@@ -1,5 +1,6 @@
 """`scr.describe`: images of any kind in, texts with probabilities and doubts out, whatever is on the model."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -66,16 +67,34 @@ def test_texts_and_probabilities_are_those_of_each_image_alone(tiny):
     assert len({one.text for one in found}) > 1, "else any image would do"
 
 
+def saying(model, processor, text):
+    """Arguments of `generate` that let nothing else be said after `picture(1)`; how likely it is stays the model's."""
+    words = [processor.tokenizer.convert_tokens_to_ids(word) for word in text.split()]
+    start = encode_prompts(model, processor, ["is there a dog ?"], [picture(1)])["input_ids"].shape[1]
+    allowed = {"prefix_allowed_tokens_fn": lambda row, ids: [words[len(ids) - start]]}
+    return {"max_new_tokens": len(words), "do_sample": False, **allowed}
+
+
+def test_what_is_doubtful_is_left_out(tiny):
+    model, processor = tiny
+    options = saying(model, processor, "it is a cat ? there is a dog")
+    certain = dataclasses.replace(CALIBRATION, intercept=50.0, weights={"confidence": 0.0})
+    asked = {"doubts": ["confidence"], "calibration": certain, **options}
+    (whole,) = scr.describe(model, processor, picture(1), "is there a dog ?", **asked)
+    (left,) = scr.describe(model, processor, picture(1), "is there a dog ?", drop_above=0.8, **asked)
+    assert [one.score for one in whole.doubts] == [1.0, 1.0]
+    assert whole.text == "it is a cat ? there is a dog"
+    assert left.text == "it is a cat ?"
+    assert left.tokens == whole.tokens[:5]
+    assert left.doubts == whole.doubts[:1]
+
+
 def test_doubts_are_of_words_and_scored_by_a_calibration_alone(tiny):
     model, processor = tiny
-    # One that says "dog" for certain: the text is forced, its measures are the model's.
-    force = {"forced": "a dog . it is one cat"}
-    words = [processor.tokenizer.convert_tokens_to_ids(word) for word in force["forced"].split()]
-    allowed = {"prefix_allowed_tokens_fn": lambda row, ids: [words[min(len(ids) - start[0], len(words) - 1)]]}
-    start = [encode_prompts(model, processor, ["is there a dog ?"], [picture(1)])["input_ids"].shape[1]]
-    options = {"max_new_tokens": len(words), "do_sample": False, **allowed}
+    text = "a dog . it is one cat"
+    options = saying(model, processor, text)
     (bare,) = scr.describe(model, processor, picture(1), "is there a dog ?", doubts=("confidence",), **options)
-    assert bare.text == force["forced"]
+    assert bare.text == text
     assert [(one.word, one.category, one.score, one.evidence, one.recheck) for one in bare.doubts] == [
         ("dog", "dog", None, None, None),
         ("cat", "cat", None, None, None),
@@ -184,6 +203,7 @@ def test_what_the_processor_refuses_is_named_too(tiny, monkeypatch):
         ({"doubts": ["confidense"]}, "unknown measure of doubt: got 'confidense'; .*confidence"),
         ({"calibration": CALIBRATION, "doubts": ["confidence"]}, "got 'mine' without recheck"),
         ({"drop_above": 0.8}, "nothing to drop by"),
+        ({"calibration": CALIBRATION, "drop_above": 8}, "drop_above out of range: got 8"),
         ({"batch_size": 0}, "batch_size out of range: got 0"),
         ({"num_return_sequences": 2}, "several answers per image"),
         ({"method": "nothing"}, "unknown method"),

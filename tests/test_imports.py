@@ -95,7 +95,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 # Commands: they parse flags and call the rooms; what a command does is found in a room, so that nobody imports one.
 RUN_BY_HAND = {
-    "benchmarks": set("run score compare sweep calibrate refusal_data results notebook".split()),
+    "benchmarks": set("run score compare sweep calibrate doubts refusal_data results notebook".split()),
     "analysis": set("report figures".split()),
 }
 

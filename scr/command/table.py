@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "protocol": Command("benchmarks.protocol", "declared protocols for real weights: run, check, hand in"),
     "sweep": Command("benchmarks.sweep", "one method at several configurations"),
     "calibrate": Command("benchmarks.calibrate", "choose settings on a validation split"),
+    "doubts": Command("benchmarks.doubts", "whether the doubts of descriptions find what is made up"),
     "overhead": Command("benchmarks.overhead", "what the methods cost, in time and memory"),
     "train": Command("scr.adapters.train", "train an adapter, prepare its data, or merge it"),
     "onepass": Command("scr.onepass", "train the predictor of one-pass SCR"),

@@ -152,6 +152,8 @@ def _check(
             f"nothing to drop by: got drop_above={drop_above} without a calibration; expected one, as there are no "
             "scores otherwise. Give calibration='lab/llava' or a file, or leave drop_above out."
         )
+    if drop_above is not None and not 0 <= drop_above <= 1:
+        raise ConfigError(f"drop_above out of range: got {drop_above}; expected a score, 0 to 1. Set it within these.")
     if batch_size < 1:
         raise ConfigError(f"batch_size out of range: got {batch_size}; expected an integer ≥ 1. Set it to 1 or more.")
     if generate.get("num_return_sequences", 1) != 1:
