@@ -74,7 +74,7 @@ def test_a_notebook_underlines_words_by_their_doubt():
     assert "doubts by lab/llava" in page
     unsure = dataclasses.replace(FULL, doubts=(dataclasses.replace(DOG, score=None),), calibration=None)
     assert "dotted" in unsure._repr_html_()
-    assert "uncalibrated" in unsure._repr_html_()
+    assert ", uncalibrated</figcaption>" in unsure._repr_html_()
     assert "got no picture" in BROKEN._repr_html_()
     assert Descriptions([FULL, BROKEN])._repr_html_() == FULL._repr_html_() + BROKEN._repr_html_()
 

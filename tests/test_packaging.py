@@ -36,6 +36,7 @@ def test_the_wheel_holds_packages_and_data_but_no_tests(wheel):
         "hooks/families/llava.py",
         "scr/methods/scr.py",
         "benchmarks/tasks/pope/task.py",
+        "scr/describing/doubts/calibrations/lab/llava.json",
         "scr/reading/synonyms.txt",
         "benchmarks/lab/declared/grids/small.json",
         "benchmarks/protocol/declared/llava15-pope-chair.json",

@@ -24,7 +24,6 @@ from torch.distributed import HashStore
 
 import scr
 from benchmarks.asking.answering import Answer, Question
-from benchmarks.asking.timing import AnswerTokens
 from benchmarks.records import RecordError
 from benchmarks.running import answers, runner
 from benchmarks.running import ranks as ranks_module
@@ -33,6 +32,7 @@ from benchmarks.running.plan import Plan, RunConfig, build_plan
 from benchmarks.running.ranks import FailedElsewhereError, Ranks, RanksError, World, device_of, find_world
 from benchmarks.running.runner import run_plan
 from benchmarks.store import FolderInUseError, RunFolder, find_runs
+from scr.reading import AnswerTokens
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,12 +18,13 @@ from synthetic_results import answer, record, write
 from analysis.findings.summary import readout_table, summary_findings
 from analysis.reading.load import load_results
 from benchmarks.asking.readout import LEAST_MASS, audit_readout, readout_in_words
-from benchmarks.asking.timing import AnswerTokens, FirstToken, FirstTokenProbe, first_tokens
+from benchmarks.asking.timing import FirstToken, FirstTokenProbe, first_tokens
 from benchmarks.printing.table import print_report
 from benchmarks.records import FirstTokenCount, Readout, ReadoutAudit, SampleRecord
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.rescoring import rescore
 from benchmarks.running.runner import run
+from scr.reading import AnswerTokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from scr import ConfigError
+from scr.reading import AnswerTokens
 
 from ..asking.readout import audit_readout
-from ..asking.timing import AnswerTokens
 from ..records import DIAGNOSTICS, RunRecord, SampleRecord
 from .adapters import recorded_adapter
 from .plan import Cell, Plan
