@@ -30,8 +30,9 @@ def token_logprobs(
         return [torch.empty(0) for _ in answers]
     model = unwrap(model)[0]
     prompt = inputs["input_ids"]
-    # A row that ends early is filled with tokens that nothing of it sees.
-    said = torch.tensor([[*row, *[0] * (width - len(row))] for row in answers], device=prompt.device)
+    # What fills a row that ends early comes after all of it, so that nothing of it sees that; it is a token of text.
+    rows = zip(answers, prompt[:, -1].tolist(), strict=True)
+    said = torch.tensor([[*row, *[last] * (width - len(row))] for row, last in rows], device=prompt.device)
     with torch.inference_mode():
         mask = inputs.get("attention_mask", torch.ones_like(prompt))
         longer = {**inputs, "attention_mask": mask, "position_ids": prompt_positions(model, inputs)}
@@ -39,10 +40,6 @@ def token_logprobs(
         for _ in range(width):
             longer = after_step(model, {}, longer)
         longer["input_ids"] = torch.cat([prompt, said.to(prompt.dtype)], dim=1)
-        ended = torch.arange(width, device=prompt.device) >= torch.tensor(
-            [[len(row)] for row in answers], device=prompt.device
-        )
-        longer["attention_mask"][:, -width:].masked_fill_(ended, 0)
         logits = model(**longer, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
         return [
             row[: len(answer)].float().log_softmax(dim=-1).gather(1, ids[: len(answer), None]).flatten().cpu()
