@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from tiny import picture, tiny_llava
 
 import scr
 from scr import AdapterLoadError, ConfigError, Description, Doubt, Token
+from scr.describing.answering import answer_batch
 from scr.describing.doubts.scores import Calibration
+from scr.describing.doubts.words import ContentWord
 from scr.describing.encoding import encode_prompts
 from scr.describing.images import ImageError, read_image
 from scr.describing.tokens import token_at, write
@@ -87,6 +90,51 @@ def test_what_is_doubtful_is_left_out(tiny):
     assert left.text == "it is a cat ?"
     assert left.tokens == whole.tokens[:5]
     assert left.doubts == whole.doubts[:1]
+
+
+def test_nouns_that_the_calibration_does_not_know_have_no_score(tiny, monkeypatch):
+    model, processor = tiny
+    found = [ContentWord((2, 5), "dog", "dog"), ContentWord((6, 9), "cat", None)]
+    monkeypatch.setattr("scr.describing.describe.content_words", lambda text: found)
+    options = saying(model, processor, "a dog cat")
+    (one,) = scr.describe(model, processor, picture(1), "is there a dog ?", calibration=CALIBRATION, **options)
+    assert [(doubt.word, doubt.score is None) for doubt in one.doubts] == [("dog", False), ("cat", True)]
+
+
+def test_a_text_ends_where_the_caller_says(tiny):
+    model, processor = tiny
+    whole = scr.describe(model, processor, [picture(1), picture(2)], "is there a dog ?", doubts=(), **OPTIONS)
+    words = whole[0].text.split()
+    end = processor.tokenizer.convert_tokens_to_ids(words[1])
+    assert words[0] != words[1]
+    ended = scr.describe(
+        model, processor, [picture(1), picture(2)], "is there a dog ?", doubts=(), eos_token_id=end, **OPTIONS
+    )
+    assert ended[0].text == words[0]
+    assert [token.text for token in ended[0].tokens] == words[:1]
+
+
+class Recorder:
+    """Notes what `generate` gets, and says one token."""
+
+    generation_config = SimpleNamespace(eos_token_id=None)
+
+    def generate(self, input_ids, **options):
+        self.options = options
+        return torch.cat([input_ids, torch.ones(len(input_ids), 1, dtype=torch.long)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [({}, 512), ({"max_new_tokens": 7}, 7), ({"max_length": 9}, None), ({"generation_config": 0}, None)],
+)
+def test_texts_are_cut_off_late_unless_the_caller_says_otherwise(tiny, given, most):
+    model = Recorder()
+    answers, milliseconds = answer_batch(model, tiny[1], {"input_ids": torch.zeros(2, 3, dtype=torch.long)}, [], given)
+    assert answers == [[1], [1]]
+    assert milliseconds > 0
+    assert model.options.get("max_new_tokens") == most
+    assert model.options["return_dict_in_generate"] is False
 
 
 def test_doubts_are_of_words_and_scored_by_a_calibration_alone(tiny):

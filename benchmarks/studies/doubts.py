@@ -240,7 +240,7 @@ def left_out(
     for name, found in conditions:
         after = study.records(found)
         metrics, differences = chair.score(after).metrics, chair.compare(before, after).differences
-        changes = (differences.get(one) for one in ("chair_i", "recall"))
+        changes = differences.get("chair_i"), differences.get("recall")
         yield Row(name, metrics["chair_i"], metrics["recall"], *changes)
 
 

@@ -96,7 +96,8 @@ def describe(
         handle = None if adapter is None else stack.enter_context(adapt(model, adapter))
         methods = [method] if isinstance(method, str | MethodConfig) else list(method or ())
         patches = [patch(model, one) for one in methods]
-        shared = {"prompt": prompt, "method": _label(None if handle is None else handle.source.name, patches)}
+        name = None if handle is None else handle.source.name
+        shared: dict[str, Any] = {"prompt": prompt, "method": _label(name, patches)}
         for start in range(0, len(given), batch_size):
             part = given[start : start + batch_size]
             pictures, inputs, problems = prepare(model, processor, prompt, part)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_transforms import to_pil_image
 from transformers.image_utils import load_image
 
@@ -82,13 +82,12 @@ def _path(given: str) -> Path:
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16") or (upright.mode == "I" and upright.getextrema()[1] > 255):  # type: ignore[operator]
-        upright = upright.convert("I").point(lambda level: level * (1 / _SIXTEEN)).convert("L")
-    if upright.mode == "P" and "transparency" in upright.info:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] > 255):  # type: ignore[operator]
+        image = image.convert("I").point(lambda level: level * (1 / _SIXTEEN)).convert("L")
+    if image.mode == "P" and "transparency" in image.info:
         # Pillow asks for this way, which has the same colours, by a warning.
-        upright = upright.convert("RGBA")
-    return load_image(upright)
+        image = image.convert("RGBA")
+    return load_image(image)
 
 
 def _from_array(array: Any) -> Image.Image:

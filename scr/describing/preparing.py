@@ -44,8 +44,7 @@ def prepare(model: Any, processor: Any, prompt: str, images: Sequence[Any]) -> P
         raise
     except Exception:  # processors raise whatever an odd picture leads them to, such as one a pixel wide
         refused = _refused(model, processor, prompt, pictures)
-        if not refused:
-            raise  # a fault of the batch as a whole
+    # A fault of the batch as a whole is raised here, a second time.
     usable = {index: picture for index, picture in pictures.items() if index not in refused}
     return Prepared(usable, _encode(model, processor, prompt, usable), problems | refused)
 
