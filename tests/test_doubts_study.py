@@ -82,7 +82,7 @@ def test_qualities_rank_measures_by_what_they_know() -> None:
         ([5, 4, 3, 2, 1], [0, 1, 1, 1, 1], 0.8),  # all four, and the one above them
         ([5, 4, 3, 2, 1], [1, 1, 1, 0, 1], 0.8),
         ([9, 8, 7, 6, 5, 4], [1, 1, 1, 1, 0, 1], 1.0),  # four of five are enough
-        ([2, 2, 2, 1, 1, 1], [1, 0, 1, 0, 0, 0], 2 / 3),  # equal ones go together
+        ([2, 2, 1], [1, 0, 0], 0.5),  # equal ones go together
         ([1, 1], [0, 0], None),
     ],
 )

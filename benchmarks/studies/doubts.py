@@ -232,7 +232,8 @@ def left_out(
     scored = [_scored(one, calibration) for one in study.found]
     chair, before = study.plan.cells[0].work.task, study.records(study.found)
     conditions = [(f"drop_above={above:g}", [drop_doubtful(one, above) for one in scored]) for above in thresholds]
-    yield Row(BASELINE, *(chair.score(before).metrics[name] for name in ("chair_i", "recall")))
+    metrics = chair.score(before).metrics
+    yield Row(BASELINE, metrics["chair_i"], metrics["recall"])
     given = given_configs(methods, study.plan.source, {})
     for name in methods:
         configs = [get_method(part).configure(given[part]) for part in method_parts(name)]
