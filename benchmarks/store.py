@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from scr import DataFileError
 from scr.files import decode, json_text, parse_json, read_json, write_json
+from scr.storing.lines import add_bytes, mend_end, read_lines, sync_folder
+from scr.storing.locks import FolderInUseError as FolderInUseError
+from scr.storing.locks import forget_lock, held, lock_of_part
 
 from .hashing import config_hash as config_hash  # a folder is named by it
-from .locks import FolderInUseError as FolderInUseError
-from .locks import forget_lock, held, lock_of_part
 from .records import RecordError, RunRecord, SampleRecord
 
 RUN_FILE = "run.json"
@@ -91,7 +92,7 @@ class RunFolder:
         """Replace the run's record; whoever reads meanwhile, or after a crash, finds the old one or the new one."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / RUN_FILE, run.to_dict())
-        self._sync_folder()
+        sync_folder(self.path)
 
     def samples(self) -> list[SampleRecord]:
         """All samples, in the order in which they were written; those of parts, which no run has merged yet, come last.
@@ -146,7 +147,7 @@ class RunFolder:
         path = self._own_file
         if self._ids is None:
             self._ids = self.ids()
-            _repair(path)
+            mend_end(path, _sample)
         new: set[str] = set()
         for record in records:
             if record.id in self._ids or record.id in new:
@@ -156,16 +157,9 @@ class RunFolder:
                 )
             new.add(record.id)
         lines = _lines(records)
-        created = not path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
         # Unknown until the write has succeeded: after a full disk the next call must look at the file again.
         ids, self._ids = self._ids, None
-        with path.open("ab") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        if created:
-            self._sync_folder()
+        add_bytes(path, lines)
         ids.update(new)
         self._ids = ids
 
@@ -275,7 +269,7 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self.path / SAMPLES_FILE)
-        self._sync_folder()
+        sync_folder(self.path)
         for path in parts:
             path.unlink()
 
@@ -289,15 +283,6 @@ class RunFolder:
             yield paths
             for path in paths:
                 forget_lock(lock_of_part(path))
-
-    def _sync_folder(self) -> None:
-        # A file that is safe on disk helps little if its name is not.
-        with contextlib.suppress(OSError):  # not every file system lets a folder be opened
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _copied(places: Sequence[tuple[Path, int, int]]) -> Iterator[bytes]:
@@ -315,49 +300,15 @@ def _lines(records: Sequence[SampleRecord]) -> bytes:
 
 def _read(path: Path) -> Iterator[_Place]:
     """The samples of a file, line by line; a last line that a kill cut off is none."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        start = 0
-        for number, line in enumerate(file, start=1):
-            end = start + len(line.rstrip(b"\n"))
-            if line.strip():
-                try:
-                    record = _sample(line)
-                except (DataFileError, RecordError) as error:
-                    if not line.endswith(b"\n"):
-                        return
-                    raise RecordError(
-                        f"line {number} of {path} cannot be read: got {line[:80]!r} ({error}); expected one sample. "
-                        "Run again with --overwrite."
-                    ) from error
-                yield _Place(path, start, end, record)
-            start += len(line)
+    try:
+        for line in read_lines(path, _sample, wanted="one sample", advice="Run again with --overwrite."):
+            yield _Place(path, line.start, line.end, line.value)
+    except DataFileError as error:
+        raise RecordError(str(error)) from error
 
 
 def _sample(line: bytes) -> SampleRecord:
     return SampleRecord.from_dict(parse_json(decode(line, "the line"), "the line"))
-
-
-def _repair(path: Path) -> None:
-    """Cut off a torn last line; end a whole one that lacks only its line break."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        last, start = b"", 0
-        for line in file:
-            last, start = line, start + len(last)
-        if not last or last.endswith(b"\n"):
-            return
-        try:
-            _sample(last)
-        except (DataFileError, RecordError):
-            file.truncate(start)
-        else:
-            file.seek(0, os.SEEK_END)
-            file.write(b"\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def find_runs(root: Path) -> list[RunFolder]:

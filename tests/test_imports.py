@@ -39,7 +39,7 @@ THIRD_PARTY = {
     "hooks": {"torch", "transformers", "jaxtyping"},
     "scr": set(
         "torch transformers safetensors jaxtyping peft PIL tqdm matplotlib huggingface_hub bitsandbytes nltk "
-        "textblob".split()
+        "textblob filelock".split()
     ),
     "benchmarks": set(
         "torch transformers accelerate PIL numpy scipy pycocotools tqdm rich nltk textblob safetensors tokenizers "
@@ -61,6 +61,9 @@ PUBLIC_MODULES = {
     "scr.checkpoints",
     "scr.checkpoints.digests",
     "scr.checkpoints.loading",
+    "scr.command.progress",
+    "scr.storing.lines",
+    "scr.storing.locks",
     *MAY_IMPORT["analysis"],
 }
 ONLY_STANDARD_LIBRARY = {

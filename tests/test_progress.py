@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from benchmarks.running import progress
-from benchmarks.running.progress import Progress, duration
+from scr.command import progress
+from scr.command.progress import Progress, duration
 
 
 def test_lines_tell_done_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

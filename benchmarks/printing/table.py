@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from rich.table import Table
 
 from scr import fields_by_part
+from scr.command.progress import duration
 
 from ..asking.models import SETTINGS_FILE
 from ..asking.readout import readout_in_words
@@ -15,7 +16,6 @@ from ..running.cells import recorded_samples
 from ..running.methods import BASELINE, by_part, settings_used
 from ..running.outcomes import Outcome
 from ..running.plan import Cell, Plan
-from ..running.progress import duration
 from ..stats import POWER, Comparison, detectable_difference, holm
 from .console import LABELS, WIDTH, Printer, interval_text, value_text
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from scr.command.progress import Progress
+
 from ..records import RunRecord
 from .answers import Asker
 from .cells import check_diagnosed, missing_batches, new_run, resuming, standing, tell_model, title, turns
@@ -20,7 +22,6 @@ from .grades import graded
 from .methods import BASELINE
 from .outcomes import Outcome, RunFailedError, finish, stored_outcome
 from .plan import Cell, Plan, RunConfig, build_plan
-from .progress import Progress
 from .questions import batches_to_ask
 from .ranks import FailedElsewhereError, Ranks, RanksError
 from .rescoring import grade_old_samples

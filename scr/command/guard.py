@@ -22,7 +22,7 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "benchmarks.tasks.UnknownTaskError": (UNUSABLE, True),
     "benchmarks.running.prompts.UnknownPromptError": (UNUSABLE, True),
     "benchmarks.running.outcomes.RunFailedError": (FAILED, True),
-    "benchmarks.locks.FolderInUseError": (FAILED, True),
+    "scr.storing.locks.FolderInUseError": (FAILED, True),
     "benchmarks.running.ranks.FailedElsewhereError": (FAILED, True),
     "benchmarks.running.ranks.RanksError": (FAILED, True),
     "analysis.reading.load.ResultsError": (UNUSABLE, True),

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal; elsewhere, in a cluster's log, a line now and then."""
+"""How far a command is: a bar on a terminal; elsewhere, in a cluster's log, a line now and then."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Progress:
         title: what is being answered.
         total: number of answers to come.
         report: is told the lines; None for a process that says nothing, on a terminal either.
+        unit: what answers are called.
     """
 
-    def __init__(self, title: str, total: int, report: Callable[[str], None] | None) -> None:
-        self._title, self._total, self._report = title, total, report
+    def __init__(self, title: str, total: int, report: Callable[[str], None] | None, unit: str = "answers") -> None:
+        self._title, self._total, self._report, self._unit = title, total, report, unit
         self._done = 0
         self._over = threading.Event()
         self._teller = threading.Thread(target=self._tell, name="progress", daemon=True)
@@ -34,7 +35,7 @@ class Progress:
         """Begin to show."""
         self._started = time.monotonic()
         shown = self._report is not None and sys.stderr.isatty()
-        self._bar = tqdm(total=self._total, desc=self._title, unit="answers", disable=not shown)
+        self._bar = tqdm(total=self._total, desc=self._title, unit=self._unit, disable=not shown)
         if self._report is not None and not shown:
             self._teller.start()
         return self
@@ -60,7 +61,7 @@ class Progress:
 
     def _line(self, seconds: float) -> str:
         """What is said after so many seconds."""
-        line = f"{self._title}: {self._done} of {self._total} answers after {duration(seconds)}"
+        line = f"{self._title}: {self._done} of {self._total} {self._unit} after {duration(seconds)}"
         if not self._done:
             return line
         left = seconds / self._done * (self._total - self._done)

@@ -1,4 +1,4 @@
-"""Who writes to the folder of a run: locks that the system frees with the process, however it ends."""
+"""Who writes to a folder: locks that the system frees with the process, however it ends."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from filelock import FileLock, Timeout
 
 
 class FolderInUseError(RuntimeError):
-    """Another process writes to the run's folder."""
+    """Another process writes to the folder."""
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold a lock, at once or not at all; a file that a kill left there is no lock.
+def held(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock; a file that a kill left there is no lock.
 
     Args:
         path: the file of the lock, in the folder that it is about.
+        wait: whether to wait until it is free; otherwise it is held at once or not at all.
 
     Raises:
         FolderInUseError: where another process holds it.
         OSError: on a file system that has no locks.
     """
     # A file in place of the system's lock would stay after a kill.
-    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    lock = FileLock(path, blocking=wait, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout as error:
         raise FolderInUseError(
             f"another process writes to this folder: got {path.parent}; expected a free one. "
-            "Wait for it to end, or give another --output-dir."
+            "Wait for it to end, or give another folder."
         ) from error
     try:
         yield
