@@ -13,14 +13,15 @@ from scr.command.guard import guarded
 from scr.command.parser import Parser
 from scr.command.types import natural
 from scr.files import read_text, write_text
+from scr.pages.embedding import script_json, shared
+from scr.pages.veil import INK, look
 
 from .command import say, with_results
-from .drawing.overlays import INK, INSET, OPACITY, RADIUS, STROKES
 from .drawing.style import Plot, write_plot, write_table
 from .drawing.tables import Table, is_numeric, shown_cells
 from .figures import ANALYSES
 from .findings.finding import Analysis
-from .page.browser import INLINE, Browser, script_json, write_browser
+from .page.browser import INLINE, Browser, write_browser
 from .page.samples import OUTCOMES, choose_samples, outcome_table, shown_samples
 from .reading.load import NothingToShowError, Results, model_labels
 from .reading.provenance import provenance, without_folders
@@ -125,9 +126,9 @@ def build_report(
         browser_problems=[without_folders(one, results.root) for one in browser.problems],
         provenance=provenance(results.runs),
         # Not escaped again: our own style and script, and JSON that cannot end its element.
-        data=script_json(browser.data | {"look": _look()}),
-        style=_template("report.css"),
-        script=_template("report.js"),
+        data=script_json(browser.data | {"look": look()}),
+        style=shared("look.css") + _template("report.css"),
+        script=shared("veil.js") + _template("report.js"),
         ink=INK,
     )
     write_text(out / PAGE, page)
@@ -223,10 +224,6 @@ def _filters(browser: Browser) -> list[tuple[str, str, list[str]]]:
     labels = browser.data["labels"]
     named = (("outcome", "Outcome"), ("row", "Method"), ("task", "Task"), ("model", "Model"))
     return [(name, label, labels[name]) for name, label in named]
-
-
-def _look() -> dict[str, Any]:
-    return {"ink": dict(INK), "opacity": OPACITY, "strokes": STROKES, "inset": INSET, "radius": RADIUS}
 
 
 def _counted(results: Results) -> str:

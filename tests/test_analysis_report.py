@@ -18,7 +18,7 @@ from synthetic_results import answer, questions, record, write
 from analysis.drawing.tables import Table, is_numeric, shown_cells
 from analysis.findings.forest import forest_findings
 from analysis.findings.summary import summary_findings
-from analysis.page.browser import INLINE, script_json, write_browser
+from analysis.page.browser import INLINE, write_browser
 from analysis.page.samples import OUTCOMES, choose_samples, outcome_table, shown_samples
 from analysis.reading.load import NothingToShowError, load_results
 from analysis.reading.provenance import provenance, without_folders
@@ -26,6 +26,7 @@ from analysis.report import PAGE, build_report, main
 from benchmarks.records import SampleRecord
 from benchmarks.tasks.chair.task import Chair
 from scr.files import read_text
+from scr.pages.embedding import script_json
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><script>alert('<!-- & \u2028')</script>"

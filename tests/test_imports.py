@@ -30,6 +30,9 @@ MAY_IMPORT = {
         "scr.files",
         "scr.errors",
         "scr.beside",
+        "scr.pages.embedding",
+        "scr.pages.escaping",
+        "scr.pages.veil",
         *COMMANDS,
     },
 }

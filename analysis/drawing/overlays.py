@@ -11,15 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-INK: Mapping[str, str] = {"neighbor": "#56B4E9", "dark": "#000000", "light": "#FFFFFF"}
-"""What is drawn in which colour: of the figures' palette; shapes tell sources and neighbours apart too."""
-OPACITY = 0.7
-"""Of the dark veil over a patch without any attention; the most attended patch has none. A colour instead would be
-mistaken for one of the picture."""
-STROKES = (0.16, 0.08)
-"""Width of a line's light edge and of its dark core, as shares of a patch."""
-INSET, RADIUS = 0.1, 0.2
-"""Distance of a source's square from the border of its patch, and radius of a neighbour's dot, likewise."""
+from scr.pages.veil import INK, INSET, OPACITY, RADIUS, STROKES
 
 
 class Traced(Protocol):

@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 from scr.files import write_text
+from scr.pages.embedding import script_json
+from scr.pages.veil import attention_bytes
 
 from .._benchmarks import SampleRecord
 from ..drawing.overlays import TraceError, read_layers
@@ -98,12 +100,6 @@ def write_browser(samples: Sequence[Shown], out: Path, folders: Sequence[Path] =
     return Browser(data=data, files=tuple(files), problems=tuple(problems))
 
 
-def script_json(value: Any) -> str:
-    """JSON that may stand inside a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _remove_old(folder: Path) -> None:
     """Remove what an earlier report left: its pictures are perhaps not among those of this one."""
     for path in (*folder.glob("chunk-*.js"), *folder.glob("images/*")):
@@ -177,13 +173,8 @@ def _entry(one: Shown) -> tuple[dict[str, Any], str | None]:
         "neighbors": layers.neighbors,
         "owners": layers.owners,
     }
-    shares = mapped.relative_attention()
-    if shares is not None and mapped.attention is not None:
-        total = float(mapped.attention.sum())
-        entry["trace"] |= {
-            "attention": base64.b64encode((255 * shares).round().astype(np.uint8).tobytes()).decode(),
-            "most": float(mapped.attention.max()) / total if total > 0 else None,
-        }
+    if mapped.attention is not None:
+        entry["trace"] |= attention_bytes(mapped.attention.tolist())
     return entry, None
 
 

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const { index, labels, images, look, chunkSize, folder } = data;
@@ -10,6 +9,7 @@
   const find = (name) => document.getElementById(name);
   const form = find("filters");
   const layers = find("layers").elements;
+  const veil = veilOver(look);
   let list = [];
   let listed = 0;
   let current = null;
@@ -200,7 +200,7 @@
     const grid = Number(layers.grid.value || 0);
     const over = !trace || trace.whole === grid;
     const shown = Boolean(image?.file) && over;
-    const [rows, columns] = trace ? trace.grids[grid] : [1, 1];
+    const { rows, columns } = veil.placeOf(trace, grid);
     const stage = find("stage");
     const large = find("large");
     stage.style.aspectRatio = shown ? `${image.size[0]} / ${image.size[1]}` : `${columns} / ${rows}`;
@@ -214,10 +214,8 @@
     } else {
       large.removeAttribute("src");
     }
-    let start = 0;
-    for (const [height, width] of (trace?.grids ?? []).slice(0, grid)) start += height * width;
-    drawMap(trace, rows, columns, start);
-    drawMarks(trace, rows, columns, start);
+    veil.drawMap(find("map"), trace, grid, layers.attention.checked);
+    veil.drawMarks(find("marks"), trace, grid, { sources: layers.sources.checked, neighbors: layers.neighbors.checked });
     const said = [];
     if (!image?.file) said.push("no picture at hand");
     else if (!over) said.push("a tile: where it lies in the picture is not recorded");
@@ -235,61 +233,6 @@
     }
     find("legend").textContent = `${said.join("; ")}.`;
     stage.setAttribute("aria-label", `${image?.name ?? "no picture"}: ${said.join("; ")}`);
-  }
-
-  function drawMap(trace, rows, columns, start) {
-    const canvas = find("map");
-    canvas.width = columns;
-    canvas.height = rows;
-    if (!trace?.attention || !layers.attention.checked) return;
-    const bytes = atob(trace.attention);
-    const context = canvas.getContext("2d");
-    const pixels = context.createImageData(columns, rows);
-    const color = [1, 3, 5].map((place) => parseInt(look.ink.dark.slice(place, place + 2), 16));
-    for (let patch = 0; patch < rows * columns; patch += 1) {
-      pixels.data.set([...color, Math.round(look.opacity * (255 - bytes.charCodeAt(start + patch)))], 4 * patch);
-    }
-    context.putImageData(pixels, 0, 0);
-  }
-
-  function drawMarks(trace, rows, columns, start) {
-    const marks = find("marks");
-    marks.setAttribute("viewBox", `0 0 ${columns} ${rows}`);
-    marks.replaceChildren();
-    if (!trace) return;
-    const inside = (patch) => patch >= start && patch < start + rows * columns;
-    const center = (patch) => [((patch - start) % columns) + 0.5, Math.floor((patch - start) / columns) + 0.5];
-    const add = (name, attributes) => {
-      const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-      marks.append(element);
-    };
-    const [outer, inner] = look.strokes;
-    const { light, dark, neighbor } = look.ink;
-    if (layers.neighbors.checked) {
-      const edges = trace.neighbors.map((patch, place) => [patch, trace.sources[trace.owners[place]]]);
-      const own = edges.filter(([patch]) => inside(patch));
-      for (const [width, stroke] of [[outer, light], [inner, neighbor]]) {
-        for (const [patch, source] of own) {
-          if (!inside(source)) continue;
-          const [[x1, y1], [x2, y2]] = [center(source), center(patch)];
-          add("line", { x1, y1, x2, y2, stroke, "stroke-width": width });
-        }
-      }
-      for (const [patch] of own) {
-        const [cx, cy] = center(patch);
-        add("circle", { cx, cy, r: look.radius, fill: neighbor, stroke: dark, "stroke-width": inner / 2 });
-      }
-    }
-    if (layers.sources.checked) {
-      const side = 1 - 2 * look.inset;
-      for (const [width, stroke] of [[outer, light], [inner, dark]]) {
-        for (const patch of trace.sources.filter(inside)) {
-          const [x, y] = center(patch);
-          add("rect", { x: x - side / 2, y: y - side / 2, width: side, height: side, fill: "none", stroke, "stroke-width": width });
-        }
-      }
-    }
   }
 
   function step(by) {

@@ -1,0 +1,1 @@
+"""What the pages of this project have in common: their look, a trace over a picture, text that stays text. No torch."""
