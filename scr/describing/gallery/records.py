@@ -1,0 +1,177 @@
+"""`descriptions.jsonl`: a line for each photo and method, to which any number of processes add, one line at a time.
+
+A photo belongs to the process that holds its lock while it is described; the file is held only while lines are added.
+The system frees both with the process, however it ends: what a kill leaves is whole, and the next process goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError, DataFileError
+from ...files import decode, json_text, json_value, parse_json, read_json, write_json, write_rows
+from ...storing.lines import add_bytes, mend_end, read_lines
+from ...storing.locks import FolderInUseError, forget_lock, held
+
+ROWS_FILE, SETTINGS_FILE = "descriptions.jsonl", "settings.json"
+_LOCK, _CLAIMS = ".lock", ".claims"
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+"""The names of a photo and of a method."""
+
+
+class Records:
+    """The records in a folder.
+
+    Attributes:
+        folder: the folder; it need not exist before `begin`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is read or written yet."""
+        self.folder = folder
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse a folder that `begin` would refuse; nothing is written.
+
+        Raises:
+            ConfigError: for a folder whose lines were made with other settings, or that cannot be one.
+            DataFileError: for settings that cannot be read.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(
+                f"descriptions cannot go there: got {str(self.folder)!r}, a file; expected a folder. "
+                "Give another --output."
+            )
+        self._together(settings)
+
+    def begin(self, settings: Mapping[str, Any]) -> Row:
+        """Make the folder, or go on in it; what could not be described is forgotten, so that it is tried once more.
+
+        Args:
+            settings: what texts depend on, the same for all lines, and `methods`, name → configuration: later calls
+                may add some.
+
+        Returns:
+            The settings as they stand there, with an `id` of the folder and all methods.
+
+        Raises:
+            ConfigError: as `check`.
+            DataFileError: for settings or lines that cannot be read.
+            OSError: where the folder cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._held():
+            together = self._together(settings)
+            write_json(self.folder / SETTINGS_FILE, together)
+            mend_end(self.folder / ROWS_FILE, _read)
+            rows = list(self._lines())
+            if any(row["error"] is not None for row in rows):
+                write_rows(self.folder / ROWS_FILE, (row for row in rows if row["error"] is None))
+        return together
+
+    def rows(self) -> dict[Key, Row]:
+        """The lines, by photo and method.
+
+        Raises:
+            DataFileError: for a line that cannot be read.
+        """
+        return {(row["image"], row["method"]): row for row in self._lines()}
+
+    def missing(self, photos: Iterable[str], methods: Sequence[str]) -> dict[str, list[str]]:
+        """The photos that lack lines, and of which methods.
+
+        Raises:
+            DataFileError: as `rows`.
+        """
+        known = self.rows().keys()
+        lacking = {name: [method for method in methods if (name, method) not in known] for name in photos}
+        return {name: which for name, which in lacking.items() if which}
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add lines, and wait until the disk has them; one that is there already is left as it is.
+
+        Raises:
+            OSError: where they cannot be written; a part of them may be there, and is mended by the next call.
+        """
+        with self._held():
+            mend_end(self.folder / ROWS_FILE, _read)
+            known = self.rows().keys()
+            lines = [f"{json_text(row)}\n" for row in rows if (row["image"], row["method"]) not in known]
+            add_bytes(self.folder / ROWS_FILE, "".join(lines).encode("utf-8", "backslashreplace"))
+
+    def sort(self, photos: Collection[str], methods: Collection[str]) -> list[Row]:
+        """Bring the lines into the order of the photos and methods, what is not among them last, and return them."""
+        with self._held():
+            place = {name: number for number, name in enumerate(photos)}
+            order = {name: number for number, name in enumerate(methods)}
+            rows = self.rows()
+            wanted = sorted(rows, key=lambda key: (place.get(key[0], len(place)), order.get(key[1], len(order))))
+            if wanted != list(rows):
+                write_rows(self.folder / ROWS_FILE, [rows[key] for key in wanted])
+        return [rows[key] for key in wanted]
+
+    @contextlib.contextmanager
+    def claimed(self, photos: Iterable[str], most: int) -> Iterator[list[str]]:
+        """Hold photos, so that no other process describes them inside the `with`: the first `most` that nobody holds.
+
+        Raises:
+            OSError: on a file system without locks.
+        """
+        claims = self.folder / _CLAIMS
+        claims.mkdir(exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            mine: list[str] = []
+            for name in photos:
+                if len(mine) == most:
+                    break
+                digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+                path = claims / f"{digest}.lock"
+                with contextlib.suppress(FolderInUseError):
+                    stack.enter_context(held(path))
+                    stack.callback(forget_lock, path)
+                    mine.append(name)
+            yield mine
+        with contextlib.suppress(OSError):  # others hold some
+            claims.rmdir()
+
+    def _together(self, settings: Mapping[str, Any]) -> Row:
+        path, given = self.folder / SETTINGS_FILE, json_value(settings)
+        return _together(read_json(path) if path.exists() else {"id": uuid.uuid4().hex, **given}, given, path)
+
+    def _lines(self) -> Iterator[Row]:
+        path = self.folder / ROWS_FILE
+        advice = "Mend or delete the line, and the photo is described again."
+        return (line.value for line in read_lines(path, _read, wanted="a description", advice=advice))
+
+    def _held(self) -> contextlib.AbstractContextManager[None]:
+        return held(self.folder / _LOCK, wait=True)
+
+
+def _read(line: bytes) -> Row:
+    row = parse_json(decode(line, "the line"), "the line")
+    if not isinstance(row, dict) or not {"image", "method", "text", "doubts", "error"} <= row.keys():
+        raise DataFileError("the line is no description: it lacks fields")
+    return row
+
+
+def _together(known: Any, given: Mapping[str, Any], path: Path) -> Row:
+    """The settings of a folder, with the methods that are new."""
+    if not isinstance(known, dict) or not isinstance(known.get("methods"), dict):
+        raise DataFileError(
+            f"settings of another form: got {path}; expected what describing photos wrote there. Give another --output."
+        )
+    new = {name: value for name, value in given.items() if name != "methods"} | given["methods"]
+    for name, was in {**known, **known["methods"]}.items():
+        if new.get(name, was) != was:
+            raise ConfigError(
+                f"described with other settings before: got {name} {json_text(new[name])}; expected {json_text(was)}, "
+                f"as {path} says. Give another --output, or delete that one."
+            )
+    return {**known, "methods": {**known["methods"], **given["methods"]}}
