@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from scr.command.guard import guarded
@@ -112,6 +112,15 @@ def say(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def say_finding(finding: Finding, said: Collection[str] = ()) -> None:
+    """Print a finding: its title, its tables, and its notes but those that were `said` before."""
+    say(f"## {finding.title}\n")
+    say("\n".join(as_markdown(table) for table in finding.tables))
+    for note in dict.fromkeys(finding.notes):
+        if note not in said:
+            say(f"- {note}")
+
+
 def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: Sequence[str], said: set[str]) -> bool:
     """Print and write one analysis; a note that another has said already is not repeated."""
     try:
@@ -120,11 +129,7 @@ def _show(name: str, analysis: Analysis, results: Results, out: Path, formats: S
         print(f"left out: {name}: {error}", file=sys.stderr)
         return False
     for finding in findings:
-        say(f"## {finding.title}\n")
-        say("\n".join(as_markdown(table) for table in finding.tables))
-        for note in dict.fromkeys(finding.notes):
-            if note not in said:
-                say(f"- {note}")
+        say_finding(finding, said)
         said.update(finding.notes)
         files = write_finding(finding, out, formats)
         say(f"\nwritten: {', '.join(map(str, files))} \n")

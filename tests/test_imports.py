@@ -30,6 +30,7 @@ MAY_IMPORT = {
         "scr.files",
         "scr.errors",
         "scr.beside",
+        "scr.describing.gallery.records",
         "scr.pages.embedding",
         "scr.pages.escaping",
         "scr.pages.veil",
@@ -102,7 +103,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 # Commands: they parse flags and call the rooms; what a command does is found in a room, so that nobody imports one.
 RUN_BY_HAND = {
     "benchmarks": set("run score compare sweep calibrate doubts refusal_data results notebook".split()),
-    "analysis": set("report figures".split()),
+    "analysis": set("report figures marks".split()),
 }
 
 

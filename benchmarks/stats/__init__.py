@@ -15,7 +15,7 @@ from .areas import auc, auc_interval, resampled_auc, weighted_auc
 from .comparison import Comparison, Difference, compare_tables, compare_yes_no
 from .intervals import mean_intervals, ratio_intervals, wilson
 from .permutations import PValue, image_permutations, permutation_p, sign_flip_p
-from .power import POWER, detectable_difference
+from .power import POWER, detectable_difference, images_to_tell
 from .resampling import (
     LEVEL,
     RESAMPLES,
@@ -51,6 +51,7 @@ __all__ = [
     "detectable_difference",
     "holm",
     "image_permutations",
+    "images_to_tell",
     "mcnemar_exact",
     "mean_intervals",
     "percentile_interval",

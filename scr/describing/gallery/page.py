@@ -16,7 +16,7 @@ from ...pages.embedding import script_json, shared
 from ...pages.escaping import printable
 from ...pages.veil import attention_bytes, look
 from .differences import differing_words
-from .records import Row
+from .records import Row, object_of
 
 PAGE = "index.html"
 
@@ -73,11 +73,6 @@ def page_data(
         "look": look(),
         "photos": [_photo(name, said, methods, copied(name)) for name, said in photos.items()],
     }
-
-
-def object_of(doubt: Mapping[str, Any]) -> str:
-    """What a doubtful word is a mention of: the object of CHAIR's list, else the word itself, in lower case."""
-    return str(doubt["category"] or doubt["word"].lower())
 
 
 def _photo(

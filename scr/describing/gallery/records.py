@@ -154,6 +154,11 @@ class Records:
         return held(self.folder / _LOCK, wait=True)
 
 
+def object_of(doubt: Mapping[str, Any]) -> str:
+    """What a doubtful word is a mention of: the object of CHAIR's list, else the word itself, in lower case."""
+    return str(doubt["category"] or doubt["word"].lower())
+
+
 def _read(line: bytes) -> Row:
     row = parse_json(decode(line, "the line"), "the line")
     if not isinstance(row, dict) or not {"image", "method", "text", "doubts", "error"} <= row.keys():

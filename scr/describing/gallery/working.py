@@ -25,7 +25,7 @@ def describe_missing(
     batch_size: int,
     report: Callable[[str], None],
 ) -> None:
-    """Add the lines that are missing; all methods of a photo before the next ones, so that what is there can be compared.
+    """Add the lines that are missing: all methods of a photo before the next ones, so that they can be compared early.
 
     Photos that another process describes are waited for: should it end before, they are described here.
 
