@@ -12,6 +12,7 @@ from typing import Any
 import plain_kernels
 import pytest
 import torch
+from browsing import driver as driver
 from miniature import write_checkpoint
 from tiny_families import FIRST, TINY
 

@@ -93,6 +93,7 @@ def test_statuses_and_interrupts(capsys):
 BEGUN = {
     "analysis.entropy": (["x"], "analysis.command.load_results"),
     "analysis.figures": (["x"], "analysis.command.load_results"),
+    "analysis.marks": (["x", "y"], "analysis.marks.read_marked"),
     "analysis.report": (["x"], "analysis.command.load_results"),
     "benchmarks.calibrate": (["yes-shift", "--method", "scr"], "benchmarks.studies.calibration.yes_shift"),
     "benchmarks.compare": ([], "benchmarks.asking.models.find_model"),
@@ -113,6 +114,7 @@ BEGUN = {
     "benchmarks.run": ([], "benchmarks.running.plan.build_plan"),
     "benchmarks.score": (["pope", "--questions", "q", "--answers", "a"], "benchmarks.score.load_scorer"),
     "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.studies.sweeps.build_plan"),
+    "scr.describing.command": (["x"], "scr.describing.command.find_photos"),
     "scr.onepass": (
         ["train", "--model", "m", "--images", "i", "--prompts", "p", "--output", "o"],
         "scr.onepass.pairs.find_images",

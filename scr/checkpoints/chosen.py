@@ -1,13 +1,15 @@
-"""What a training's `--model` and `--device` mean."""
+"""What a command's `--model`, `--dtype` and `--device` mean."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import ConfigError, ModelLoadError
 from .digests import folder_digest
+from .loading import load_config, load_processor, load_weights
 from .named import named_folder
 
 
@@ -44,3 +46,30 @@ def find_device(name: str) -> torch.device:
             "Leave --device out."
         )
     return device
+
+
+def chosen_dtype(name: str, dtype: str, device: torch.device) -> str:
+    """The dtype of that name; "auto" is float32 on a CPU, elsewhere the one that the model was saved in.
+
+    Raises:
+        ModelLoadError: for "auto", where the model's configuration cannot be read.
+    """
+    if dtype != "auto":
+        return dtype
+    saved = None if device.type == "cpu" else load_config(find_model(name)[0], name=name).dtype
+    return "float32" if saved is None else str(saved).removeprefix("torch.")
+
+
+def load_chosen(name: str, dtype: str, device: str) -> tuple[Any, Any, str | None]:
+    """A model on its device, its processor, and what names its state.
+
+    Raises:
+        ModelLoadError: for a model that cannot be loaded.
+        ConfigError: for an unknown device.
+    """
+    location, digest = find_model(name)
+    target = find_device(device)
+    processor = load_processor(location, name=name)
+    model = load_weights(location, dtype=getattr(torch, chosen_dtype(name, dtype, target)), name=name)
+    torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
+    return model, processor, digest or getattr(model.config, "_commit_hash", None)

@@ -31,6 +31,8 @@ class Command(NamedTuple):
 
 # Name → command, in the order in which a newcomer wants them.                ← the only line to add for a new command
 COMMANDS: dict[str, Command] = {
+    "describe": Command("scr.describing.command", "captions of your own photos that say where they are unsure: a page"),
+    "marks": Command("analysis.marks", "whether a method helped on your photos, by what you have marked on that page"),
     "compare": Command("benchmarks.compare", "answers of several methods side by side, for a picture and a question"),
     "bench": Command("benchmarks.run", "run a model with and without methods on benchmarks, and compare"),
     "report": Command("analysis.report", "a page with all tables, figures, settings and samples; opens from disk"),

@@ -67,16 +67,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from ..checkpoints.chosen import load_chosen
     from ..methods.scr import SCRConfig
     from .pairs import draw_pairs, find_images, read_prompts
     from .report import held_out_images
-    from .training import Recipe, load_model, train_predictor
+    from .training import Recipe, train_predictor
 
     config = SCRConfig.from_dict(dict(options.set))
     images, prompts = find_images(options.images), read_prompts(options.prompts)
     pairs = draw_pairs(images, prompts, options.maps, options.seed)
     held_out = held_out_images(sorted({pair.image for pair in pairs}), options.held_out, options.seed)
-    model, processor, revision = load_model(options.model, options.dtype, options.device)
+    model, processor, revision = load_chosen(options.model, options.dtype, options.device)
     predictor = train_predictor(
         model,
         processor,

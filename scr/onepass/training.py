@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.chosen import find_device, find_model
-from ..checkpoints.loading import load_processor, load_weights
 from ..methods.scr import SCR, SCRConfig
 from .collecting import TARGETS_FILE, collect_maps
 from .learning import Recipe, make_examples, new_predictor, spread_of, teach
@@ -18,21 +16,6 @@ from .pairs import Pair
 from .predictor import Predictor
 from .report import overlap_report
 from .storing import save_predictor
-
-
-def load_model(name: str, dtype: str, device: str) -> tuple[Any, Any, str | None]:
-    """A model on its device, its processor, and what names its state.
-
-    Raises:
-        ModelLoadError: for a model that cannot be loaded.
-        ConfigError: for an unknown device.
-    """
-    location, digest = find_model(name)
-    target = find_device(device)
-    processor = load_processor(location, name=name)
-    model = load_weights(location, dtype=getattr(torch, dtype), name=name)
-    torch.nn.Module.to(model, target)  # transformers' own is one, with a decorator that hides its signature
-    return model, processor, digest or getattr(model.config, "_commit_hash", None)
 
 
 def train_predictor(
