@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..methods.scr import SCR, SCRConfig
 from .collecting import TARGETS_FILE, collect_maps
 from .learning import Recipe, make_examples, new_predictor, spread_of, teach
