@@ -63,7 +63,7 @@ class Asker:
         said = describe(
             self._model,
             self._processor,
-            [photo.path for photo in photos],
+            [str(photo.path) for photo in photos],
             self._prompt,
             method=self._configs[method],
             batch_size=len(photos),
@@ -71,10 +71,13 @@ class Asker:
             **self._generation,
         )
         traces = self._traces(photos, method)
-        return [
-            {**one.to_dict(), "image": photo.name, "method": method, "trace": traces.get(photo.name)}
-            for photo, one in zip(photos, said, strict=True)
-        ]
+        rows = []
+        for photo, one in zip(photos, said, strict=True):
+            # A page that is passed on need not tell where the photos lay.
+            error = None if one.error is None else one.error.replace(str(photo.path), photo.name)
+            own = {"image": photo.name, "method": method, "error": error, "trace": traces.get(photo.name)}
+            rows.append({**one.to_dict(), **own})
+        return rows
 
     def _traces(self, photos: Sequence[Photo], method: str) -> dict[str, Row]:
         if method not in self._traced:

@@ -15,7 +15,6 @@ from ..command.guard import DONE, FAILED, guarded
 from ..command.parser import Parser
 from ..command.types import key_value, names, positive
 from ..files import write_text
-from .gallery.copies import copied
 from .gallery.page import write_page
 from .gallery.photos import Photo, find_photos
 from .gallery.records import Records
@@ -149,6 +148,8 @@ def _calibration(options: argparse.Namespace) -> Any:
 
 def _publish(records: Records, photos: Sequence[Photo], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Write the table and the page of all that is described; the rows."""
+    from .gallery.copies import copied
+
     rows = records.sort([photo.name for photo in photos], settings["methods"])
     paths = {photo.name: photo for photo in photos}
 

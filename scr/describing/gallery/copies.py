@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ..images import ImageError, read_image
 from .photos import Photo
 
 FOLDER = "pictures"
@@ -36,9 +37,8 @@ def copied(photo: Photo, folder: Path) -> dict[str, Any] | None:
             with Image.open(path) as known:
                 return {"file": f"{FOLDER}/{path.name}", "size": list(known.size)}
     try:
-        with Image.open(photo.path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = read_image(photo.path)
+    except ImageError:
         return None
     picture.thumbnail((LARGEST, LARGEST))
     path = folder / FOLDER / f"{stem}{'.png' if max(picture.size) <= _LOSSLESS else '.jpg'}"

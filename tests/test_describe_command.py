@@ -1,0 +1,155 @@
+"""`python -m scr.describe` on the lab's model: one folder from photos to a page, and what a later run adds."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+import scr
+from scr.describing import asking, command
+from scr.describing.command import configurations, main
+from scr.describing.description import Description
+from scr.describing.gallery.page import PAGE
+from scr.describing.gallery.records import ROWS_FILE, SETTINGS_FILE
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = ["--max-new-tokens", "12", "--batch-size", "2", "--calibration", "none"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder with three photos, one of them broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "sub").mkdir()
+    Image.new("RGB", (96, 96), "teal").save(folder / "a.png")
+    Image.new("CMYK", (60, 40)).save(folder / "sub" / "b.jpg")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(photos, tmp_path_factory):
+    """What the command makes of them, and of one that is not there."""
+    folder = tmp_path_factory.mktemp("out") / "described"
+    given = [str(photos), "gone.jpg", "--method", "scr", "--output", str(folder), *QUICK]
+    assert main(given) == 0
+    return folder
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / ROWS_FILE).read_text().splitlines()]
+
+
+def test_each_photo_has_a_line_of_each_method(out):
+    rows = rows_of(out)
+    names = ["a.png", "broken.jpg", "sub/b.jpg", "gone.jpg"]
+    assert [(row["image"], row["method"]) for row in rows] == [(name, one) for name in names for one in ("none", "scr")]
+    for row in rows:
+        own = {name: value for name, value in row.items() if name != "trace"}
+        assert Description.from_dict(own).to_dict() == own
+        assert (row["error"] is None) == (row["image"] in ("a.png", "sub/b.jpg"))
+        assert bool(row["text"]) == (row["error"] is None)
+    none, edited = rows[0], rows[1]
+    assert sum(none["trace"]["attention"]) > 0
+    assert "sources" not in none["trace"]
+    assert len(edited["trace"]["sources"]) == scr.SCRConfig().num_sources
+    assert len(edited["trace"]["neighbors"]) == len(edited["trace"]["owners"])
+    (height, width), attention = edited["trace"]["grids"][0], edited["trace"]["attention"]
+    assert len(attention) == height * width
+    assert rows[2]["trace"] is None
+    assert rows[2]["error"].startswith("no picture: got 'broken.jpg'")
+
+
+def test_the_table_and_the_page_lie_beside_the_lines(out):
+    with open(out / "descriptions.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(one["image"], one["method"], one["text"]) for one in table] == [
+        (row["image"], row["method"], row["text"]) for row in rows_of(out)
+    ]
+    page = (out / PAGE).read_text()
+    assert "4 photos described by lab/llava" in page
+    assert len(list((out / "pictures").iterdir())) == 2
+    assert json.loads((out / SETTINGS_FILE).read_text())["methods"]["scr"]["scr"]["scale"] == 1.1
+
+
+def test_a_later_run_asks_what_is_missing_alone(photos, out, monkeypatch, capsys):
+    asked = []
+    rows = asking.Asker.rows
+
+    def noted(self, given, method):
+        asked.extend((photo.name, method) for photo in given)
+        return rows(self, given, method)
+
+    monkeypatch.setattr(asking.Asker, "rows", noted)
+    assert main([str(photos), "--method", "plausibility_only", "--output", str(out), *QUICK]) == 0
+    assert asked == [
+        *[("broken.jpg", "none"), ("a.png", "plausibility_only"), ("broken.jpg", "plausibility_only")],
+        ("sub/b.jpg", "plausibility_only"),
+    ]
+    said = capsys.readouterr()
+    assert f"{out / PAGE}: 3 photos, 8 descriptions" in said.out
+    assert "1 photos could not be described, 'broken.jpg' among them" in said.err
+    methods = [row["method"] for row in rows_of(out) if row["image"] == "a.png"]
+    assert methods == ["none", "scr", "plausibility_only"]
+    assert [row["trace"] is None for row in rows_of(out) if row["image"] == "a.png"] == [False, False, True]
+
+
+def test_an_interrupt_leaves_a_page_and_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
+    done = []
+
+    def rows(self, given, method):
+        if done:
+            raise KeyboardInterrupt
+        done.append(method)
+        return [
+            {**Description(image=photo.name, prompt="p", text="A dog.").to_dict(), "trace": None} for photo in given
+        ]
+
+    monkeypatch.setattr(asking.Asker, "rows", rows)
+    assert main([str(photos), "--output", str(tmp_path / "out"), *QUICK]) == 130
+    said = capsys.readouterr()
+    assert "interrupted; what was described is kept" in said.err.splitlines()[-1]
+    assert len(rows_of(tmp_path / "out")) == 2
+    assert "2 photos described" in (tmp_path / "out" / PAGE).read_text()
+
+
+def test_where_nothing_can_be_described_the_command_fails(photos, tmp_path):
+    assert main([str(photos / "broken.jpg"), "--output", str(tmp_path / "out"), *QUICK]) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--method", "vdc"], "unknown method: got 'vdc'"),
+        (["--method-arg", "vcd.contrast=2"], "settings without a method"),
+        (["--method", "scr", "--method-arg", "scr.scale=-1"], "scale out of range"),
+        (["--model", "lab/lava"], "lab/lava"),
+        (["--device", "cuda:77"], "no such device"),
+        (["--calibration", "lab/nothing"], "unknown calibration"),
+        (["--prompt", "Why?"], "described with other settings before: got prompt"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(given, said, photos, out, monkeypatch, capsys):
+    monkeypatch.setattr("scr.checkpoints.chosen.load_weights", lambda *_, **__: pytest.fail("loaded"))
+    assert main([str(photos), "--output", str(out), *QUICK, *given]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_configurations_have_the_unpatched_model_first():
+    found = configurations(["SCR+purified", "vcd"], {"scr.scale": 1.2, "vcd.contrast": 0.5})
+    assert list(found) == ["none", "scr+purified", "vcd"]
+    assert dict(found["none"].parts) == {}
+    assert list(found["scr+purified"].parts) == ["scr", "purified"]
+    assert found["scr+purified"].parts["scr"].scale == 1.2
+    assert found["vcd"].parts["vcd"].strength.contrast == 0.5
+    assert command.PROMPT == "Please describe this image in detail."
+
+
+def test_texts_for_the_model_are_given_as_ids():
+    class Tokenizer:
+        def encode(self, text, add_special_tokens):
+            return [len(text), int(add_special_tokens)]
+
+    config = configurations(["icd"], {"icd.instruction": "No."})["icd"]
+    assert asking._with_ids(config, Tokenizer()).parts["icd"].instruction in ([3, 0], (3, 0))
