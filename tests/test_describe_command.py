@@ -9,6 +9,7 @@ from PIL import Image
 import scr
 from scr.describing import asking, command
 from scr.describing.command import configurations, main
+from scr.describing.describe import PROMPT
 from scr.describing.description import Description
 from scr.describing.gallery.page import PAGE
 from scr.describing.gallery.records import ROWS_FILE, SETTINGS_FILE
@@ -143,7 +144,7 @@ def test_configurations_have_the_unpatched_model_first():
     assert list(found["scr+purified"].parts) == ["scr", "purified"]
     assert found["scr+purified"].parts["scr"].scale == 1.2
     assert found["vcd"].parts["vcd"].strength.contrast == 0.5
-    assert command.PROMPT == "Please describe this image in detail."
+    assert command.PROMPT == PROMPT
 
 
 def test_texts_for_the_model_are_given_as_ids():

@@ -32,7 +32,7 @@ PROMPT = "Please describe this image in detail."
 _EPILOG = """examples:
   python -m scr.describe photos/
   python -m scr.describe photos/ --model lab/smol --method scr,purified --output described/
-  python -m scr.describe kitchen.jpg street.png --prompt "What is on the table?" --method vcd --method-arg vcd.contrast=2
+  python -m scr.describe kitchen.jpg street.png --prompt "What is on the table?" --method vcd --gen-kwarg do_sample=true
 
 The unpatched model always comes first. Run again, it describes what is not described yet: new photos, new methods, what
 was interrupted, what could not be read; other processes may do so at the same time. Then open DIR/index.html, mark what
