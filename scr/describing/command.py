@@ -150,14 +150,15 @@ def _publish(records: Records, photos: Sequence[Photo], settings: Mapping[str, A
     """Write the table and the page of all that is described; the rows."""
     from .gallery.copies import copied
 
-    rows = records.sort([photo.name for photo in photos], settings["methods"])
     paths = {photo.name: photo for photo in photos}
 
     def copy(name: str) -> dict[str, Any] | None:
         return copied(paths.get(name, Photo(name, records.folder / name)), records.folder)
 
-    write_text(records.folder / "descriptions.csv", as_csv(rows))
-    page = write_page(records.folder, settings, rows, copy)
+    with records.publishing():
+        rows = records.sort([photo.name for photo in photos], settings["methods"])
+        write_text(records.folder / "descriptions.csv", as_csv(rows))
+        page = write_page(records.folder, settings, rows, copy)
     print(f"{page}: {len({row['image'] for row in rows})} photos, {len(rows)} descriptions")
     return rows
 

@@ -351,7 +351,7 @@
 
   find("prompt").textContent = data.prompt;
   find("calibrated").textContent = calibrated
-    ? `How likely words are made up: by the calibration ${data.calibration}. Doubtful is ${DOUBTFUL} or more.`
+    ? `How likely words are made up: by the calibration ${data.calibration}. Doubtful is ${DOUBTFUL} or more; of nouns that it does not know (dotted), what the model, asked again, denies.`
     : "No calibration was given for this model: words have no score (dotted), and are doubtful where the model, asked again, says no.";
   readMarks();
   document.querySelector("main").hidden = photos.length === 0;

@@ -19,7 +19,7 @@ from ...storing.lines import add_bytes, mend_end, read_lines
 from ...storing.locks import FolderInUseError, forget_lock, held
 
 ROWS_FILE, SETTINGS_FILE = "descriptions.jsonl", "settings.json"
-_LOCK, _CLAIMS = ".lock", ".claims"
+_LOCK, _PAGE_LOCK, _CLAIM = ".lock", ".page.lock", ".claim-{}.lock"
 
 Row = dict[str, Any]
 Key = tuple[str, str]
@@ -70,7 +70,6 @@ class Records:
         with self._held():
             together = self._together(settings)
             write_json(self.folder / SETTINGS_FILE, together)
-            mend_end(self.folder / ROWS_FILE, _read)
             rows = list(self._lines())
             if any(row["error"] is not None for row in rows):
                 write_rows(self.folder / ROWS_FILE, (row for row in rows if row["error"] is None))
@@ -124,22 +123,22 @@ class Records:
         Raises:
             OSError: on a file system without locks.
         """
-        claims = self.folder / _CLAIMS
-        claims.mkdir(exist_ok=True)
         with contextlib.ExitStack() as stack:
             mine: list[str] = []
             for name in photos:
                 if len(mine) == most:
                     break
                 digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-                path = claims / f"{digest}.lock"
+                path = self.folder / _CLAIM.format(digest)
                 with contextlib.suppress(FolderInUseError):
                     stack.enter_context(held(path))
                     stack.callback(forget_lock, path)
                     mine.append(name)
             yield mine
-        with contextlib.suppress(OSError):  # others hold some
-            claims.rmdir()
+
+    def publishing(self) -> contextlib.AbstractContextManager[None]:
+        """Inside it no other process writes what is made of the lines: a table, a page and its pictures."""
+        return held(self.folder / _PAGE_LOCK, wait=True)
 
     def _together(self, settings: Mapping[str, Any]) -> Row:
         path, given = self.folder / SETTINGS_FILE, json_value(settings)
