@@ -173,6 +173,7 @@ def test_it_fits_a_phone_in_both_colour_schemes(driver, gallery, scheme):
     there = driver.find_element("id", "there").rect
     assert there["y"] + there["height"] <= 740, "both answers are at hand"
     assert len(driver.find_elements("css selector", "#gallery li")) == 60
+    ask(driver, "document.getElementById('more').scrollIntoView({block: 'center'})")
     driver.find_element("id", "more").click()
     assert len(driver.find_elements("css selector", "#gallery li")) == 70
 

@@ -12,8 +12,9 @@ Spans = list[tuple[int, int]]
 def differing_words(first: str, other: str) -> tuple[Spans, Spans]:
     """Where each of two texts has words that the other one lacks there; words are what blanks separate."""
     words = [list(re.finditer(r"\S+", text)) for text in (first, other)]
+    before, after = ([one.group() for one in text] for text in words)
     # No junk: in a text of 200 words "a" would be one, and the words around it would not be matched.
-    matcher = difflib.SequenceMatcher(None, *([one.group() for one in text] for text in words), autojunk=False)
+    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
     spans: tuple[Spans, Spans] = ([], [])
     for operation, *bounds in matcher.get_opcodes():
         if operation != "equal":
