@@ -53,8 +53,10 @@ def describe_missing(
                 for method in methods:
                     if asked := [paths[name] for name in lacking if method in lacking[name]]:
                         records.add(describe(asked, method))
+                        progress.update(len(asked))
+                        left -= len(asked)
             missing = records.missing(paths, methods)
-            progress.update(left - _count(missing))
+            progress.update(left - _count(missing))  # what other processes have described
             left = _count(missing)
 
 
