@@ -147,6 +147,16 @@ def test_configurations_have_the_unpatched_model_first():
     assert command.PROMPT == PROMPT
 
 
+def test_doubts_are_scored_by_the_models_own_calibration_where_there_is_one():
+    def chosen(*given):
+        return command._calibration(command.build_parser().parse_args(["photos", *given]))
+
+    assert chosen().name == "lab/llava"
+    assert chosen("--model", "lab/smol", "--calibration", "lab/llava").name == "lab/llava"
+    assert chosen("--model", "somebody/else") is None
+    assert chosen("--calibration", "none") is None
+
+
 def test_texts_for_the_model_are_given_as_ids():
     class Tokenizer:
         def encode(self, text, add_special_tokens):
