@@ -18,9 +18,9 @@ from analysis.reading.load import load_results
 from analysis.reading.pairs import find_pairs
 from analysis.statistics.bins import paper_bins, quantile_bins
 from analysis.statistics.correlation import correlate, weighted_correlation
-from analysis.statistics.logistic import fit_logistic
 from benchmarks.stats import (
     bootstrap_weights,
+    fit_logistic,
     image_permutations,
     mean_intervals,
     permutation_p,

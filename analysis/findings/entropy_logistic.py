@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .._benchmarks import RESAMPLES, bootstrap_weights, percentile_interval
+from .._benchmarks import RESAMPLES, bootstrap_weights, fit_logistic, percentile_interval
 from ..drawing.tables import Cell, Table
 from ..reading.rows import AbsentRows
 from ..reading.trace import MEASURES
-from ..statistics.logistic import fit_logistic
 from .entropy_correlation import WITHIN
 
 

@@ -12,10 +12,12 @@ Resampling is seeded: equal records give equal intervals.
 from __future__ import annotations
 
 from .areas import auc, auc_interval, resampled_auc, weighted_auc
-from .comparison import Comparison, Difference, compare_tables, compare_yes_no
+from .comparison import Comparison, Difference, compare_tables, compare_yes_no, paired_tables
 from .intervals import mean_intervals, ratio_intervals, wilson
+from .length import LengthControl, control_length, length_table
 from .permutations import PValue, image_permutations, permutation_p, sign_flip_p
 from .power import POWER, detectable_difference, images_to_tell
+from .regression import fit_logistic, fit_poisson
 from .resampling import (
     LEVEL,
     RESAMPLES,
@@ -29,7 +31,7 @@ from .resampling import (
     unit_index,
 )
 from .significance import holm, mcnemar_exact
-from .sums import SampleTable, caption_table, ratios, yes_no_table
+from .sums import SampleTable, caption_table, graded, ratios, yes_no_table
 
 __all__ = [
     "LEVEL",
@@ -40,6 +42,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Interval",
+    "LengthControl",
     "PValue",
     "SampleTable",
     "auc",
@@ -48,12 +51,18 @@ __all__ = [
     "caption_table",
     "compare_tables",
     "compare_yes_no",
+    "control_length",
     "detectable_difference",
+    "fit_logistic",
+    "fit_poisson",
+    "graded",
     "holm",
     "image_permutations",
     "images_to_tell",
+    "length_table",
     "mcnemar_exact",
     "mean_intervals",
+    "paired_tables",
     "percentile_interval",
     "permutation_p",
     "ratio_intervals",

@@ -59,7 +59,7 @@ def compare_tables(
     Raises:
         ValueError: where the two share no sample, a sample occurs twice, or the same sample is about another image.
     """
-    runs = _paired(baseline, method)
+    runs = paired_tables(baseline, method)
     values = [ratios(table) for table in runs]
     resampled = [
         resampled_ratios(table.numerators, table.denominators, table.images, seed=seed, resamples=resamples)
@@ -117,8 +117,12 @@ def _auc_difference(runs: Sequence[SampleTable], seed: int, resamples: int) -> D
     return Difference(areas[1] - areas[0], percentile_interval(resampled[1] - resampled[0]))
 
 
-def _paired(baseline: SampleTable, method: SampleTable) -> tuple[SampleTable, SampleTable]:
-    """The samples of both, in the baseline's order."""
+def paired_tables(baseline: SampleTable, method: SampleTable) -> tuple[SampleTable, SampleTable]:
+    """The samples of both, in the baseline's order.
+
+    Raises:
+        ValueError: as `compare_tables`.
+    """
     if baseline.metrics != method.metrics:
         names = f"got metrics {baseline.metrics} and {method.metrics}"
         raise ValueError(f"the runs are of different tasks: {names}; expected the same. Compare runs of one task.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..records import SampleRecord, hallucinated_mentions
+from ..records import Found, SampleRecord, hallucinated_mentions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,13 +97,7 @@ def caption_table(records: Sequence[SampleRecord]) -> SampleTable:
     Raises:
         ValueError: for a record without a grade.
     """
-    lacking = [record.id for record in records if record.found is None]
-    if lacking:
-        raise ValueError(
-            f"captions without a grade: got {len(lacking)}, the first is {lacking[0]!r}; expected what was found in "
-            "each. Run `python -m benchmarks.run --rescore`."
-        )
-    grades = [record.found for record in records if record.found is not None]
+    grades = graded(records)
     wrong = [len(hallucinated_mentions(found)) for found in grades]
     above = [(count, len(found["grounded"])) for count, found in zip(wrong, grades, strict=True)]
     below = [(len(found["mentions"]), len(found["grounded"]) + len(found["missed"])) for found in grades]
@@ -116,6 +110,21 @@ def caption_table(records: Sequence[SampleRecord]) -> SampleTable:
         correct=np.array(wrong) == 0,
         answers=[record.output for record in records],
     )
+
+
+def graded(records: Sequence[SampleRecord]) -> list[Found]:
+    """What was found in each caption.
+
+    Raises:
+        ValueError: for a record without a grade.
+    """
+    lacking = [record.id for record in records if record.found is None]
+    if lacking:
+        raise ValueError(
+            f"captions without a grade: got {len(lacking)}, the first is {lacking[0]!r}; expected what was found in "
+            "each. Run `python -m benchmarks.run --rescore`."
+        )
+    return [record.found for record in records if record.found is not None]
 
 
 def ratios(table: SampleTable) -> dict[str, float | None]:
