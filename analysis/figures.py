@@ -13,13 +13,15 @@ from .findings.failures import failure_findings
 from .findings.finding import Analysis
 from .findings.forest import forest_findings
 from .findings.frontier import frontier_findings
+from .findings.guard import guard_findings
 from .findings.roc import roc_findings
 from .findings.strata import strata_findings
 from .findings.summary import summary_findings
 
 ANALYSES: dict[str, Analysis] = {
-    "summary": summary_findings,
     "forest": forest_findings,
+    "guard": guard_findings,
+    "summary": summary_findings,
     "frontier": frontier_findings,
     "roc": roc_findings,
     "entropy": entropy_findings,

@@ -17,12 +17,14 @@ from scr.pages.embedding import script_json, shared
 from scr.pages.veil import INK, look
 
 from .command import say, with_results
-from .drawing.style import Plot, write_plot, write_table
-from .drawing.tables import Table, is_numeric, shown_cells
+from .drawing.style import Plot, write_narrow, write_plot, write_table
+from .drawing.tables import Table
 from .figures import ANALYSES
+from .findings.answers import VERDICTS, did_it_help, unanswered
 from .findings.finding import Analysis
 from .page.browser import INLINE, Browser, write_browser
 from .page.samples import OUTCOMES, choose_samples, outcome_table, shown_samples
+from .page.shown import ShownTable, show_table
 from .reading.load import NothingToShowError, Results, model_labels
 from .reading.provenance import provenance, without_folders
 
@@ -30,24 +32,16 @@ PAGE = "index.html"
 LIMIT = 2000
 """Samples in the browser where --samples says nothing else."""
 _FIGURES = "figures"
-
-
-class ShownTable(NamedTuple):
-    """A table as the page has it: `numeric` tells which columns hold numbers, `files` names what it was written to."""
-
-    title: str
-    names: list[str]
-    numeric: list[bool]
-    rows: list[list[str]]
-    notes: list[str]
-    files: list[str]
+_AHEAD = ("forest", "guard", "summary")
+"""Analyses that a reader wants before the samples."""
 
 
 class ShownFigure(NamedTuple):
-    """A figure as the page has it: its caption, the drawing, the numbers behind it, and its size in CSS pixels."""
+    """A figure as the page has it: its caption, the drawing and the narrow one, its numbers, its size in CSS pixels."""
 
     caption: str
     svg: str
+    narrow: str | None
     csv: str
     width: int
     height: int
@@ -116,7 +110,11 @@ def build_report(
             (without_folders(str(results.folders.get(one, "")), results.root), without_folders(one, results.root))
             for one in results.problems
         ],
-        sections=sections,
+        answers=did_it_help(results.runs),
+        verdicts=VERDICTS,
+        alone=unanswered(results.runs),
+        ahead=[section for section in sections if section.name.partition("-")[0] in _AHEAD],
+        sections=[section for section in sections if section.name.partition("-")[0] not in _AHEAD],
         outcomes=_shown_table(outcomes, out) if outcomes.rows else None,
         outcome_meanings=OUTCOMES,
         samples=len(samples),
@@ -203,20 +201,14 @@ def _shown_figure(plot: Plot, out: Path) -> ShownFigure:
     stem = f"{_FIGURES}/{plot.name}"
     # Type of 8 points suits a printed column; a screen takes it larger.
     width, height = (round(1.4 * 96 * inches) for inches in plot.figure.get_size_inches())
-    return ShownFigure(plot.caption, f"{stem}.svg", f"{stem}.csv", width, height)
+    narrow = write_narrow(plot, out / _FIGURES)
+    return ShownFigure(
+        plot.caption, f"{stem}.svg", narrow and f"{_FIGURES}/{narrow.name}", f"{stem}.csv", width, height
+    )
 
 
 def _shown_table(table: Table, out: Path) -> ShownTable:
-    names, rows = shown_cells(table)
-    files = [f"{_FIGURES}/{path.name}" for path in write_table(table, out / _FIGURES)]
-    return ShownTable(
-        title=table.title,
-        names=[name.replace("_", " ") for name in names],
-        numeric=[is_numeric(table, name) for name in names],
-        rows=rows,
-        notes=list(table.notes),
-        files=files,
-    )
+    return show_table(table, [f"{_FIGURES}/{path.name}" for path in write_table(table, out / _FIGURES)])
 
 
 def _filters(browser: Browser) -> list[tuple[str, str, list[str]]]:

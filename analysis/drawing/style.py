@@ -74,11 +74,13 @@ class Plot:
         figure: the drawing.
         data: every number in it; its name is the stem of the figure's files.
         caption: one or two sentences: what is shown, and what an interval is.
+        narrow: the same, drawn for a screen as wide as a hand; None where there is no such drawing.
     """
 
     figure: Figure
     data: Table
     caption: str
+    narrow: Figure | None = None
 
     @property
     def name(self) -> str:
@@ -133,17 +135,17 @@ def write_plot(plot: Plot, folder: Path | str, formats: Sequence[str] = FORMATS)
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
     with paper_look():
-        for name in formats:
-            path = folder / f"{plot.name}.{name}"
-            # Without a date: equal records give equal files.
-            dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name, {})
-            drawn = io.BytesIO()
-            plot.figure.savefig(drawn, format=name, metadata=dates)
-            write_bytes(path, drawn.getvalue())
-            written.append(path)
+        written = [_write_figure(plot.figure, folder / f"{plot.name}.{name}") for name in formats]
     return [*written, *write_table(plot.data, folder)]
+
+
+def write_narrow(plot: Plot, folder: Path | str) -> Path | None:
+    """Write the narrow drawing as SVG; its file, None where there is no such drawing."""
+    if plot.narrow is None:
+        return None
+    with paper_look():
+        return _write_figure(plot.narrow, Path(folder) / f"{plot.name}-narrow.svg")
 
 
 def write_table(table: Table, folder: Path | str) -> list[Path]:
@@ -154,3 +156,12 @@ def write_table(table: Table, folder: Path | str) -> list[Path]:
     for name, text in texts.items():
         write_text(folder / f"{table.name}.{name}", text)
     return [folder / f"{table.name}.{name}" for name in texts]
+
+
+def _write_figure(figure: Figure, path: Path) -> Path:
+    # Without a date: equal records give equal files.
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:], metadata=dates)
+    write_bytes(path, drawn.getvalue())
+    return path

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .escaping import for_csv, for_latex, for_markdown, for_name, printable
 
@@ -134,26 +135,36 @@ def format_cell(cell: Cell, *, percent: bool = False) -> str:
     return str(cell)
 
 
-def shown_cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Names of columns, and rows of text, as a reader sees them: each interval beside its value."""
+class ShownCell(NamedTuple):
+    """A cell as text: the value, and "low to high" of its interval, empty where it has none."""
+
+    text: str
+    interval: str
+
+
+def split_cells(table: Table) -> tuple[list[str], list[list[ShownCell]]]:
+    """Names of columns, and rows as a reader sees them: an interval belongs to its value, and is no column."""
     bounds = {name: (f"{name}_low", f"{name}_high") for name in table.columns}
     bounds = {name: pair for name, pair in bounds.items() if set(pair) <= set(table.columns)}
     hidden = {bound for pair in bounds.values() for bound in pair}
     names = [name for name in table.columns if name not in hidden]
+    return names, [[_shown(row, name, bounds, name in table.percent) for name in names] for row in table.records()]
+
+
+def shown_cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Names of columns, percent said, and rows of text: each interval in brackets beside its value."""
+    names, rows = split_cells(table)
     return (
         [f"{name} %" if name in table.percent else name for name in names],
-        [[_with_interval(row, name, bounds, table.percent) for name in names] for row in table.records()],
+        [[f"{cell.text} ({cell.interval})" if cell.interval else cell.text for cell in row] for row in rows],
     )
 
 
-def _with_interval(
-    row: Mapping[str, Cell], name: str, bounds: Mapping[str, tuple[str, str]], percent: frozenset[str]
-) -> str:
-    text = format_cell(row[name], percent=name in percent)
+def _shown(row: Mapping[str, Cell], name: str, bounds: Mapping[str, tuple[str, str]], percent: bool) -> ShownCell:
+    text = format_cell(row[name], percent=percent)
     if name not in bounds or any(_is_missing(row[bound]) for bound in bounds[name]):
-        return text
-    low, high = (format_cell(row[bound], percent=name in percent) for bound in bounds[name])
-    return f"{text} ({low} to {high})"
+        return ShownCell(text, "")
+    return ShownCell(text, " to ".join(format_cell(row[bound], percent=percent) for bound in bounds[name]))
 
 
 def _csv_cell(cell: Cell) -> Cell:

@@ -221,7 +221,7 @@ def plot_failures(table: Table) -> Plot:
     panels = list(dict.fromkeys((str(row["model"]), str(row["task"]), str(row["by"])) for row in records))
     rows = list(dict.fromkeys(str(row["row"]) for row in records))
     with paper_look():
-        figure, axes = panel_grid(len(panels), columns=len(divisions))
+        figure, axes = panel_grid(len(panels), columns=min(3, len(divisions)))
         for axis, panel in zip(axes, panels, strict=True):
             own = [row for row in records if (row["model"], row["task"], row["by"]) == panel]
             bins = list(dict.fromkeys(str(row["bin"]) for row in own))

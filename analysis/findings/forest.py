@@ -17,7 +17,7 @@ from .._benchmarks import (
     yes_no_table,
 )
 from ..drawing.panels import floats
-from ..drawing.style import GREY, PAGE_WIDTH, Plot, look, new_figure, paper_look
+from ..drawing.style import COLUMN_WIDTH, GREY, PAGE_WIDTH, Plot, look, new_figure, paper_look
 from ..drawing.tables import Cell, Table, by_model
 from ..reading.load import NothingToShowError, Run
 from ..reading.pairs import Pair, caption_pairs, find_pairs, yes_no_pairs
@@ -90,9 +90,10 @@ def forest_table(pairs: Sequence[Pair], kind: Kind = YES_NO) -> Table:
             "p_holm", "survives", "wrong→right", "right→wrong", kind.what, "images",
         ),
         rows=tuple(tuple(line) for line in lines),
+        percent=frozenset({"difference", "difference_low", "difference_high"}),
         notes=(
-            f"Differences of fractions. Intervals: 95 %, the same images drawn for both. {SWAPS}; p holm: corrected "
-            "for all rows of the metric; survives: below 0.05."
+            "Differences in percentage points, that of AUC too. Intervals: 95 %, the same images drawn for both. "
+            f"{SWAPS}; p holm: corrected for all rows of the metric; survives: below 0.05."
             + (" CHAIR-i and recall by the task's own rule; of AMBER they are chair and cover. Right: a caption "
             "without a hallucinated mention." if kind is CAPTIONS else ""),
         ),
@@ -120,9 +121,14 @@ def plot_forest(table: Table, kind: Kind = YES_NO) -> Plot:
     places = {name: -index for index, name in enumerate(names)}
     tasks = list(dict.fromkeys(task for task, _ in names))
     with paper_look():
-        height = 0.7 + 0.15 * len(names)
-        figure, axes = new_figure(width=PAGE_WIDTH, height=height, columns=len(kind.drawn), sharey=True)
-        for axis, metric in zip(axes, kind.drawn, strict=True):
+        beside, stacked = (
+            new_figure(width=width, height=rows * (0.7 + 0.15 * len(names)), rows=rows, columns=columns, **shared)
+            for width, rows, columns, shared in (
+                (PAGE_WIDTH, 1, len(kind.drawn), {"sharey": True}),
+                (COLUMN_WIDTH, len(kind.drawn), 1, {}),
+            )
+        )
+        for axis, metric in (*zip(beside[1], kind.drawn, strict=True), *zip(stacked[1], kind.drawn, strict=True)):
             axis.axvline(0, color=GREY, linewidth=0.8)
             for row in (row for row in records if row["metric"] == metric):
                 y = places[str(row["task"]), str(row["row"])]
@@ -132,10 +138,11 @@ def plot_forest(table: Table, kind: Kind = YES_NO) -> Plot:
                 fill = style.color if row["survives"] else "white"
                 axis.plot(value, [y], color=style.color, marker=style.marker, markerfacecolor=fill)
             axis.set_xlabel(f"Δ {LABELS.get(metric, metric)} (points)")
-        axes[0].set_yticks(list(places.values()), labels=[f"{task} · {row}" for task, row in names], fontsize=6)
-        axes[0].set_ylim(0.3 - len(names), 0.7)
+        for axis in (beside[1][0], *stacked[1]):
+            axis.set_yticks(list(places.values()), labels=[f"{task} · {row}" for task, row in names], fontsize=6)
+            axis.set_ylim(0.3 - len(names), 0.7)
     caption = "Method minus baseline; lines: 95 % intervals, images resampled. Filled: survives Holm's correction."
-    return Plot(figure=figure, data=table, caption=caption)
+    return Plot(figure=beside[0], data=table, caption=caption, narrow=stacked[0])
 
 
 def forest_findings(runs: Sequence[Run]) -> list[Finding]:

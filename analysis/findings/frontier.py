@@ -34,7 +34,7 @@ _Model = tuple[str, str | None, str]
 _Asked = dict[str, tuple[str, frozenset[str]]]
 
 
-class _Key(NamedTuple):
+class Identity(NamedTuple):
     """What makes one point: a model and all that was done to it, whatever the task."""
 
     model: _Model
@@ -58,9 +58,9 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
         NothingToShowError: where no run answers yes/no questions.
     """
     models, rows = model_labels(runs), row_labels(runs)
-    groups: dict[_Key, list[Run]] = {}
+    groups: dict[Identity, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_key(run), []).append(run)
+        groups.setdefault(identity(run), []).append(run)
     # What is compared must have been asked the same: the questions of the row that has most of them.
     wanted: dict[_Model, _Asked] = {}
     captions: dict[_Model, _Asked] = {}
@@ -199,11 +199,12 @@ def _captioned(group: Sequence[Run]) -> _Asked:
     }
 
 
-def _key(run: Run) -> _Key:
+def identity(run: Run) -> Identity:
+    """The point that a run belongs to."""
     one = run.record
     sampling = {name: value for name, value in one.generation.items() if name != "max_new_tokens"}
     texts = [json.dumps(of, sort_keys=True) for of in (one.config, sampling)]
-    return _Key(run.model, run.row, texts[0], texts[1], one.seed)
+    return Identity(run.model, run.row, texts[0], texts[1], one.seed)
 
 
 def _latency(group: Sequence[Run], name: str) -> tuple[float | None, float | None, float | None]:

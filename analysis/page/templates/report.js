@@ -261,6 +261,19 @@
     step(by);
   });
 
+  // The list of sections marks the one that is read: the last whose head is above the upper third of the window.
+  const links = [...document.querySelectorAll("nav a")];
+  function markSection() {
+    const place = window.innerHeight / 3;
+    const above = links.filter((link) => find(link.hash.slice(1)).getBoundingClientRect().top <= place);
+    for (const link of links) {
+      if (link === (above[above.length - 1] ?? links[0])) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  }
+  document.addEventListener("scroll", markSection, { passive: true });
+  markSection();
+
   find("browser").hidden = total === 0;
   if (total > 0) refresh();
 })();

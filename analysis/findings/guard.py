@@ -1,0 +1,200 @@
+"""What each difference cost: recall, length and ability beside every rate, and the trivial change next to it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .._benchmarks import Bounds, Comparison, Difference, LengthControl, compare_tables, control_length
+from ..drawing.tables import Cell, Table
+from ..reading.load import NothingToShowError, Run
+from ..reading.pairs import Pair, caption_pairs, compare_rates, find_pairs
+from .finding import Finding
+from .forest import CAPTIONS
+from .summary import run_metrics
+from .trivial import Beside, beside_trivial, trivial_plots, trivial_table
+
+ABILITIES = {"mme": "perception", "lab_mme": "scene", "mmvet": "total", "vqav2": "accuracy"}
+"""Task of general ability → its metric that stands beside every rate, where a method was run on it."""
+
+
+class Guarded(NamedTuple):
+    """A pair, and what stands beside its rate.
+
+    Attributes:
+        pair: of yes/no answers, or of graded captions.
+        metric: name of the rate.
+        compared: the differences.
+        length: of captions.
+        beside: the nearest trivial change; None where a rate is undefined.
+    """
+
+    pair: Pair
+    metric: str
+    compared: Comparison
+    length: LengthControl | None
+    beside: Beside | None
+
+    @property
+    def rate(self) -> Difference | None:
+        """Method minus baseline."""
+        return self.compared.differences.get(self.metric)
+
+    @property
+    def recall(self) -> Difference | None:
+        """Method minus baseline."""
+        return self.compared.differences.get("recall")
+
+
+@functools.lru_cache(maxsize=1)
+def guarded_pairs(runs: tuple[Run, ...]) -> tuple[Guarded, ...]:
+    """All pairs that have a rate of made-up things; the last runs are remembered, as the page asks twice."""
+    found = find_pairs(runs)
+    guarded = [
+        Guarded(pair, "hallucination_rate", compare_rates(pair.before, pair.after), None, beside_trivial(pair, runs))
+        for pair in found.pairs
+        if pair.baseline.is_yes_no
+    ]
+    guarded += [
+        Guarded(
+            pair,
+            "chair_i",
+            compare_tables(CAPTIONS.table(pair.before), CAPTIONS.table(pair.after)),
+            control_length(pair.before, pair.after),
+            beside_trivial(pair, runs),
+        )
+        for pair in caption_pairs(found).pairs
+    ]
+    return tuple(guarded)
+
+
+def guard_table(runs: Sequence[Run]) -> Table:
+    """A row per pair: the rate's change, and what stands beside it.
+
+    Raises:
+        NothingToShowError: where there is no pair.
+    """
+    guarded = guarded_pairs(tuple(runs))
+    if not guarded:
+        raise NothingToShowError(
+            f"nothing to guard: got rows {sorted({run.row for run in runs})} without a method and its baseline on "
+            "yes/no questions or graded captions; expected one pair at least. "
+            "Run `python -m benchmarks.run --method scr --tasks pope,chair`."
+        )
+    abilities = ability_changes(runs)
+    names = [name for name in ABILITIES if any(name in found for found in abilities.values())]
+    columns = (
+        "model", "task", "row", "metric", *_triple("change"), *_triple("recall_change"), "words_change",
+        *_triple("mentions_change"), *_triple("same_length_change"), "frontier", *(f"{name}_change" for name in names),
+    )  # fmt: skip
+    lines: list[tuple[Cell, ...]] = []
+    for one in guarded:
+        length, known = one.length, abilities.get((one.pair.model, one.pair.row), {})
+        words = None if length is None else length.words[1] - length.words[0]
+        lines.append(
+            (
+                one.pair.model, one.pair.task, one.pair.row, one.metric, *_cells(one.rate), *_cells(one.recall),
+                words, *_cells(length and length.total), *_cells(length and length.residual),
+                one.beside and one.beside.frontier, *(known.get(name) for name in names),
+            )
+        )  # fmt: skip
+    told = "".join(
+        f" {name}: {ABILITIES[name]}, method minus baseline, as recorded, without an interval." for name in names
+    )
+    return Table(
+        name="guard",
+        title="Beside every rate: what it cost, and whether a trivial change does as well",
+        columns=columns,
+        rows=tuple(lines),
+        percent=frozenset(name for name in columns if name.startswith(("change", "recall_change"))),
+        notes=(
+            "Method minus baseline on the same samples. Mentions: made-up mentions per caption; at the same length: "
+            "what of it is left when a Poisson regression on the baseline's words has taken off what length explains. "
+            f"Frontier: of trivial changes, in the next table. Intervals: 95 %, images resampled.{told}",
+        ),
+    )  # fmt: skip
+
+
+def length_table_of(guarded: Sequence[Guarded]) -> Table:
+    """A row per pair of captions: made-up mentions, and how much of their change length explains."""
+    lines: list[tuple[Cell, ...]] = []
+    for one in guarded:
+        if one.length is not None:
+            found = one.length
+            lines.append(
+                (
+                    one.pair.model, one.pair.task, one.pair.row, *found.words, found.within, found.exponent,
+                    *_cells(found.total), *_cells(found.by_length), *_cells(found.residual), found.n, found.images,
+                )
+            )  # fmt: skip
+    return Table(
+        name="length_control",
+        title="Made-up mentions per caption: what length explains, and what is left",
+        columns=(
+            "model", "task", "row", "words_before", "words_after", "within", "exponent", *_triple("mentions_change"),
+            *_triple("by_length_change"), *_triple("same_length_change"), "captions", "images",
+        ),
+        rows=tuple(lines),
+        percent=frozenset({"within"}),
+        notes=(
+            "Poisson regression of the baseline's made-up mentions on its captions' words: a caption of w words has "
+            "e^a · w^exponent of them. By length: what that line expects of the method's lengths, minus the baseline. "
+            "At the same length: the method, minus what the line expects. Within: share of the method's captions that "
+            "are as long as some of the baseline's; for the others the line is an extrapolation. Words are what stands "
+            "between blanks. Intervals: 95 %, images resampled, the line fitted again in each.",
+        ),
+    )  # fmt: skip
+
+
+def ability_changes(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, float]]:
+    """(model, row) → task of general ability → method minus baseline in its metric, where both answered the same."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for pair in find_pairs(runs).pairs:
+        name = ABILITIES.get(pair.task)
+        whole = len(pair.before) == len(pair.baseline.samples) == len(pair.method.samples)
+        if name is None or not whole:
+            continue
+        before, after = (run_metrics(run).get(name, (None,))[0] for run in (pair.baseline, pair.method))
+        if before is not None and after is not None:
+            found.setdefault((pair.model, pair.row), {})[pair.task] = after - before
+    return found
+
+
+def guard_findings(runs: Sequence[Run]) -> list[Finding]:
+    """What each difference cost, the frontier of trivial changes, and captions at the same length.
+
+    Raises:
+        NothingToShowError: where there is no pair.
+    """
+    table = guard_table(runs)
+    guarded = guarded_pairs(tuple(runs))
+    found = [(one.pair, one.beside) for one in guarded if one.beside is not None]
+    findings = [Finding(title="what it cost", tables=(table,))]
+    if found:
+        below = [f"{pair.model} on {pair.task}, {pair.row}: {one.frontier} ({one.nearest})." for pair, one in found
+                 if one.beaten is not None and one.frontier.startswith("below")]  # fmt: skip
+        words = f"{len(below)} of {len(found)} comparisons lie below the frontier of trivial changes."
+        trivial = trivial_table(found)
+        plots = tuple(trivial_plots(found, runs))
+        findings.append(Finding(title="beside trivial changes", tables=(trivial,), plots=plots, notes=(words, *below)))
+    lengths = length_table_of(guarded)
+    if lengths.rows:
+        reasons = [
+            f"{one.pair.model} on {one.pair.task}, {one.pair.row}: not at the same length, as {one.length.reason}."
+            for one in guarded
+            if one.length is not None and one.length.reason
+        ]
+        findings.append(Finding(title="captions at the same length", tables=(lengths,), notes=tuple(reasons)))
+    return findings
+
+
+def _triple(name: str) -> tuple[str, str, str]:
+    return name, f"{name}_low", f"{name}_high"
+
+
+def _cells(difference: Difference | None) -> tuple[float | None, float | None, float | None]:
+    if difference is None:
+        return None, None, None
+    bounds: Bounds = difference.interval or (None, None)
+    return difference.value, *bounds
