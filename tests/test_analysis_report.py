@@ -26,7 +26,7 @@ from analysis.report import PAGE, build_report, main
 from benchmarks.records import SampleRecord
 from benchmarks.tasks.chair.task import Chair
 from scr.files import read_text
-from scr.pages.embedding import script_json
+from scr.pages.embedding import script_json, shared
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><script>alert('<!-- & \u2028')</script>"
@@ -58,7 +58,7 @@ class Page(HTMLParser):
             "aria-label" in given or any(one == "label" for one, _ in self.open)
         ):
             self.nameless.append(given)
-        if tag not in ("meta", "link", "img", "input", "br"):
+        if tag not in ("meta", "link", "img", "input", "br", "source"):
             self.open.append((tag, []))
 
     def handle_startendtag(self, tag, attributes):
@@ -134,7 +134,7 @@ def images(tmp_path_factory):
 def out(folder, images, tmp_path_factory):
     """The report of them."""
     made = tmp_path_factory.mktemp("report")
-    analyses = {"summary": summary_findings, "forest": forest_findings, "nothing": nothing}
+    analyses = {"forest": forest_findings, "summary": summary_findings, "nothing": nothing}
     assert build_report(load_results(folder), made, images=[images], analyses=analyses) == made / PAGE
     return made
 
@@ -207,7 +207,10 @@ def test_the_page_names_no_folder(out, folder, page):
 
 
 def test_tables_figures_settings_and_what_is_left_out(page, out):
-    assert "50.0 (40.0 to 60.0)" in page.text
+    assert "50.0 40.0 to 60.0" in page.text, "an interval stands under its number"
+    assert "mentions that are made up, %" in page.text
+    assert "chair i" not in page.text
+    assert {"chair_i"} <= set(page.attributes("th", "title")), "the name in the files"
     assert "Left out: nothing" in page.text
     assert "figures/forest.svg" in page.attributes("img", "src")
     assert {"figures/forest.csv", "figures/summary_chair.csv", "figures/summary_chair.tex"} <= set(
@@ -216,6 +219,29 @@ def test_tables_figures_settings_and_what_is_left_out(page, out):
     assert "1.1 (given)" in page.text
     assert "base.source random" in page.text
     assert (out / "figures" / "forest.svg").read_text().count("<svg") == 1
+
+
+def test_the_head_answers_and_the_list_of_sections_follows_the_page(page, out):
+    heads = [given["id"] for tag, given in page.tags if tag == "section"]
+    assert heads == ["answers", "forest", "summary", "samples", "nothing", "settings"]
+    nav = (
+        page.text[: page.text.index("did it help?")],
+        [given["href"][1:] for tag, given in page.tags if tag == "a" and given.get("href", "").startswith("#")],
+    )
+    assert nav[1] == ["content", *heads]
+    head = page.text[page.text.rindex("did it help?") : page.text.index("Method minus baseline;")]
+    assert "scr lab/llava" in head
+    assert re.search(r"on pope_random hallucination rate \S+ points \(\S+ to \S+\) and recall", head)
+    assert "on chair CHAIR-i" in head
+    assert "Not compared, without a baseline or without grades: vcd on other/<model>." in head
+    assert "figures/forest-narrow.svg" in page.attributes("source", "srcset")
+    assert (out / "figures" / "forest-narrow.svg").read_text().count("<svg") == 1
+
+
+def test_no_cell_is_without_the_words_of_its_column(page):
+    cells = [given for tag, given in page.tags if tag == "td"]
+    assert cells
+    assert all(given.get("data-words") for given in cells)
 
 
 def test_the_browser_has_each_sample_with_its_outcome(data):
@@ -413,7 +439,7 @@ def test_the_page_needs_no_torch(folder, tmp_path):
 
 
 def test_colours_have_enough_contrast():
-    css = (ROOT / "analysis" / "page" / "templates" / "report.css").read_text()
+    css = shared("look.css")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split("@media", 2)[:2])
     assert set(light) == set(dark)
     for colors in (light, dark):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .._benchmarks import Bounds, Comparison, Difference, LengthControl, compare_tables, control_length
@@ -69,8 +69,8 @@ def guarded_pairs(runs: tuple[Run, ...]) -> tuple[Guarded, ...]:
     return tuple(guarded)
 
 
-def guard_table(runs: Sequence[Run]) -> Table:
-    """A row per pair: the rate's change, and what stands beside it.
+def guard_tables(runs: Sequence[Run]) -> list[Table]:
+    """Of questions and of captions, a row per pair: the rate's change, and what stands beside it.
 
     Raises:
         NothingToShowError: where there is no pair.
@@ -83,37 +83,49 @@ def guard_table(runs: Sequence[Run]) -> Table:
             "Run `python -m benchmarks.run --method scr --tasks pope,chair`."
         )
     abilities = ability_changes(runs)
-    names = [name for name in ABILITIES if any(name in found for found in abilities.values())]
+    questions = [one for one in guarded if one.length is None]
+    captions = [one for one in guarded if one.length is not None]
+    named = (("guard", "questions", questions), ("guard_captions", "captions", captions))
+    return [_guard_table(name, what, part, abilities) for name, what, part in named if part]
+
+
+def _guard_table(
+    name: str, what: str, guarded: Sequence[Guarded], abilities: Mapping[tuple[str, str], Mapping[str, float]]
+) -> Table:
+    known = [abilities.get((one.pair.model, one.pair.row), {}) for one in guarded]
+    shown = [task for task in ABILITIES if any(task in found for found in known)]
+    lengths = ("words_change", *_triple("same_length_change")) if what == "captions" else ()
     columns = (
-        "model", "task", "row", "metric", *_triple("change"), *_triple("recall_change"), "words_change",
-        *_triple("mentions_change"), *_triple("same_length_change"), "frontier", *(f"{name}_change" for name in names),
+        "model", "task", "row", "metric", *_triple("change"), *_triple("recall_change"), *lengths, "frontier",
+        *(f"{task}_change" for task in shown), what,
     )  # fmt: skip
     lines: list[tuple[Cell, ...]] = []
-    for one in guarded:
-        length, known = one.length, abilities.get((one.pair.model, one.pair.row), {})
-        words = None if length is None else length.words[1] - length.words[0]
+    for one, found in zip(guarded, known, strict=True):
+        pair, length = one.pair, one.length
+        held = () if length is None else (length.words[1] - length.words[0], *_cells(length.residual))
         lines.append(
             (
-                one.pair.model, one.pair.task, one.pair.row, one.metric, *_cells(one.rate), *_cells(one.recall),
-                words, *_cells(length and length.total), *_cells(length and length.residual),
-                one.beside and one.beside.frontier, *(known.get(name) for name in names),
+                pair.model, pair.task, pair.row, one.metric, *_cells(one.rate), *_cells(one.recall), *held,
+                one.beside and one.beside.frontier, *(found.get(task) for task in shown), len(pair.before),
             )
         )  # fmt: skip
-    told = "".join(
-        f" {name}: {ABILITIES[name]}, method minus baseline, as recorded, without an interval." for name in names
+    told = "".join(f" {task}: {ABILITIES[task]}, as recorded, without an interval." for task in shown)
+    of_length = (
+        " At the same length: made-up mentions per caption that are left when what the number of words explains is off."
+        if lengths
+        else ""
     )
     return Table(
-        name="guard",
-        title="Beside every rate: what it cost, and whether a trivial change does as well",
+        name=name,
+        title=f"What each change of the rate cost, of {what}",
         columns=columns,
         rows=tuple(lines),
-        percent=frozenset(name for name in columns if name.startswith(("change", "recall_change"))),
+        percent=frozenset(column for column in columns if column.startswith(("change", "recall_change"))),
         notes=(
-            "Method minus baseline on the same samples. Mentions: made-up mentions per caption; at the same length: "
-            "what of it is left when a Poisson regression on the baseline's words has taken off what length explains. "
-            f"Frontier: of trivial changes, in the next table. Intervals: 95 %, images resampled.{told}",
+            f"Method minus baseline on the same {what}.{of_length} Of trivial changes: where the method lies among "
+            f"what anyone gets without one, see below. Intervals: 95 %, images resampled.{told}",
         ),
-    )  # fmt: skip
+    )
 
 
 def length_table_of(guarded: Sequence[Guarded]) -> Table:
@@ -167,10 +179,10 @@ def guard_findings(runs: Sequence[Run]) -> list[Finding]:
     Raises:
         NothingToShowError: where there is no pair.
     """
-    table = guard_table(runs)
+    tables = guard_tables(runs)
     guarded = guarded_pairs(tuple(runs))
     found = [(one.pair, one.beside) for one in guarded if one.beside is not None]
-    findings = [Finding(title="what it cost", tables=(table,))]
+    findings = [Finding(title="what it cost", tables=tuple(tables))]
     if found:
         below = [f"{pair.model} on {pair.task}, {pair.row}: {one.frontier} ({one.nearest})." for pair, one in found
                  if one.beaten is not None and one.frontier.startswith("below")]  # fmt: skip

@@ -202,10 +202,10 @@ def plot_trivial(table: Table, metrics: dict[str, str]) -> Plot:
         figure, axes = panel_grid(len(tasks))
         for axis, task in zip(axes, tasks, strict=True):
             own = [row for row in records if row["task"] == task]
-            trivial = sorted(
-                (row for row in own if row["kind"] == "trivial"), key=lambda row: float(row["recall"] or 0)
-            )
-            rate, recall = (100 * floats(trivial, name) for name in ("rate", "recall"))
+            trivial = [row for row in own if row["kind"] == "trivial"]
+            points = 100 * np.stack([floats(trivial, name) for name in ("recall", "rate")], axis=1)
+            points = points[np.isfinite(points).all(axis=1)]
+            recall, rate = points[np.argsort(points[:, 0], kind="stable")].T
             axis.plot(recall, rate, color=GREY, marker=".", markersize=3, linestyle="none", label="trivial changes")
             # The lowest rate of all that find as much or more.
             lowest = np.minimum.accumulate(rate[::-1])[::-1]

@@ -88,7 +88,8 @@ def show_table(table: Table, files: Sequence[str]) -> ShownTable:
     columns = _columns(table)
     first = next((place for place, column in enumerate(columns) if column.numeric), len(columns))
     labels, values = columns[:first], columns[first:]
-    same = [column for column in labels[:-1] if column.same]
+    same = [column for column in labels if column.same]
+    same = same if len(same) < len(labels) else same[:-1]
     same += [column for column in values if column.name in _COUNTS and column.same]
     labels, values = ([column for column in part if column not in same] for part in (labels, values))
     return ShownTable(

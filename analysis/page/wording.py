@@ -50,7 +50,7 @@ _COLUMNS: dict[str, str] = {
     "row": "method",
     "metric": "what is measured",
     "difference": "change",
-    "p_holm": "p, corrected",
+    "p_holm": "p holm, corrected",
     "survives": "survives the correction",
     "wrong→right": "wrong to right",
     "right→wrong": "right to wrong",
@@ -58,17 +58,17 @@ _COLUMNS: dict[str, str] = {
     "recall_change": "change of recall",
     "words_change": "change of words per caption",
     "mentions_change": "change of made-up mentions per caption",
-    "same_length_change": "what is left at the same length",
-    "by_length_change": "what length explains",
+    "same_length_change": "at the same length, made-up mentions left",
+    "by_length_change": "by length alone",
     "words_before": "words per caption, plain",
     "words_after": "words per caption, method",
-    "within": "captions as long as plain ones",
+    "within": "within the plain lengths",
     "exponent": "exponent of length",
     "frontier": "of trivial changes",
     "trivial": "nearest trivial change",
     "rate": "rate",
     "rate_change": "rate, minus that change's",
-    "beaten": "resamples in which one beats it",
+    "beaten": "beaten, of resamples",
     "quality_metric": "quality is",
     "latency_ms": "milliseconds per answer",
     "latency_ratio": "time, × the plain model",
@@ -102,8 +102,8 @@ _PLAIN = (
     "model", "task", "method", "samples", "questions", "captions", "images", "p", "quality", "reading", "value",
     "wrong", "scope", "covariate", "layer", "fixed", "broken", "traded", "changed", "ungraded", "unchanged",
 )  # fmt: skip
+_DIFFERENCES = ("change", "difference", "gain")  # in percentage points
 _NAMED = ("metric", "quality_metric")  # columns whose cells are names of metrics
-_FIRST = ("accuracy", "precision", "recall", "f1")  # before "_" and a part of the questions
 _LAST = {"acc": "right answers", "acc_plus": "images with both right", "precision": "precision", "recall": "recall"}
 
 
@@ -113,21 +113,23 @@ def column_words(name: str) -> str | None:
         return name
     if name in METRICS or name in _COLUMNS:
         return _COLUMNS.get(name) or METRICS[name]
-    first, _, part = name.partition("_")
-    if first in _FIRST and part:
-        return f"{METRICS[first].partition(' (')[0]}, {part.replace('_', ' ')}"
+    if name.endswith("_change"):
+        return f"change of {name.removesuffix('_change').replace('_', ' ')}"
+    whole = max((metric for metric in METRICS if name.startswith(f"{metric}_")), key=len, default=None)
+    if whole is not None:
+        return f"{METRICS[whole].partition(' (')[0]}, {name.removeprefix(f'{whole}_').replace('_', ' ')}"
     for last, words in sorted(_LAST.items(), key=lambda one: -len(one[0])):
         if name.endswith(f"_{last}"):
             return f"{name.removesuffix(f'_{last}').replace('_', ' ')}, {words}"
-    if name.endswith("_change"):
-        return f"change of {name.removesuffix('_change').replace('_', ' ')}"
     return None
 
 
 def shown_name(name: str, *, percent: bool = False) -> str:
-    """A column's head: its words, else its name without underscores; and whether it is in percent."""
+    """A column's head: its words, else its name without underscores; and the unit of what is shown times a hundred."""
     words = column_words(name) or name.replace("_", " ")
-    return f"{words}, %" if percent else words
+    if not percent:
+        return words
+    return f"{words}, points" if name.endswith(_DIFFERENCES) else f"{words}, %"
 
 
 def shown_text(column: str, text: str) -> str:
