@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.records import RunRecord, SampleRecord
 from benchmarks.store import RunFolder, config_hash
+from benchmarks.tasks.mme.rule import TASK_NAMES
 
 OUTCOMES = {("yes", "yes"): "tp", ("no", "yes"): "fp", ("no", "no"): "tn", ("yes", "no"): "fn"}
 OBJECTS = ("dog", "cat", "car", "bus", "cup", "fork", "bed", "chair")
@@ -95,3 +96,23 @@ def questions(
             asked = f"Is there a {name} in the image?"
             samples.append(answer(f"{image}-{number}", f"{image}.jpg", target, margin, own if traced else None, asked))
     return samples
+
+
+def many_runs(root: Path) -> None:
+    """Questions, captions and MME's many metrics of several methods: something for every analysis."""
+    found = {"mentions": [{"word": "cat", "start": 2, "end": 5, "node": "cat"}], "hallucinated": ["cat"],
+             "grounded": [], "missed": ["dog"]}  # fmt: skip
+    many = {f"{name}_{part}": 0.5 for name in TASK_NAMES for part in ("acc", "acc_plus")}
+    for method, scale in (("none", 0), ("scr", 1.1), ("scr", 1.5), ("scr_with_a_long_name_of_its_own", 0)):
+        config = {"scale": scale} if scale else {}
+        asked = questions(images=8, noise=scale or None)
+        write(root, record(method, config=config, config_given=config), asked)
+        captions = [
+            SampleRecord(id=str(row), image=f"{row}.jpg", prompt="Describe.", target=["dog"], found=found,
+                         output=f"a cat{' and' * row}")
+            for row in range(3)
+        ]  # fmt: skip
+        metrics = {"chair_s": 0.5, "length": 8.0, "auc": None}
+        write(root, record(method, task="chair", config=config, metrics=metrics, units={"length": "words"}), captions)
+        bounds = {name: [0.25, 0.75] for name in many}
+        write(root, record(method, task="mme", config=config, metrics=many, intervals=bounds), asked[:6])

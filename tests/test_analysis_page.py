@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from browsing import ask, opened, press, text, wait
 from PIL import Image
-from synthetic_results import answer, questions, record, write
+from synthetic_results import answer, many_runs, questions, record, write
 
 from analysis.drawing.overlays import overlay
 from analysis.findings.summary import summary_findings
@@ -36,7 +36,9 @@ def report(tmp_path_factory):
     write(root / "results", record("scr"), [shown[1], *after])
     told = [SampleRecord(id=str(number), image="0.jpg", prompt="Describe.", target=["dog"], output=f"A dog {HOSTILE}")
             for number in range(10)]  # fmt: skip
-    other = SampleRecord(id="10", image="0.jpg", prompt="Describe.", target=["cat"], output="A dog.")
+    grade = {"mentions": [{"word": "dog", "start": 2, "end": 5, "node": "dog"}], "hallucinated": ["dog"],
+             "grounded": [], "missed": ["cat"]}  # fmt: skip
+    other = SampleRecord(id="10", image="0.jpg", prompt="Describe.", target=["cat"], output="A dog.", found=grade)
     for method in ("none", "vcd"):
         write(root / "results", record(method, task="chair", model="lab/other"), [*told, other])
     page = build_report(
@@ -184,3 +186,42 @@ def test_a_page_without_its_folder_says_so(driver, report, tmp_path):
     wait(lambda: ask(driver, "document.getElementById('large').src.startsWith('data:')"), "the thumbnail instead")
     choose(driver, "model", "lab/other")
     wait(lambda: "Copy the folder “samples” along" in text(driver, "place"), text(driver, "place"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A page of all analyses, with tables of many columns."""
+    root = tmp_path_factory.mktemp("wide")
+    many_runs(root / "results")
+    return build_report(load_results(root / "results"), root / "report")
+
+
+WIDE = (
+    "[...document.querySelectorAll('main .scroll')].filter(e => e.querySelector('table'))"
+    ".filter(e => e.scrollWidth > e.clientWidth).map(e => e.getAttribute('aria-label'))"
+)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_no_table_scrolls_sideways(driver, wide, width, scheme):
+    opened(driver, wide, width=width, scheme=scheme)
+    driver.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert ask(driver, "document.querySelectorAll('main table').length") > 15
+    assert ask(driver, WIDE) == []
+    assert ask(driver, "document.documentElement.scrollWidth") <= width
+    assert driver.get_log("browser") == []
+
+
+def test_the_list_of_sections_stays_and_says_where_one_is(driver, wide):
+    for width in (1280, 390):
+        opened(driver, wide, width=width)
+        assert ask(driver, "document.querySelector('nav [aria-current]').textContent") == "did it help?"
+        driver.execute_script("document.getElementById('settings').scrollIntoView()")
+        wait(
+            lambda: ask(driver, "document.querySelector('nav [aria-current]').textContent") == "settings",
+            "the section that is read",
+        )
+        assert ask(driver, "document.querySelector('nav').getBoundingClientRect().top") == 0
+        assert ask(driver, "document.querySelectorAll('nav [aria-current]').length") == 1
+        forest = ask(driver, "document.querySelector('#forest img').currentSrc")
+        assert forest.endswith("forest-narrow.svg") == (width == 390)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_results import answer, questions, record, write
+from synthetic_results import many_runs
 
 from analysis.drawing.tables import ShownCell, Table, shown_cells, split_cells
 from analysis.figures import ANALYSES
@@ -25,20 +25,7 @@ def table(columns, *rows, percent=()):
 def tables(tmp_path_factory):
     """All that all analyses make of questions and captions of several methods."""
     root = tmp_path_factory.mktemp("results")
-    base = questions(images=8)
-    found = {"mentions": [{"word": "cat", "start": 2, "end": 5, "node": "cat"}], "hallucinated": ["cat"],
-             "grounded": [], "missed": ["dog"]}  # fmt: skip
-    for method, scale in (("none", 0), ("scr", 1.1), ("scr", 1.5), ("scr_with_a_long_name_of_its_own", 0)):
-        config = {"scale": scale} if scale else {}
-        write(root, record(method, config=config, config_given=config), questions(images=8, noise=scale or None))
-        said = [answer(str(row), f"{row}.jpg", "no", None) for row in range(3)]
-        for row, one in enumerate(said):
-            one.outcome, one.output, one.target, one.found = None, f"a cat{'.' * (row + 1)} a", ["dog"], found
-        metrics = {"chair_s": 0.5, "length": 8.0, "auc": None}
-        write(root, record(method, task="chair", config=config, metrics=metrics, units={"length": "words"}), said)
-        many = {f"{name}_{part}": 0.5 for name in TASK_NAMES for part in ("acc", "acc_plus")}
-        bounds = {name: [0.25, 0.75] for name in many}
-        write(root, record(method, task="mme", config=config, metrics=many, intervals=bounds), base[:6])
+    many_runs(root)
     runs = load_results(root).runs
     made = []
     for name, analysis in ANALYSES.items():
@@ -57,7 +44,7 @@ def test_every_column_has_words(tables):
 
 
 def test_every_metric_has_words():
-    recorded = [json.loads((LAB / name).read_text()) for name in ("comparison_results.json", "adapters_results.json")]
+    recorded = [json.loads(path.read_text()) for path in sorted((LAB / "findings").glob("*.json"))]
     names = set(_metrics(recorded))
     assert {"chair_i", "hallucination_rate"} <= names
     names |= {*CAPTION_RATES, *(f"{rate}{suffix}" for rate in RATES for suffix in SUFFIXES), *SUMS}
