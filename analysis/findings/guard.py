@@ -15,7 +15,7 @@ from .forest import CAPTIONS
 from .summary import run_metrics
 from .trivial import Beside, beside_trivial, trivial_plots, trivial_table
 
-ABILITIES = {"mme": "perception", "lab_mme": "scene", "mmvet": "total", "vqav2": "accuracy"}
+ABILITIES = {"mme": "perception", "lab_mme": "scene", "mmvet": "total"}
 """Task of general ability → its metric that stands beside every rate, where a method was run on it."""
 
 
