@@ -201,10 +201,9 @@ def _shown_figure(plot: Plot, out: Path) -> ShownFigure:
     stem = f"{_FIGURES}/{plot.name}"
     # Type of 8 points suits a printed column; a screen takes it larger.
     width, height = (round(1.4 * 96 * inches) for inches in plot.figure.get_size_inches())
-    narrow = write_narrow(plot, out / _FIGURES)
-    return ShownFigure(
-        plot.caption, f"{stem}.svg", narrow and f"{_FIGURES}/{narrow.name}", f"{stem}.csv", width, height
-    )
+    written = write_narrow(plot, out / _FIGURES)
+    narrow = None if written is None else f"{_FIGURES}/{written.name}"
+    return ShownFigure(plot.caption, f"{stem}.svg", narrow, f"{stem}.csv", width, height)
 
 
 def _shown_table(table: Table, out: Path) -> ShownTable:

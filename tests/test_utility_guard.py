@@ -117,6 +117,9 @@ def test_thresholds_are_points_of_the_roc_curve():
     for row in rows[1:]:
         rate, recall = row.above.sum(axis=0) / row.below.sum(axis=0)
         assert (round(rate, 9), round(recall, 9)) in corners, row.label
+    margins = sorted(one.margin for one in BASE)
+    lowest = margins[int((len(margins) - 1) / 41)]
+    assert rows[1].above.sum() == sum(margin > lowest for margin in margins)
     plain = rows[0].above.sum(axis=0) / rows[0].below.sum(axis=0)
     known = ratios(yes_no_table(BASE))
     assert plain.tolist() == [known["hallucination_rate"], known["recall"]]
