@@ -56,12 +56,30 @@ def test_everything_is_written_where_torch_cannot_be_imported(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stderr
     names = {path.name for path in tmp_path.iterdir()}
-    figures = {"forest", "frontier", "roc", "entropy_bins", "strata", "credit", "ablations", "failures"}
+    figures = {
+        "forest",
+        "frontier",
+        "roc",
+        "entropy_bins",
+        "strata",
+        "credit",
+        "ablations",
+        "failures",
+        "trivial_points",
+    }
     assert {f"{name}.{end}" for name in figures for end in ("svg", "csv")} <= names
-    tables = {"summary_pope_random", "operating_points", "entropy_correlation", "entropy_logistic", "strata_contrast"}
+    tables = {
+        "summary_pope_random",
+        "operating_points",
+        "entropy_correlation",
+        "entropy_logistic",
+        "strata_contrast",
+        "guard",
+        "trivial",
+    }
     assert {f"{name}.{end}" for name in tables for end in ("csv", "md", "tex")} <= names
     titles = [line[3:] for line in done.stdout.splitlines() if line.startswith("## ")]
-    assert titles[:3] == ["summary", "paired differences", "frontier"]
+    assert titles[:5] == ["paired differences", "what it cost", "beside trivial changes", "summary", "frontier"]
     assert not any("nan" in path.read_text().split(",") for path in tmp_path.glob("*.csv"))
 
 
@@ -72,7 +90,7 @@ def test_a_baseline_alone_says_what_is_left_out_and_why(tmp_path, capsys):
     shown = capsys.readouterr()
     said = shown.err
     assert shown.out.count("not by object size") <= 1, "a note is said once"
-    for name in ("forest", "roc", "entropy", "strata", "credit", "ablations"):
+    for name in ("forest", "guard", "roc", "entropy", "strata", "credit", "ablations"):
         assert f"left out: {name}: " in said
     assert (tmp_path / "out" / "summary_pope_random.csv").exists()
 
@@ -81,7 +99,7 @@ def test_only_what_is_asked_for(folder, tmp_path, capsys):
     assert main([str(folder), "--out", str(tmp_path), "--only", "summary"]) == 0
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md", ".tex"}
     for arguments, word in (
-        (["--only", "sumary"], "expected some of summary, forest"),
+        (["--only", "sumary"], "expected some of forest, guard"),
         (["--formats", "gif"], "expected some of svg, pdf, png"),
         (["--nothing"], "See --help"),
     ):
@@ -132,7 +150,7 @@ def test_a_finding_is_written_once(tmp_path):
 def test_analyses_do_not_depend_on_the_order_of_runs(folder):
     runs = load_results(folder).runs
     assert summary_findings(runs)[0].tables == summary_findings(runs[::-1])[0].tables
-    assert set(ANALYSES) == set("summary forest frontier roc entropy strata credit ablations failures".split())
+    assert set(ANALYSES) == set("summary forest guard frontier roc entropy strata credit ablations failures".split())
 
 
 @pytest.mark.parametrize("module_name", MODULES)
