@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "overhead": Command("benchmarks.overhead", "what the methods cost, in time and memory"),
     "train": Command("scr.adapters.train", "train an adapter, prepare its data, or merge it"),
     "onepass": Command("scr.onepass", "train the predictor of one-pass SCR"),
+    "publish": Command("scr.publish", "write a method as a repository that transformers' generate runs by itself"),
     "refusal-data": Command("benchmarks.refusal_data", "write training data of a refusal adapter"),
     "lab train": Command("benchmarks.lab.train", "train a lab model"),
     "lab smol": Command("benchmarks.lab.smol", "fetch a language model for the lab's largest model, and train that"),

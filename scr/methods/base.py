@@ -65,6 +65,10 @@ class MethodConfig(Fields):
         """
         return frozenset()
 
+    def here_only(self) -> tuple[str, ...]:
+        """The fields whose values mean something on this machine, or in this process, alone: a callable, a file."""
+        return tuple(one.name for one in dataclasses.fields(self) if callable(getattr(self, one.name)))
+
     def ordered(self) -> dict[str, Variant]:
         """The fields by which answers depend on the order of tokens, or on the batch."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

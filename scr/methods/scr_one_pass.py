@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .._hooks import ImagePatches
+from ..checkpoints.named import named_folder
 from ..fields import SOME
 from ..onepass.predictor import image_inputs
 from ..onepass.storing import UNTRAINED, load_predictor
@@ -34,6 +35,11 @@ class OnePassConfig(SpreadingConfig):
     takes_settings: ClassVar[bool] = True
 
     predictor: Annotated[str, SOME]
+
+    def here_only(self) -> tuple[str, ...]:
+        """See `MethodConfig`: a folder that no package brings."""
+        anywhere = self.predictor == UNTRAINED or named_folder("predictor", self.predictor) is not None
+        return (*super().here_only(), *(() if anywhere else ("predictor",)))
 
 
 class OnePassSCR(SpreadingMethod):

@@ -45,6 +45,10 @@ class VTIConfig(MethodConfig):
     text: Factor = 0.9
     vision: Factor = 0.9
 
+    def here_only(self) -> tuple[str, ...]:
+        """See `MethodConfig`: a file of vectors."""
+        return (*super().here_only(), *(() if self.vectors == RANDOM else ("vectors",)))
+
     def learnt_on(self) -> frozenset[str]:
         """See `MethodConfig`."""
         found = find_vectors(self.vectors, VTI.name)

@@ -1,0 +1,139 @@
+"""A `custom_generate` repository: `custom_generate/generate.py`, its requirements, and a card."""
+
+from __future__ import annotations
+
+import pprint
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from ..errors import ConfigError
+from ..files import write_text
+from ..methods import MethodConfig, get_method
+from ..patching.combination import fields_by_part, method_parts
+from ..version import __version__
+from .card import card
+from .numbers import Measured
+
+_GENERATE = '''"""{what}.
+
+model.generate(**inputs, custom_generate="THIS REPOSITORY", trust_remote_code=True)
+"""
+
+from importlib import import_module
+
+METHOD = {method!r}
+FIELDS = {fields}
+
+
+def generate(model, **arguments):
+    """As `model.generate(**arguments)`, under the method."""
+    # No `import scr`: where it is missing, transformers would name a package of that name. It is called scr-vlm.
+    scr = import_module("scr")
+    with scr.patch(model, METHOD, **FIELDS):
+        return model.generate(**arguments)
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What is published.
+
+    Attributes:
+        method: its name, or several with "+" between.
+        configs: part of it → its configuration.
+        fields: what `scr.patch` is given: of a single method "FIELD", else "NAME.FIELD".
+    """
+
+    method: str
+    configs: Mapping[str, MethodConfig]
+    fields: Mapping[str, Any]
+
+
+def published(method: str, fields: Mapping[str, Any]) -> Published:
+    """A method with all of its fields, checked that they mean the same anywhere.
+
+    Args:
+        method: as `scr.patch` takes it.
+        fields: likewise.
+
+    Raises:
+        ConfigError: for an unknown method or field, a value out of range, the unpatched model, or a field whose value
+            is of this machine or this process alone.
+    """
+    parts = method_parts(method)
+    if not parts:
+        raise ConfigError(
+            f"nothing to publish: got {method!r}, the model as it is; expected a method. Choose one: `scr bench --list "
+            "methods`."
+        )
+    configs = {part: get_method(part).configure(own) for part, own in fields_by_part(parts, fields).items()}
+    for part, config in configs.items():
+        if here := config.here_only():
+            raise ConfigError(
+                f"{part} cannot be published with these fields: got {', '.join(here)}, which nobody else has; expected "
+                "values that mean the same anywhere. Give others by --set, or hand the file over and call scr.patch."
+            )
+    single = len(parts) == 1
+    flat = {
+        name if single else f"{part}.{name}": value
+        for part, config in configs.items()
+        for name, value in config.to_dict().items()
+    }
+    return Published(method="+".join(parts), configs=configs, fields=flat)
+
+
+def write_repository(folder: Path, what: Published, numbers: Sequence[Measured] = ()) -> None:
+    """Write the repository.
+
+    Args:
+        folder: where; it is made, or is empty.
+        what: the method.
+        numbers: what was measured of it.
+
+    Raises:
+        ConfigError: for a folder that holds something.
+        OSError: where files cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"something lies there: got {folder}; expected a new folder, or an empty one. Choose another --output."
+        )
+    summary = " and ".join(get_method(part).summary for part in what.configs)
+    source = pprint.pformat(dict(what.fields), width=100, sort_dicts=False)
+    program = _GENERATE.format(what=f"{what.method}: {summary}", method=what.method, fields=source)
+    code = folder / "custom_generate"
+    code.mkdir(parents=True, exist_ok=True)
+    write_text(code / "generate.py", program)
+    write_text(code / "requirements.txt", f"scr-vlm>={__version__}\n")
+    write_text(folder / "README.md", card(what, numbers))
+
+
+def push(folder: Path, name: str, *, private: bool = False) -> str:
+    """Upload a repository to the hub; what is there under the same paths is replaced.
+
+    Args:
+        folder: what `write_repository` wrote.
+        name: of the hub's repository, "OWNER/NAME"; it is made if it is not there.
+        private: whether it is made a private one.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        ConfigError: if the hub refuses, or cannot be reached.
+    """
+    hub = HfApi()
+    try:
+        place = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Written by scr.publish")
+    except (HFValidationError, OSError, *HfHubHTTPError.__bases__) as error:  # the errors of whatever client it has
+        raise ConfigError(
+            f"the hub has not taken it: got {' '.join(str(error).split())[:300]} for {name!r}; expected OWNER/NAME of "
+            "a repository that may be written. Log in by `hf auth login`, and check the name and the connection."
+        ) from error
+    return str(place)
