@@ -119,7 +119,7 @@ BEGUN = {
         ["train", "--model", "m", "--images", "i", "--prompts", "p", "--output", "o"],
         "scr.onepass.pairs.find_images",
     ),
-    "scr.publish": (["vcd", "--output", "o"], "scr.publish.repository.published"),
+    "scr.publish": (["vcd", "--output", "o"], "scr.publish.travelling.published"),
     "scr.adapters.train": (["seed", "--model", "m", "--data", "d", "--output", "o"], "scr.adapters.recipe.load_recipe"),
 }
 

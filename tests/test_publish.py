@@ -18,7 +18,8 @@ from scr.onepass.storing import UNTRAINED
 from scr.publish.card import card
 from scr.publish.command import main
 from scr.publish.numbers import Measured, measured
-from scr.publish.repository import Published, published, push, write_repository
+from scr.publish.repository import push, write_repository
+from scr.publish.travelling import Published, published
 
 pytestmark = pytest.mark.usefixtures("one_thread", "modules")
 

@@ -1,5 +1,5 @@
 """`python -m scr.publish`: write a method as a repository that transformers' `generate` runs by itself."""
 
-from .command import main
+from .command import build_parser, main
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]

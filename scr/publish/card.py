@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..methods import METHODS
 from ..patching.registry import list_families
 from ..version import __version__
-
-if TYPE_CHECKING:
-    from .numbers import Measured
-    from .repository import Published
+from .numbers import Measured
+from .travelling import Published
 
 _HEAD = """---
 library_name: transformers

@@ -60,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     from .numbers import measured
-    from .repository import published, push, write_repository
+    from .repository import push, write_repository
+    from .travelling import published
 
     what = published(options.method, dict(options.set))
     numbers = measured(options.results, what) if options.results else ()

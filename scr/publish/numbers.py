@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigError
 from ..files import read_json
 from ..patching.baseline import BASELINE
-
-if TYPE_CHECKING:
-    from .repository import Published
+from .travelling import Published
 
 _SAME = (
     "task task_version rule data_sha256 model revision dtype adapter prompt limit seed generation"  # of both runs
