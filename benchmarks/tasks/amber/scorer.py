@@ -10,8 +10,10 @@ from typing import Any
 from scr.command.types import real
 from scr.files import read_json, read_rows, read_text
 
+from ..harnesses import FORMS, answer_rows
 from ..parsing import parse_yes_no
 from ..scoring import AnswerFileError, Scored, Scorer, field_of, match_ids
+from .harnesses import responses_of_tools
 from .rule import GENERATIVE, KINDS, PARTS, RULES, Response, Words, count_caption, score_responses
 from .words import Similarity, WordDataError, exact, from_spacy, from_table, nouns
 
@@ -31,7 +33,11 @@ class AmberScorer(Scorer):
         """Declare `--data`, `--responses`, `--rule`, `--answer-rule`, `--similarity` and `--similarity-score`."""
         parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of annotations.json, ...")
         parser.add_argument(
-            "--responses", type=Path, required=True, metavar="FILE", help='rows {"id": 1, "response": "..."}'
+            "--responses",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help=f'rows {{"id": 1, "response": "..."}}; or {FORMS}',
         )
         lines = "; ".join(f"{name}, {line}" for name, line in RULES.items())
         parser.add_argument("--rule", choices=tuple(RULES), default="amber", help=f"{lines} (amber)")
@@ -69,7 +75,8 @@ class AmberScorer(Scorer):
         annotations = read_annotations(options.data / "annotations.json")
         path: Path = options.responses
         texts = []
-        for number, row in enumerate(read_rows(path), start=1):
+        rows = responses_of_tools(answer_rows(path), path, annotations, options.data / "query" / "query_all.json")
+        for number, row in enumerate(rows, start=1):
             texts.append((field_of(row, "id", path, number, int), field_of(row, "response", path, number)))
         begun = {part_of(annotations[number]) for number, _ in texts if number in annotations}
         wanted = (

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from scr import DataFileError
-from scr.files import RepeatedNameError, read_json, read_rows, read_text
+from scr.files import RepeatedNameError, read_json, read_text
 
 from ...records import SampleRecord
+from ..harnesses import FORMS, answer_rows
 from ..scoring import AnswerFileError, Scored, Scorer, field_of, match_ids
+from .harnesses import captions_of_tools, is_of_a_tool, references_of_tools
 from .task import score_answered
 from .tokens import RULES
 
@@ -29,14 +31,15 @@ class CaptionScorer(Scorer):
             type=Path,
             required=True,
             metavar="FILE",
-            help='JSON {"<id>": ["text", ...]}, or annotations of captions as COCO has them',
+            help='JSON {"<id>": ["text", ...]}, or annotations of captions as COCO has them; or the file of --captions '
+            "again, where that is of another tool",
         )
         parser.add_argument(
             "--captions",
             type=Path,
             required=True,
             metavar="FILE",
-            help='JSON {"<id>": "text"}, or rows {"image_id": id, "caption": "text"}',
+            help=f'JSON {{"<id>": "text"}}, or rows {{"image_id": id, "caption": "text"}}; or {FORMS}',
         )
         rules = "; ".join(f"{name}: {line}" for name, line in RULES.items())
         parser.add_argument(
@@ -66,7 +69,7 @@ class CaptionScorer(Scorer):
 
 
 def _read_references(path: Path) -> dict[str, list[str]]:
-    content = read_json(path, once=True)
+    content = references_of_tools(path) if is_of_a_tool(path) else read_json(path, once=True)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         found: dict[str, list[str]] = {}
         for number, row in enumerate(content["annotations"], start=1):
@@ -86,9 +89,9 @@ def _read_references(path: Path) -> dict[str, list[str]]:
 
 
 def _read_captions(path: Path) -> list[tuple[str, str]]:
-    content = _mapping(path)
+    content = None if is_of_a_tool(path) else _mapping(path)
     if content is None:
-        rows = read_rows(path)
+        rows = captions_of_tools(answer_rows(path), path)
         return [(_id(row, path, at), field_of(row, "caption", path, at)) for at, row in enumerate(rows, start=1)]
     for name, text in content.items():
         if isinstance(text, list) and len(text) == 1:

@@ -12,11 +12,13 @@ from scr import DataFileError
 from scr.files import RepeatedNameError, read_json, read_rows
 
 from ...records import SampleRecord
+from ..harnesses import kept_by_lmms_eval, said_to_lmms_eval
 from ..scoring import AnswerFileError, Scored, Scorer, field_of
 
 RULES = ("chair", "wordnet")
 """Names of `benchmarks.tasks.chair.task.RULES`; that module needs nltk, which --help should not."""
 
+_KEPT = ("coco_cap_chair_i", "coco_CIDEr", "coco_passthrough")  # metrics of lmms-eval's tasks of COCO captions
 _DIGITS = 18  # of an image id that is given as text; COCO's have six
 
 
@@ -50,7 +52,8 @@ class ChairScorer(Scorer):
             type=Path,
             required=True,
             metavar="FILE",
-            help="JSON lines or a JSON array of {image_id, caption}, or the official {overall, imgToEval}",
+            help="JSON lines or a JSON array of {image_id, caption}, the official {overall, imgToEval}, or lmms-eval's "
+            "samples of its captions of COCO",
         )
         parser.add_argument(
             "--annotations",
@@ -120,6 +123,8 @@ def read_captions(path: Path, allow_missing: bool) -> list[Caption]:
     """
     captions = []
     for number, row in enumerate(_rows(path), start=1):
+        if kept := kept_by_lmms_eval(row, _KEPT):
+            row = {"image_id": kept.get("image_id"), "caption": said_to_lmms_eval(row, path, number)}
         image_id = _image_id(field_of(row, "image_id", path, number, (int, str)), path, number)
         empty = allow_missing and "caption" in row and row["caption"] is None
         captions.append(Caption(image_id, None if empty else field_of(row, "caption", path, number)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from scr.files import read_rows
 
+from ..harnesses import FORMS, answer_rows, is_of_vlmevalkit, kept_by_lmms_eval, texts_of
 from ..scoring import AnswerFileError, Scored, Scorer, field_of, match_ids
 from .rule import JUDGE_RULES, RECORDED, RULES, UNCLEAR, Question, read_verdict, score_verdicts
 
@@ -39,7 +40,7 @@ class HallusionBenchScorer(Scorer):
             required=True,
             metavar="FILE",
             help=f"its rows with model_prediction, and where a judge was asked {_REPLY}, its words, or {_SAVED}, the 0 "
-            "(incorrect), 1 (correct) or 2 (unclear) that the official tool saves; JSON or JSON lines",
+            f"(incorrect), 1 (correct) or 2 (unclear) that the official tool saves; JSON or JSON lines; or {FORMS}",
         )
         lines = "; ".join(f"{name}, {line}" for name, line in RULES.items())
         parser.add_argument("--rule", choices=tuple(RULES), default="judge", help=f"{lines} (judge)")
@@ -52,7 +53,8 @@ class HallusionBenchScorer(Scorer):
         """
         questions = read_questions(options.questions)
         rule, path = options.rule, options.answers
-        rows = [(question_id(row, path, number), row) for number, row in enumerate(read_rows(path), start=1)]
+        given = [_official(row, path, number) for number, row in enumerate(answer_rows(path), start=1)]
+        rows = [(question_id(row, path, number), row) for number, row in enumerate(given, start=1)]
         try:
             notes = match_ids(questions, (name for name, _ in rows), path, options.allow_missing)
         except AnswerFileError as error:
@@ -85,6 +87,18 @@ class HallusionBenchScorer(Scorer):
         if len(rows) < len(questions):
             scores = dataclasses.replace(scores, counts={**scores.counts, "missing": len(questions) - len(rows)})
         return Scored("hallusionbench", rule, scores, notes)
+
+
+def _official(row: Any, path: Path, number: int) -> Any:
+    """A row of another tool as the official one; any other as it is."""
+    kept = kept_by_lmms_eval(row, ("aAcc",))
+    if kept is not None:
+        return dict(kept)
+    if not is_of_vlmevalkit(row):
+        return row
+    index, prediction = texts_of(row, ("index", "prediction"), path, number)
+    # "VD_illusion_1_0_0_0"; a name of another form has other parts, which are found to be no question.
+    return {**dict(zip(_NAMES, index.split("_"), strict=False)), "model_prediction": prediction}
 
 
 def _text(row: Any, rule: str, path: Path, number: int) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from scr.files import read_text
 
+from ..harnesses import FORMS
 from ..parsing import parse_yes_no
 from ..scoring import AnswerFileError, Scored, Scorer
+from .harnesses import answers_of_file
 from .rule import TASK_NAMES, Answer, Pair, pairs_by_image, pairs_by_line, score_tasks
 
 COLUMNS = "image, question, true answer, response"
@@ -28,7 +30,11 @@ class MmeScorer(Scorer):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare `--results`, `--rule` and `--pairing`."""
         parser.add_argument(
-            "--results", type=Path, required=True, metavar="DIR", help=f"folder of <task>.txt, TAB between {COLUMNS}"
+            "--results",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help=f"folder of <task>.txt, TAB between {COLUMNS}; or a file: {FORMS}",
         )
         parser.add_argument(
             "--rule",
@@ -40,8 +46,8 @@ class MmeScorer(Scorer):
             "--pairing",
             choices=("line", "image"),
             default="line",
-            help="which two lines are one image: line, officially each line and the next; image, by the image's name "
-            "(line)",
+            help="which two lines are one image: line, officially each line and the next; image, by the image's name, "
+            "as always in a file of another tool (line)",
         )
 
     def score(self, options: argparse.Namespace) -> Scored:
@@ -51,35 +57,39 @@ class MmeScorer(Scorer):
             DataFileError: for a missing file, unless --allow-missing; a line without exactly four columns, as a TAB
                 in a response makes it; a true answer that is neither yes nor no; lines that are no pairs.
         """
-        folder: Path = options.results
-        there = [name for name in TASK_NAMES if (folder / f"{name}.txt").is_file()]
-        missing = [name for name in TASK_NAMES if name not in there]
-        if not there or (missing and not options.allow_missing):
+        place: Path = options.results
+        of_a_tool = place.is_file()
+        if of_a_tool:
+            answers = answers_of_file(place, options.rule)
+        else:
+            files = {name: place / f"{name}.txt" for name in TASK_NAMES}
+            answers = {name: read_answers(path, options.rule) for name, path in files.items() if path.is_file()}
+        missing = [name for name in TASK_NAMES if name not in answers]
+        if not answers or (missing and not options.allow_missing):
+            what, names = ("answers to", missing) if of_a_tool else ("file for", [f"{name}.txt" for name in missing])
             raise AnswerFileError(
-                f"{folder}: got no file for {len(missing)} of {len(TASK_NAMES)} tasks: "
-                f"{', '.join(f'{name}.txt' for name in missing)}; expected one each. "
-                + ("Give --allow-missing to score the others." if there else "Check the folder.")
+                f"{place}: got no {what} {len(missing)} of {len(TASK_NAMES)} tasks: {', '.join(names)}; expected one "
+                f"each. {'Give --allow-missing to score the others.' if answers else 'Check the folder.'}"
             )
+        by_line = options.pairing == "line" and not of_a_tool
         tasks: dict[str, list[Pair]] = {}
         unpaired = 0
         notes = [f"no file for {', '.join(missing)}: not scored"] if missing else []
-        for name in there:
-            path = folder / f"{name}.txt"
-            answers = read_answers(path, options.rule)
+        for name, own in answers.items():
             try:
-                by_line = options.pairing == "line"
-                pairs = pairs_by_line(answers) if by_line else pairs_by_image(answers, options.allow_missing)
+                pairs = pairs_by_line(own) if by_line else pairs_by_image(own, options.allow_missing)
             except ValueError as error:
-                raise AnswerFileError(f"{path}: {error} See --pairing.") from error
+                where = f"{place}, {name}" if of_a_tool else place / f"{name}.txt"
+                raise AnswerFileError(f"{where}: {error} See --pairing.") from error
             strange = sum(first.image != second.image for first, second in pairs)
             if strange:
                 notes.append(f"{name}: {strange} pairs of lines are of two images; --pairing image pairs by name")
-            left = len(answers) - 2 * len(pairs)
+            left = len(own) - 2 * len(pairs)
             unpaired += left
             if left:
                 notes.append(f"{name}: {left} answers have no partner and are not scored")
             tasks[name] = pairs
-        rule = options.rule if options.pairing == "line" else f"{options.rule}, paired by image"
+        rule = options.rule if by_line else f"{options.rule}, paired by image"
         scores, left_out = score_tasks(tasks), {"missing_tasks": len(missing), "unpaired": unpaired}
         counts = {**scores.counts, **{name: count for name, count in left_out.items() if count}}
         return Scored("mme", rule, dataclasses.replace(scores, counts=counts), notes)

@@ -13,12 +13,15 @@ from scr.files import read_rows
 
 from ...records import SampleRecord
 from ..base import Scores
+from ..harnesses import answer_rows
 from ..parsing import RULES
 from ..scoring import AnswerFileError, Scored, Scorer, field_of, match_ids
 from ..yes_no import score_answers
+from .harnesses import answers_of_samples, is_table, plain, questions_of_table
 
 # Files of A-OKVQA and GQA are called "aokvqa_pope_seem_random" and the like: other questions than those of our tasks.
-_SPLIT = re.compile(r"coco_pope_(random|popular|adversarial)")
+SPLITS = ("random", "popular", "adversarial")
+_SPLIT = re.compile(rf"coco_pope_({'|'.join(SPLITS)})")
 
 KNOWN_FILES: dict[str, str] = {
     "ac25245170b9": "COCO random, 3,000 questions, the current file",
@@ -46,9 +49,9 @@ class PopeScorer(Scorer):
         parser.add_argument(
             "--questions",
             type=Path,
-            required=True,
             metavar="FILE",
-            help="an official file, JSON lines or a JSON array of {question_id, image, text, label}",
+            help="an official file, JSON lines or a JSON array of {question_id, image, text, label}; a table of "
+            "VLMEvalKit has its own",
         )
         parser.add_argument(
             "--answers",
@@ -56,7 +59,12 @@ class PopeScorer(Scorer):
             required=True,
             metavar="FILE",
             help="JSON lines or a JSON array of {question_id, text}, in any order, or of {question, answer}, in the "
-            "order of the questions",
+            "order of the questions; lmms-eval's samples; or a table of VLMEvalKit (.xlsx, .tsv)",
+        )
+        parser.add_argument(
+            "--split",
+            choices=SPLITS,
+            help="of a table of VLMEvalKit, which has all: the one to score",
         )
         parser.add_argument(
             "--rule", choices=list(RULES), default="pope", help="how answers are read and rates made (default: pope)"
@@ -68,8 +76,7 @@ class PopeScorer(Scorer):
         Raises:
             DataFileError: for a file that cannot be read, or answers that do not match the questions.
         """
-        questions = read_questions(options.questions)
-        outputs, notes = read_answers(options.answers, questions, options.allow_missing)
+        questions, outputs, notes = _read(options)
         answered = [
             SampleRecord(id=one.id, image=one.image, prompt=one.prompt, target=one.target, output=output)
             for one, output in zip(questions, outputs, strict=True)
@@ -79,13 +86,33 @@ class PopeScorer(Scorer):
         missing = len(questions) - len(answered)
         counts = {**scores.counts, **({"missing": missing} if missing else {})}
         reasons = {**scores.reasons, "auc": "the file of answers has no scores, only texts"}
-        split = _SPLIT.match(options.questions.name)
+        named = _SPLIT.match(options.questions.name) if options.questions else None
+        split = named[1] if named else options.split
+        intervals = scores.intervals if all(one.image for one in questions) else {}
         return Scored(
-            task=f"pope_{split[1]}" if split else "pope",
+            task=f"pope_{split}" if split else "pope",
             rule=options.rule,
-            scores=Scores(metrics=scores.metrics, counts=counts, intervals=scores.intervals, reasons=reasons),
-            notes=[*notes, _version(options.questions)],
+            scores=Scores(metrics=scores.metrics, counts=counts, intervals=intervals, reasons=reasons),
+            notes=notes,
         )
+
+
+def _read(options: argparse.Namespace) -> tuple[list[SampleRecord], list[str | None], list[str]]:
+    """The questions, what was answered to each, and notes."""
+    path: Path = options.answers
+    if options.questions is None or options.split is not None:
+        rows = answer_rows(path)
+        if options.questions is not None or not is_table(rows):
+            raise AnswerFileError(
+                f"{path} without its own questions: got {'--split with' if options.split else 'no'} --questions; "
+                "expected --questions, or a table of VLMEvalKit and --split alone. See --help."
+            )
+        asked, outputs = questions_of_table(rows, path, options.split)
+        notes = [] if all(one.image for one in asked) else ["no intervals: the table does not name the images"]
+        return asked, list(outputs), notes
+    questions = read_questions(options.questions)
+    found, notes = read_answers(path, questions, options.allow_missing)
+    return questions, found, [*notes, _version(options.questions)]
 
 
 def read_questions(path: Path) -> list[SampleRecord]:
@@ -128,9 +155,15 @@ def read_answers(
     Raises:
         DataFileError: naming the first answer that is missing, of no question, double or not to this question.
     """
-    rows = read_rows(path)
+    rows, notes = answers_of_samples(answer_rows(path), path, questions)
+    if is_table(rows):
+        raise AnswerFileError(
+            f"{path} has questions of its own: got a table of VLMEvalKit with --questions; expected one of both. Give "
+            "--split in place of --questions."
+        )
     if any(isinstance(row, dict) and "question_id" in row for row in rows):
-        return _by_id(rows, path, questions, allow_missing)
+        outputs, others = _by_id(rows, path, questions, allow_missing)
+        return outputs, [*notes, *others]
     return _in_order(rows, path, questions, allow_missing)
 
 
@@ -170,15 +203,11 @@ def _check_question(row: dict[str, Any], asked: SampleRecord | None, path: Path,
     if asked is None or "question" not in row:
         return
     # What was really asked may have an instruction behind the question.
-    if _plain(asked.prompt) not in _plain(field_of(row, "question", path, number)):
+    if plain(asked.prompt) not in plain(field_of(row, "question", path, number)):
         raise AnswerFileError(
             f"{path}, row {number} answers another question: got {row['question'][:80]!r}; expected {asked.prompt!r} "
             f"(question_id {asked.id}). Use the questions that were asked, and their order."
         )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _version(path: Path) -> str:
