@@ -1,0 +1,162 @@
+"""A model under a method that answers an evaluation tool's requests: conversations with pictures, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..adapters import load_adapter
+from ..checkpoints.chosen import find_device, find_model
+from ..checkpoints.loading import load_config, load_processor, load_weights
+from ..errors import ConfigError
+from ..files import parse_json
+from ..patching.prepare import patch
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_NOT_OURS = ("until", "image_aspect_ratio")  # where an answer ends, and what one family's own code makes of pictures
+
+
+class AnsweringModel:
+    """A model, its processor and a method."""
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        method: str = "none",
+        method_args: str | Mapping[str, Any] = "",
+        peft: str | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        attn_implementation: str | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        """Load the model, put the adapter on, and check the method.
+
+        Args:
+            pretrained: a hub id, a folder, or a name such as lab/llava.
+            method: as `scr.patch` takes it.
+            method_args: its fields, as a mapping or as a JSON object.
+            peft: an adapter, as `scr.adapter` takes it.
+            revision: commit or branch of a hub model.
+            dtype: float32, bfloat16 or float16; "auto" is the checkpoint's.
+            device: cpu, cuda or auto.
+            attn_implementation: as transformers takes it.
+            batch_size: conversations at once.
+
+        Raises:
+            ConfigError: for an argument that cannot be used.
+            ModelLoadError, AdapterLoadError: for a model or an adapter that cannot be loaded.
+        """
+        location, _ = find_model(pretrained)
+        options = {"revision": revision} if revision is not None else {}
+        config = load_config(location, name=pretrained, **options)
+        if dtype not in (*_DTYPES, "auto"):
+            raise ConfigError(f"unknown dtype: got {dtype!r}; expected auto or one of {list(_DTYPES)}. Choose one.")
+        number = (config.dtype or torch.float32) if dtype == "auto" else _DTYPES[dtype]
+        attention = {"attn_implementation": attn_implementation} if attn_implementation is not None else {}
+        self.device = find_device(device)
+        self.model = load_weights(location, dtype=number, name=pretrained, **options, **attention)
+        self.model = self.model.to(self.device).eval()
+        self.processor = load_processor(location, name=pretrained, **options)
+        if peft is not None:
+            load_adapter(self.model, peft)
+        self.fields = method_args if isinstance(method_args, Mapping) else _fields(method_args)
+        self.method, self.batch_size = method, _positive(batch_size)
+        patch(self.model, method, **self.fields).config  # noqa: B018  checked here, before hours of questions
+
+    def answers(self, conversations: Sequence[tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]]) -> list[str]:
+        """What the model says, in the order in which it is asked.
+
+        Args:
+            conversations: messages as chat templates take them, pictures as PIL images in them, each with its settings
+                of `generate`; those with equal settings are asked together. Where none of `do_sample` is set, a
+                temperature above 0 samples. `until` is a list of texts, before the first of which an answer ends.
+
+        Raises:
+            ConfigError: for messages with something other than text and pictures.
+        """
+        said: list[str] = [""] * len(conversations)
+        if conversations:
+            with patch(self.model, self.method, **self.fields):
+                for numbers in self._batches(conversations):
+                    settings = conversations[numbers[0]][1]
+                    texts = self._answer([conversations[number][0] for number in numbers], settings)
+                    for number, text in zip(numbers, texts, strict=True):
+                        said[number] = text
+        return said
+
+    def _batches(self, conversations: Sequence[tuple[Any, Mapping[str, Any]]]) -> Iterator[list[int]]:
+        alike: dict[str, list[int]] = {}
+        for number, (_, settings) in enumerate(conversations):
+            alike.setdefault(repr(sorted(settings.items())), []).append(number)
+        for numbers in alike.values():
+            for start in range(0, len(numbers), self.batch_size):
+                yield numbers[start : start + self.batch_size]
+
+    def _answer(self, conversations: Sequence[Any], settings: Mapping[str, Any]) -> list[str]:
+        texts = self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+        pictures = [_pictures(messages) for messages in conversations]
+        shown = {"images": pictures} if any(pictures) else {}
+        inputs = self.processor(text=texts, **shown, padding=True, return_tensors="pt")
+        inputs = inputs.to(self.device, self.model.dtype)
+        with torch.inference_mode():
+            output = self.model.generate(**inputs, **generate_arguments(settings))
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [
+            until(text, settings.get("until")) for text in self.processor.batch_decode(new, skip_special_tokens=True)
+        ]
+
+
+def generate_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's settings as arguments of `generate`: greedy, unless they sample; 1,024 new tokens, unless they say.
+
+    Args:
+        settings: those of lmms-eval's tasks. All are handed on but `until` and, where nothing is sampled, what shapes
+            samples.
+    """
+    found = {name: value for name, value in settings.items() if name not in _NOT_OURS}
+    found["do_sample"] = bool(found.get("do_sample", (found.get("temperature") or 0) > 0))
+    if not found["do_sample"]:
+        found = {name: value for name, value in found.items() if name not in _OF_SAMPLING}
+    return {"max_new_tokens": 1024, **found}
+
+
+def until(text: str, ends: str | Sequence[str] | None) -> str:
+    """A text up to the first of some others; blanks around it are cut."""
+    for end in [ends] if isinstance(ends, str) else ends or ():
+        text = text.split(end, 1)[0] if end else text
+    return text.strip()
+
+
+def _pictures(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    found = []
+    for message in messages:
+        for part in message["content"]:
+            if part["type"] == "image":
+                found.append(part["image"])
+            elif part["type"] != "text":
+                raise ConfigError(
+                    f"a message with {part['type']}: got it in a question; expected text and images. Choose a task of "
+                    "images."
+                )
+    return found
+
+
+def _fields(text: str) -> dict[str, Any]:
+    found = parse_json(text, "method_args") if text else {}
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f'method_args that are no object: got {text[:80]!r}; expected such as {{"contrast": 0.8}}. Write it so.'
+        )
+    return found
+
+
+def _positive(number: Any) -> int:
+    if not str(number).isdecimal() or int(number) < 1:
+        raise ConfigError(f"batch_size out of range: got {number!r}; expected a whole number ≥ 1. Give one.")
+    return int(number)
