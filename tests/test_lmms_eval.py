@@ -91,6 +91,17 @@ def test_answers_are_those_of_the_patched_model(plain, strong, asked):
     assert adapted.answers(asked) == by_hand(adapted, asked, "scr", scale=1.2)
 
 
+def test_a_prompt_begins_once(plain, asked, monkeypatch):
+    seen, generate = [], plain.model.generate
+    monkeypatch.setattr(plain.model, "generate", lambda **given: seen.append(given) or generate(**given))
+    plain.answers(asked[:1])
+    template, bos = plain.processor.chat_template, plain.processor.tokenizer.bos_token
+    monkeypatch.setattr(plain.processor, "chat_template", bos + template)
+    plain.answers(asked[:1])
+    assert torch.equal(seen[0]["input_ids"], seen[1]["input_ids"])
+    assert (seen[1]["input_ids"] == plain.processor.tokenizer.bos_token_id).sum() == 1
+
+
 def test_settings_of_tasks():
     greedy = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "until": ["\n"]}
     assert generate_arguments(greedy) == {"max_new_tokens": 16, "num_beams": 1, "do_sample": False}
@@ -280,7 +291,7 @@ def test_a_local_task_of_lmms_eval_itself(pictures, plain, strong, tmp_path, cap
     asked = [(message(row["question"], Image.open(row["path"]).convert("RGB")), {"max_new_tokens": 3}) for row in rows]
     lines = {row["doc_id"]: row for row in map(json.loads, samples.read_text().splitlines())}
     assert [lines[number]["filtered_resps"] for number in range(len(rows))] == by_hand(
-        answering, asked, "yes_shift", **strong
+        plain, asked, "yes_shift", **strong
     )
     given = ["pope", "--questions", str(tmp_path / "questions.json"), "--answers", str(samples), "--json"]
     assert score.main([*given, "--rule", "lmms-eval"]) == 0

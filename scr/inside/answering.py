@@ -63,8 +63,7 @@ class AnsweringModel:
         self.model = load_weights(location, dtype=number, name=pretrained, **options, **attention)
         self.model = self.model.to(self.device).eval()
         self.processor = load_processor(location, name=pretrained, **options)
-        if peft is not None:
-            load_adapter(self.model, peft)
+        self.adapter = load_adapter(self.model, peft) if peft is not None else None
         self.fields = method_args if isinstance(method_args, Mapping) else _fields(method_args)
         self.method, self.batch_size = method, _positive(batch_size)
         patch(self.model, method, **self.fields).config  # noqa: B018  checked here, before hours of questions
@@ -101,8 +100,11 @@ class AnsweringModel:
     def _answer(self, conversations: Sequence[Any], settings: Mapping[str, Any]) -> list[str]:
         texts = self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
         pictures = [_pictures(messages) for messages in conversations]
-        shown = {"images": pictures} if any(pictures) else {}
-        inputs = self.processor(text=texts, **shown, padding=True, return_tensors="pt")
+        options: dict[str, Any] = {"images": pictures} if any(pictures) else {}
+        first = self.processor.tokenizer.bos_token
+        if first is not None and texts[0].startswith(first):  # the template has put it there: it stands there once
+            options["add_special_tokens"] = False
+        inputs = self.processor(text=texts, **options, padding=True, return_tensors="pt")
         inputs = inputs.to(self.device, self.model.dtype)
         with torch.inference_mode():
             output = self.model.generate(**inputs, **generate_arguments(settings))
