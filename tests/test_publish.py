@@ -199,7 +199,7 @@ def test_a_push_brings_it_to_the_hub_as_it_is(llava, tmp_path, monkeypatch):
     def create_repo(self, repo_id, *, private, exist_ok):
         assert (private, exist_ok) == (True, True)
         (hub / repo_id).mkdir(parents=True)
-        return RepoUrl(f"https://huggingface.co/{repo_id}")
+        return RepoUrl(f"https://hub.invalid/{repo_id}", endpoint="https://hub.invalid")
 
     def upload_folder(self, *, repo_id, folder_path, commit_message):
         shutil.copytree(folder_path, hub / repo_id, dirs_exist_ok=True)

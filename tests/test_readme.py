@@ -137,7 +137,8 @@ def test_commands_and_flags_that_are_named_exist():
             [sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         known += done.stdout
-    others = {"--no-deps", "--nproc-per-node", "--help", "--model-args"}
+    of_lmms_eval, of_vllm = {"--log-samples", "--output-path"}, {"--logits-processors"}
+    others = {"--no-deps", "--nproc-per-node", "--help", "--model-args", *of_lmms_eval, *of_vllm}
     flags = {flag.replace("_", "-") for text in TEXTS.values() for flag in re.findall(r"(?<!-)--[a-z][a-z_-]+", text)}
     for flag in sorted(flags - others):
         assert flag in known, flag
