@@ -60,8 +60,8 @@ class AnsweringModel:
         number = (config.dtype or torch.float32) if dtype == "auto" else _DTYPES[dtype]
         attention = {"attn_implementation": attn_implementation} if attn_implementation is not None else {}
         self.device = find_device(device)
-        self.model = load_weights(location, dtype=number, name=pretrained, **options, **attention)
-        self.model = self.model.to(self.device).eval()
+        self.model: Any = load_weights(location, dtype=number, name=pretrained, **options, **attention)
+        self.model = self.model.to(self.device)
         self.processor = load_processor(location, name=pretrained, **options)
         self.adapter = load_adapter(self.model, peft) if peft is not None else None
         self.fields = method_args if isinstance(method_args, Mapping) else _fields(method_args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pprint
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -35,6 +36,9 @@ def generate(model, **arguments):
     with scr.patch(model, METHOD, **FIELDS):
         return model.generate(**arguments)
 '''
+
+# With the errors of whatever client the hub's package has.
+_REFUSALS: tuple[type[Exception], ...] = (HFValidationError, OSError, *cast(Any, HfHubHTTPError).__bases__)
 
 
 def write_repository(folder: Path, what: Published, numbers: Sequence[Measured] = ()) -> None:
@@ -81,7 +85,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     try:
         place = hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Written by scr.publish")
-    except (HFValidationError, OSError, *HfHubHTTPError.__bases__) as error:  # the errors of whatever client it has
+    except _REFUSALS as error:
         raise ConfigError(
             f"the hub has not taken it: got {' '.join(str(error).split())[:300]} for {name!r}; expected OWNER/NAME of "
             "a repository that may be written. Log in by `hf auth login`, and check the name and the connection."
