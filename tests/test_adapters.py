@@ -109,6 +109,14 @@ def test_the_handle_stays_until_it_is_removed(tiny):
     assert torch.equal(logits(model, inputs), plain)
 
 
+def test_it_stays_when_the_handle_is_dropped(tiny):
+    model, inputs, folder = tiny
+    plain = logits(model, inputs)
+    scr.load_adapter(model, folder)
+    gc.collect()
+    assert not torch.equal(logits(model, inputs), plain)
+
+
 def test_an_adapter_that_is_never_used_warns(tiny):
     model, _, folder = tiny
     expected = rf"the adapter '{folder}' was never put on its model: got scr\.adapter\(\.\.\.\) alone"

@@ -22,7 +22,7 @@ from ..files import read_json, write_json
 from ..unused import warn_unless_used
 from .base import check_base_of
 from .configuration import read_lora_config
-from .lora import lora_layers
+from .lora import prepared_layers
 from .sources import AdapterSource, find_adapter
 from .weights import read_weights
 
@@ -65,7 +65,9 @@ class Adapter:
         return self
 
     def _put_on(self, stack: contextlib.ExitStack) -> None:
-        stack.enter_context(lora_layers(self._model, self._config, self._weights))
+        put_on, take_off = prepared_layers(self._model, self._config, self._weights)
+        stack.callback(take_off)  # no generator, which would take them off when this handle is dropped
+        put_on()
         self._installed = stack
 
     def _take_off(self, stack: contextlib.ExitStack) -> None:

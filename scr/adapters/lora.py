@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,23 @@ def lora_layers(
         The `peft.LoraModel`.
 
     Raises:
+        As `prepared_layers`.
+    """
+    put_on, take_off = prepared_layers(model, config, weights, trainable)
+    try:
+        yield put_on()
+    finally:
+        take_off()
+
+
+def prepared_layers(
+    model: PreTrainedModel, config: Any, weights: Mapping[str, Tensor] | None = None, trainable: bool = False
+) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """What puts low-rank layers into a model and what takes them out, whether they went in wholly, in part or not.
+
+    Arguments: see `lora_layers`. Nothing happens before the first is called, nor when both are dropped.
+
+    Raises:
         AlreadyPatchedError: if an adapter is on the model already.
         ConfigError: for a beginning on a model whose weights are offloaded, which gradients would not reach.
         AdapterLoadError: for weights that do not fill the layers, or a configuration that peft cannot put on the model.
@@ -51,7 +68,7 @@ def lora_layers(
     gradients = {name: one.requires_grad for name, one in model.named_parameters(remove_duplicate=False)}
     modes = {module: module.training for module in model.modules()}
 
-    def take_off() -> None:
+    def undo() -> None:
         for path, module in list(model.named_modules()):
             if _is_lora(module):
                 model.set_submodule(path, module.get_base_layer())
@@ -61,14 +78,14 @@ def lora_layers(
         for module, mode in modes.items():
             module.training = mode
 
-    try:
-        yield _put_on(model, config, weights, trainable)
-    finally:
+    def take_off() -> None:
         try:
-            take_off()
+            undo()
         except BaseException:
-            take_off()  # an interrupt in the middle of it
+            undo()  # an interrupt in the middle of it
             raise
+
+    return lambda: _put_on(model, config, weights, trainable), take_off
 
 
 def _put_on(model: PreTrainedModel, config: Any, weights: Mapping[str, Tensor] | None, trainable: bool) -> Any:

@@ -60,10 +60,11 @@ class AnsweringModel:
         number = (config.dtype or torch.float32) if dtype == "auto" else _DTYPES[dtype]
         attention = {"attn_implementation": attn_implementation} if attn_implementation is not None else {}
         self.device = find_device(device)
-        self.model: Any = load_weights(location, dtype=number, name=pretrained, **options, **attention)
-        self.model = self.model.to(self.device)
+        loaded: Any = load_weights(location, dtype=number, name=pretrained, **options, **attention)
+        self.model = loaded.to(self.device)
         self.processor = load_processor(location, name=pretrained, **options)
-        self.adapter = load_adapter(self.model, peft) if peft is not None else None
+        if peft is not None:
+            load_adapter(self.model, peft)
         self.fields = method_args if isinstance(method_args, Mapping) else _fields(method_args)
         self.method, self.batch_size = method, _positive(batch_size)
         patch(self.model, method, **self.fields).config  # noqa: B018  checked here, before hours of questions

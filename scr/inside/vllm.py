@@ -16,7 +16,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -130,7 +130,7 @@ def _processors() -> tuple[type, ...]:
                 first = begun.to(logits.device)
             else:
                 owners = ctx.expanded_idx_mapping.long()
-                first = ctx.pos + 1 == torch.from_numpy(self._prompts.np).to(logits.device)[owners]
+                first = ctx.pos + 1 == torch.from_numpy(cast(Any, self._prompts).np).to(logits.device)[owners]
             alike: dict[Fields, list[int]] = {}
             for owner, (settings, _) in self._asked.items():
                 alike.setdefault(settings, []).append(owner)
