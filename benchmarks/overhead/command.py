@@ -246,7 +246,7 @@ def _measure(options: argparse.Namespace) -> int:
     scale = options.scale if options.scale != "auto" else "full" if device.type == "cuda" else "small"
     logging.set_verbosity_error()  # transformers tells the configuration that it has made up
     where = machine(device, torch.get_num_threads())
-    print(_line(where))
+    print(machine_line(where))
     measured, skipped = [], {}
     for name in dict.fromkeys(names):
         if not SHAPES[name].is_supported():
@@ -279,7 +279,8 @@ def _measure(options: argparse.Namespace) -> int:
     return 0 if measured else 1
 
 
-def _line(where: dict[str, Any]) -> str:
+def machine_line(where: dict[str, Any]) -> str:
+    """What `machine` returned, in one line."""
     packages = where["packages"]
     load = "" if where["load"] is None else f", load {where['load']:.1f} before"
     commit = "" if where["commit"] is None else f"; commit {where['commit'][:7]}{' and changes' * where['dirty']}"

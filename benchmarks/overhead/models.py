@@ -119,7 +119,9 @@ class Workload:
         return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def build_workload(shape: Shape, scale: str, device: torch.device, batch: int = 1) -> Workload:
+def build_workload(
+    shape: Shape, scale: str, device: torch.device, batch: int = 1, dtype: torch.dtype | None = None
+) -> Workload:
     """Make a model and its prompts; the same at every call, and the caller's random state is left alone.
 
     Args:
@@ -127,8 +129,10 @@ def build_workload(shape: Shape, scale: str, device: torch.device, batch: int = 
         scale: one of `SCALES`.
         device: where to make it.
         batch: number of prompts.
+        dtype: of the weights; None is bfloat16 at full scale, else float32.
     """
-    size, dtype = shape.sizes[scale], torch.bfloat16 if scale == "full" else torch.float32
+    size = shape.sizes[scale]
+    dtype = dtype or (torch.bfloat16 if scale == "full" else torch.float32)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         with device:

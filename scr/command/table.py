@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "calibrate": Command("benchmarks.calibrate", "choose settings on a validation split"),
     "doubts": Command("benchmarks.doubts", "whether the doubts of descriptions find what is made up"),
     "overhead": Command("benchmarks.overhead", "what the methods cost, in time and memory"),
+    "gpu-check": Command("benchmarks.gpu_check", "what only a GPU can show: kernels, precision, memory, milliseconds"),
     "train": Command("scr.adapters.train", "train an adapter, prepare its data, or merge it"),
     "onepass": Command("scr.onepass", "train the predictor of one-pass SCR"),
     "publish": Command("scr.publish", "write a method as a repository that transformers' generate runs by itself"),
