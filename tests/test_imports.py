@@ -60,6 +60,7 @@ PUBLIC_MODULES = {
     "scr.fields",
     "scr.adapters",
     "scr.describing",
+    "scr.onepass.report",
     "scr.reading",
     "scr.steering",
     "scr.checkpoints",
