@@ -1,0 +1,77 @@
+"""`python -m scr.demo`: a page on this machine, on which a picture is dropped and methods are compared.
+
+The page is the standard library's server's, and needs no package: gradio caps Pillow below the version that this
+project is tested with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from ..command.guard import guarded
+from ..command.parser import Parser
+from ..command.types import natural, positive
+
+# torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
+
+_EPILOG = """examples:
+  python -m scr.demo
+  python -m scr.demo --model llava-hf/llava-1.5-7b-hf --dtype float16 --port 0
+
+It listens on this machine alone. With --host 0.0.0.0 everybody who reaches the port can use the model: there is no
+password. Pictures are kept in memory while they are described, and written nowhere.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        130 once it is interrupted, which is how it ends; 2 for an argument that cannot be used, 1 where the machine
+        failed.
+    """
+    return guarded(lambda: _run(build_parser().parse_args(argv)), "\nended")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(
+        prog="python -m scr.demo",
+        description="Open a page to try the methods on: a picture, a question, and the answers side by side.",
+        epilog=_EPILOG,
+    )
+    add = parser.add_argument
+    add("--model", default="lab/llava", metavar="NAME", help="hub id, local folder, or lab/... name (%(default)s)")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (%(default)s: this machine alone)")
+    add("--port", type=natural, default=7860, metavar="N", help="0 takes any that is free (%(default)s)")
+    add("--max-new-tokens", type=positive, default=128, metavar="N", help="where answers are cut off (%(default)s)")
+    add(
+        "--calibration",
+        metavar="NAME",
+        help="what scores doubts: a name or a JSON file (the model's own, if it has one)",
+    )
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the model")
+    add("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from ..onepass.training import load_model
+    from .answering import Answering
+    from .serving import bind
+
+    with bind(options.host, options.port) as server:  # before the model: a port that is taken is said at once
+        model, processor, _ = load_model(options.model, options.dtype, options.device)
+        server.answering = Answering(
+            model,
+            processor,
+            name=options.model,
+            calibration=options.calibration,
+            generation={"max_new_tokens": options.max_new_tokens, "do_sample": False},
+        )
+        print(f"{options.model} is at {server.address}   (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
