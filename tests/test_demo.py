@@ -17,21 +17,28 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from browsing import ask, text, wait
 from PIL import Image
+from tiny import tiny_llava
 
-from scr import ConfigError, get_method, list_methods
+from benchmarks.lab import data_folder
+from scr import ConfigError, UnsupportedGenerationError, get_method, list_methods
 from scr.demo import build_parser, main
-from scr.demo.answering import strength
+from scr.demo.answering import Answering, strength
 from scr.demo.serving import MOST_BYTES, bind
 
 ROOT = Path(__file__).parent.parent
 JSON = {"Content-Type": "application/json"}
 
 
-def png(size: tuple[int, int] = (96, 96)) -> bytes:
+def png() -> bytes:
     stream = io.BytesIO()
-    Image.effect_mandelbrot(size, (-2, -1, 1, 1), 60).convert("RGB").save(stream, "PNG")
+    Image.effect_mandelbrot((96, 96), (-2, -1, 1, 1), 60).convert("RGB").save(stream, "PNG")
     return stream.getvalue()
+
+
+def lab_picture() -> bytes:
+    return next((data_folder("test", 1) / "test").iterdir()).read_bytes()
 
 
 def question(**changed: object) -> str:
@@ -181,6 +188,32 @@ def test_every_method_has_a_strength_and_the_known_ones_the_right_one():
     assert found["vcd"]["default"] is None
 
 
+def test_a_method_that_refuses_leaves_the_others(monkeypatch):
+    class Refusing:
+        """An asker whose one method cannot generate so."""
+
+        def __init__(self, model, processor, prompt, configs, generation, calibration):
+            assert configs["scr"].parts["scr"].scale == 1.5
+
+        def rows(self, photos, method):
+            if method == "scr":
+                raise UnsupportedGenerationError("not so: got this; expected that. Do that.")
+            (photo,) = photos
+            assert photo.path.read_bytes() == png()
+            said = {"text": "A dog.", "doubts": [], "milliseconds": 3.0, "calibration": None, "error": None}
+            return [{"image": photo.name, "method": method, **said}]
+
+    monkeypatch.setattr("scr.demo.answering.Asker", Refusing)
+    model, _ = tiny_llava()
+    answering = Answering(model, None, name="tiny", prompt="?", calibration=None, generation={"num_beams": 5})
+    assert "opera" in answering.choices
+    answer = answering.answer(png(), "What?", ["none", "scr", "scr"], {"scr": 1.5, "vcd": 3.0})
+    assert answer["methods"] == ["none", "scr"]
+    plain, refused = answer["photos"][0]["said"]
+    assert plain["pieces"] == [["A dog.", 0, -1]]
+    assert refused == {"error": "not so: got this; expected that. Do that."}
+
+
 @pytest.fixture(scope="module")
 def real():
     """The command itself, with lab/llava, at a port of its own; it ends by Ctrl-C."""
@@ -201,31 +234,35 @@ def test_a_real_question_by_http(real):
     offered = json.loads(real.request("GET", "/offer")[2])
     assert offered["model"] == "lab/llava"
     names = [one["name"] for one in offered["methods"]]
-    assert {"scr", "purified", "opera"} <= set(names)
-    assert "yes_shift" not in names, "it needs a number that has no default"
+    assert {"scr", "purified"} <= set(names)
+    assert {"yes_shift", "opera"}.isdisjoint(names), "one needs a number that has no default, one beams"
     status, answer = real.ask(
-        prompt=offered["prompt"], methods=["scr", "purified", "opera"], strengths={"scr": 1.9, "purified": 0.5}
+        picture=base64.b64encode(lab_picture()).decode(),
+        prompt=offered["prompt"],
+        methods=["scr", "purified"],
+        strengths={"scr": 1.9, "purified": 0.5},
     )
     assert status == 200
-    assert answer["methods"] == ["none", "scr", "purified", "opera"]
+    assert answer["methods"] == ["none", "scr", "purified"]
     (photo,) = answer["photos"]
-    plain, scr, purified, opera = photo["said"]
-    assert "beams" in opera["error"]
+    plain, scr, purified = photo["said"]
     for one in (plain, scr, purified):
         assert "".join(piece for piece, *_ in one["pieces"]).startswith("The image")
         assert one["milliseconds"] > 0
+        assert one["doubts"]
+    for one in (plain, scr):
         assert one["trace"]["grids"] == [[12, 12]]
         assert 0 < one["trace"]["entropy"] < 5
-        assert one["doubts"]
+    assert plain["trace"]["sources"] == []
     assert len(scr["trace"]["sources"]) == 32
-    assert plain["trace"]["sources"] == purified["trace"]["sources"] == []
-    assert plain["pieces"] != scr["pieces"] or plain["pieces"] != purified["pieces"]
+    assert purified["trace"] is None, "it looks where the model looks"
+    assert any(one["pieces"] != plain["pieces"] for one in (scr, purified))
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"picture": base64.b64encode(b"no picture").decode()}, "no picture: got 10 bytes"),
+        ({"picture": base64.b64encode(b"no picture").decode()}, "no picture: got a file ("),
         ({"picture": base64.b64encode(png()[:300]).decode()}, "no picture"),
         ({"prompt": " "}, "no question"),
         ({"methods": ["yes_shift"]}, "unknown method: got 'yes_shift'"),
@@ -238,3 +275,48 @@ def test_a_real_server_says_what_it_cannot_answer(real, changed, said):
     status, told = real.ask(**changed)
     assert status == 400
     assert said in told["error"]
+
+
+@pytest.mark.browser
+def test_a_picture_is_uploaded_in_a_browser(real, driver, tmp_path):
+    (tmp_path / "photo.png").write_bytes(lab_picture())
+
+    def found(script):
+        return ask(driver, script)
+
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.set_window_size(1280, 900)
+    driver.get(real.address)
+    wait(lambda: found("document.querySelectorAll('#methods [name=method]').length > 20"), "methods are offered")
+    assert text(driver, "model") == "lab/llava"
+    assert driver.find_element("css selector", "#question button").get_property("disabled")
+    driver.find_element("name", "picture").send_keys(str(tmp_path / "photo.png"))
+    driver.find_element("css selector", "#methods [value=purified]").click()
+    knob = driver.find_element("css selector", "[data-method=scr]")
+    knob.clear()
+    knob.send_keys("1.9")
+    driver.find_element("css selector", "#question button").click()
+    wait(lambda: text(driver, "state").startswith("answered in"), lambda: text(driver, "state"))
+    heads = found("[...document.querySelectorAll('#texts h2')].map((one) => one.textContent)")
+    assert heads == ["the model as it is", "scr", "purified"]
+    said = found("[...document.querySelectorAll('#texts .said')].map((one) => one.textContent)")
+    assert said[0].startswith("The ")
+    assert found("document.querySelectorAll('.word').length") > 2
+    assert "nats" in found("document.querySelector('#texts .note').textContent")
+    assert "12 × 12 patches" in text(driver, "legend")
+    assert found("document.getElementById('large').naturalWidth") == 96
+    assert found("document.querySelectorAll('#marks rect').length") == 0
+    driver.find_element("css selector", "#layers [name=sources]").click()
+    assert found("document.querySelectorAll('#marks rect').length") == 64, "a light and a dark line for each source"
+    shades = "new Set(document.getElementById('map').getContext('2d').getImageData(0, 0, 12, 12).data).size"
+    assert found(shades) > 10
+    assert found("document.documentElement.scrollWidth <= innerWidth")
+    assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
+    assert found("document.documentElement.scrollWidth") == 390
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    driver.find_element("name", "picture").send_keys(str(tmp_path / "broken.png"))
+    driver.find_element("css selector", "#question button").click()
+    wait(lambda: "no picture" in text(driver, "state"), "an error is shown")

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each patches, generates, scores, loads an adapter or draws: what the packages with floors are for.
 SMOKE = ("test_generate.py", "test_adapters.py", "test_chair.py", "test_chair_wordnet.py", "test_analysis_report.py")
-EXTRAS = ("adapters", "plots", "analysis", "lab", "dev")
+EXTRAS = ("adapters", "plots", "analysis", "demo", "lab", "dev")
 TOOLS = {"ruff", "mypy"}  # they check the source, whatever it runs on
 
 

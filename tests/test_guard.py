@@ -115,6 +115,7 @@ BEGUN = {
     "benchmarks.run": ([], "benchmarks.running.plan.build_plan"),
     "benchmarks.score": (["pope", "--questions", "q", "--answers", "a"], "benchmarks.score.load_scorer"),
     "benchmarks.sweep": (["--vary", "scale=1.1"], "benchmarks.studies.sweeps.build_plan"),
+    "scr.demo": (["--port", "0"], "scr.checkpoints.chosen.load_chosen"),
     "scr.describing.command": (["x"], "scr.describing.command.find_photos"),
     "scr.onepass": (
         ["train", "--model", "m", "--images", "i", "--prompts", "p", "--output", "o"],

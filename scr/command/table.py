@@ -33,6 +33,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "describe": Command("scr.describing.command", "captions of your own photos that say where they are unsure: a page"),
     "marks": Command("analysis.marks", "whether a method helped on your photos, by what you have marked on that page"),
+    "demo": Command("scr.demo", "a page to try methods on: drop a picture, and see the answers side by side"),
     "compare": Command("benchmarks.compare", "answers of several methods side by side, for a picture and a question"),
     "bench": Command("benchmarks.run", "run a model with and without methods on benchmarks, and compare"),
     "report": Command("analysis.report", "a page with all tables, figures, settings and samples; opens from disk"),

@@ -3,59 +3,65 @@
 from __future__ import annotations
 
 import inspect
-import io
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from ..describing.describe import PROMPT, describe
-from ..describing.doubts.scores import list_calibrations
-from ..describing.encoding import encode_prompts
+from ..describing.asking import Asker
+from ..describing.doubts.scores import Calibration
 from ..describing.gallery.page import page_data
-from ..describing.gallery.traces import traces_of
+from ..describing.gallery.photos import Photo
 from ..describing.images import ImageError, read_image
 from ..errors import ConfigError, SCRError
 from ..methods import METHODS, MethodEntry
-from ..methods.spreading import SpreadingConfig
 from ..patching.baseline import BASELINE
-from ..patching.prepare import patch
+from ..patching.combination import CombinedConfig
 
 _MOST = 8
 """Methods of one question: it holds the model for all others."""
-_PICTURE = "picture"
+_PICTURE = "the picture"
 
 
 class Answering:
     """A model that answers one question after the other, whoever asks.
 
     Attributes:
-        name: of the model.
-        choices: the methods that work on it with their defaults, as `strength` tells.
+        choices: the methods that work on it with their defaults, by name, as the page is told them.
     """
 
     def __init__(
-        self, model: Any, processor: Any, *, name: str, calibration: str | None, generation: Mapping[str, Any]
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str,
+        prompt: str,
+        calibration: Calibration | None,
+        generation: Mapping[str, Any],
     ) -> None:
         """Look up what the page offers.
 
         Args:
-            model: as for `scr.patch`.
+            model: as for `scr.describe`.
             processor: the model's.
-            name: what the page calls it.
-            calibration: of doubts; None takes one of the model's name, where there is one.
+            name: what the page calls the model.
+            prompt: what stands in the field for the question.
+            calibration: what scores doubts; None for no scores.
             generation: arguments of `generate`.
         """
-        self.name, self._model, self._processor = name, model, processor
-        self._calibration = calibration or (name if name in list_calibrations() else None)
-        self._generation = dict(generation)
+        self._model, self._processor = model, processor
+        self._name, self._prompt = name, prompt
+        self._calibration, self._generation = calibration, dict(generation)
         self._alone = threading.Lock()
-        self.choices = [one for entry in METHODS.values() if (one := _choice(model, entry)) is not None]
+        beams = self._generation.get("num_beams", 1)
+        works = [entry for entry in METHODS.values() if entry.least_beams <= beams and _works(model, entry)]
+        self.choices = {entry.name: _choice(entry) for entry in works}
 
     def offer(self) -> dict[str, Any]:
         """What the page can ask for."""
-        return {"model": self.name, "prompt": PROMPT, "most": _MOST, "methods": self.choices}
+        return {"model": self._name, "prompt": self._prompt, "methods": list(self.choices.values())}
 
     def answer(
         self, picture: bytes, prompt: str, methods: Sequence[str], strengths: Mapping[str, float]
@@ -76,57 +82,52 @@ class Answering:
             ConfigError: for no question, too many methods, an unknown one, or a strength out of range.
             ImageError: for what is no picture.
         """
-        known = {one["name"]: one for one in self.choices}
-        wanted = list(dict.fromkeys(one for one in methods if one != BASELINE))
+        wanted = [one for one in dict.fromkeys(methods) if one != BASELINE]
         if not prompt.strip():
             raise ConfigError("no question: got an empty one; expected a sentence. Ask something.")
         if len(wanted) > _MOST:
             raise ConfigError(f"too many methods: got {len(wanted)}; expected {_MOST} or fewer. Choose some.")
-        for name in wanted:
-            if name not in known:
-                raise ConfigError(f"unknown method: got {name!r}; expected one of {list(known)}. Choose one of them.")
-        fields = {name: known[name]["strength"]["field"] for name in wanted if name in strengths}
-        configs = {
-            name: METHODS[name].configure({fields[name]: strengths[name]} if name in fields else {}) for name in wanted
-        }
-        image = _opened(picture)
-        with self._alone:
-            rows = [self._row(image, prompt, name, configs.get(name)) for name in (BASELINE, *wanted)]
-        settings = {"id": "", "model": self.name, "prompt": prompt}
-        return page_data(settings, rows, lambda name: {"size": list(image.size)})
+        configs = {BASELINE: CombinedConfig(parts={})}
+        configs |= {name: self._configured(name, strengths) for name in wanted}
+        # In memory where /tmp is; a file, because photos are files to all that describes them.
+        with self._alone, tempfile.TemporaryDirectory() as folder:
+            photo = Photo(_PICTURE, Path(folder) / "picture")
+            photo.path.write_bytes(picture)
+            try:
+                size = read_image(str(photo.path)).size
+            except ImageError as error:
+                raise ImageError(str(error).replace(repr(str(photo.path)), "a file")) from error
+            asker = Asker(self._model, self._processor, prompt, configs, self._generation, self._calibration)
+            rows = [_row(asker, photo, name) for name in configs]
+        settings = {"id": "", "model": self._name, "prompt": prompt}
+        return page_data(settings, rows, lambda name: {"size": list(size)})
 
-    def _row(self, image: Image.Image, prompt: str, name: str, config: Any) -> dict[str, Any]:
-        try:
-            (found,) = describe(
-                self._model,
-                self._processor,
-                [image],
-                prompt,
-                method=config,
-                calibration=self._calibration,
-                **self._generation,
+    def _configured(self, name: str, strengths: Mapping[str, float]) -> CombinedConfig:
+        if name not in self.choices:
+            raise ConfigError(
+                f"unknown method: got {name!r}; expected one of {list(self.choices)}. Choose one of them."
             )
-            row = {**found.to_dict(), "image": _PICTURE, "method": name}
-            if found.error is None:
-                row["trace"] = self._trace(image, prompt, config)
-        except SCRError as error:  # such as one that needs beams
-            row = {"image": _PICTURE, "method": name, "error": str(error)}
-        return row
-
-    def _trace(self, image: Image.Image, prompt: str, config: Any) -> dict[str, Any] | None:
-        """Where it looks, and what it moves; of a method that moves nothing where the model looks without it."""
-        put = patch(self._model, config if isinstance(config, SpreadingConfig) else BASELINE)
-        inputs = encode_prompts(self._model, self._processor, [prompt], [image])
-        return traces_of(self._model, inputs, put, self._generation).get(0)
+        fields = {self.choices[name]["field"]: strengths[name]} if name in strengths else {}
+        return CombinedConfig(parts={name: METHODS[name].configure(fields)})
 
 
-def _choice(model: Any, entry: MethodEntry) -> dict[str, Any] | None:
-    """A method as the page offers it; None for one that needs more than a model and a picture."""
+def _row(asker: Asker, photo: Photo, method: str) -> dict[str, Any]:
+    try:
+        return asker.rows([photo], method)[0]
+    except SCRError as error:  # a way of generating that it cannot follow
+        return {"image": photo.name, "method": method, "error": str(error)}
+
+
+def _works(model: Any, entry: MethodEntry) -> bool:
     try:
         entry.method(model, entry.configure({}))
     except SCRError:
-        return None
-    return {"name": entry.name, "summary": entry.summary, "strength": strength(entry)}
+        return False
+    return True
+
+
+def _choice(entry: MethodEntry) -> dict[str, Any]:
+    return {"name": entry.name, "summary": entry.summary, **strength(entry)}
 
 
 def strength(entry: MethodEntry) -> dict[str, Any]:
@@ -141,13 +142,3 @@ def strength(entry: MethodEntry) -> dict[str, Any]:
     numbers = [name for name, default in defaults.items() if isinstance(default, float)]
     chosen = next(name for name in (*turned_up, "contrast", *numbers) if name in defaults)
     return {"field": chosen, "default": defaults[chosen]}
-
-
-def _opened(picture: bytes) -> Image.Image:
-    try:
-        opened = Image.open(io.BytesIO(picture))
-    except Exception as error:  # of a broken file almost anything
-        raise ImageError(
-            f"no picture: got {len(picture):,} bytes ({type(error).__name__}); expected a picture's file. Drop another."
-        ) from error
-    return read_image(opened)

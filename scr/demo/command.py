@@ -20,7 +20,7 @@ _EPILOG = """examples:
   python -m scr.demo --model llava-hf/llava-1.5-7b-hf --dtype float16 --port 0
 
 It listens on this machine alone. With --host 0.0.0.0 everybody who reaches the port can use the model: there is no
-password. Pictures are kept in memory while they are described, and written nowhere.
+password. A picture is kept while it is described, and not longer.
 """
 
 
@@ -54,23 +54,31 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="what scores doubts: a name or a JSON file (the model's own, if it has one)",
     )
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the model")
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+        help="of the model (float32 on a CPU)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
     return parser
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..onepass.training import load_model
-    from .answering import Answering
     from .serving import bind
 
     with bind(options.host, options.port) as server:  # before the model: a port that is taken is said at once
-        model, processor, _ = load_model(options.model, options.dtype, options.device)
+        from ..checkpoints.chosen import load_chosen
+        from ..describing.describe import PROMPT
+        from ..describing.doubts.scores import find_calibration, list_calibrations
+        from .answering import Answering
+
+        own = options.model if options.model in list_calibrations() else None
+        wanted = options.calibration or own
+        calibration = None if wanted is None else find_calibration(wanted)
+        model, processor, _ = load_chosen(options.model, options.dtype, options.device)
         server.answering = Answering(
             model,
             processor,
             name=options.model,
-            calibration=options.calibration,
+            prompt=PROMPT,
+            calibration=calibration,
             generation={"max_new_tokens": options.max_new_tokens, "do_sample": False},
         )
         print(f"{options.model} is at {server.address}   (Ctrl-C ends it)", flush=True)

@@ -56,9 +56,9 @@
     label.append(box, ` ${method.name}`);
     label.title = method.summary;
     line.append(label);
-    const knob = make("label", `${method.strength.field} `, "knob");
+    const knob = make("label", `${method.field} `, "knob");
     const input = make("input");
-    Object.assign(input, { type: "number", step: "any", value: method.strength.default ?? "", placeholder: "default" });
+    Object.assign(input, { type: "number", step: "any", value: method.default ?? "", placeholder: "default" });
     input.dataset.method = method.name;
     knob.append(input);
     line.append(knob);
@@ -101,8 +101,8 @@
     veil = veilOver(shown.look);
     find("texts").replaceChildren(...photo.said.map((one, count) => article(one, shown.methods[count])));
     find("calibrated").textContent = shown.calibration === null
-      ? "Dotted words have no score: no calibration was given for this model. Highlighted: words that the first text has not, or has otherwise."
-      : `Underlined: how likely a word is made up, by the calibration ${shown.calibration}. Highlighted: words that the first text has not, or has otherwise.`;
+      ? "Dotted words have no score: no calibration was given for this model. Highlighted: words in which texts differ."
+      : `Underlined: how likely a word is made up, by the calibration ${shown.calibration}. Highlighted: words in which texts differ.`;
     const traced = photo.said.flatMap((one, count) => (one.trace ? [count] : []));
     layers.method.replaceChildren(...traced.map((count) => new Option(shown.methods[count], count)));
     layers.method.value = String(traced.at(-1) ?? "");
