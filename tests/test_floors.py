@@ -31,7 +31,7 @@ def floors() -> dict[str, str]:
 def test_every_dependency_has_a_floor_and_every_extra_is_known():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"torch", "transformers", "peft", "matplotlib", "pytest"} <= floors().keys()
-    assert set(project["optional-dependencies"]) - set(EXTRAS) == {"browser"}
+    assert set(project["optional-dependencies"]) - set(EXTRAS) == {"browser", "ray"}
 
 
 @pytest.mark.slow

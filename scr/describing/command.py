@@ -6,6 +6,7 @@ One folder, one page: `descriptions.jsonl`, `descriptions.csv`, and `index.html`
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from .gallery.working import describe_missing
 
 if TYPE_CHECKING:
     from ..patching.combination import CombinedConfig
+    from .cluster import Cluster
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
 
@@ -79,14 +81,28 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=positive, default=8, metavar="N", help="photos at a time (%(default)s)")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="of the model (float32 on a CPU)")  # fmt: skip
+    add("--ray", action="store_true",
+        help="on Ray, an actor for each GPU or each --cpus cores; photos may be a table: one .parquet or .jsonl of "
+        "image, path, bytes")  # fmt: skip
+    add("--cpus", type=positive, default=1, metavar="N", help="cores of an actor, where there is no GPU (%(default)s)")
+    add("--address", metavar="ADDRESS", help="of a Ray cluster that runs (one of this machine)")
     add("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
     add("--model-args", metavar="K=V[,K=V]", help="as lm-eval has it: pretrained=NAME,dtype=..., in place of the flags")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not options.ray:
+        return _describe(options)
+    from .cluster import connected
+
+    with connected(options.address, options.cpus) as cluster:
+        return _describe(options, cluster)
+
+
+def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> int:
     # Whatever can be refused is refused before anything heavy is loaded.
-    photos = find_photos(options.photos, without=options.output)
+    photos = (cluster.find_photos if cluster else find_photos)(options.photos, without=options.output)
     from ..checkpoints.chosen import chosen_dtype, find_device, find_model, load_chosen
     from .asking import Asker
 
@@ -104,12 +120,17 @@ def _run(options: argparse.Namespace) -> int:
     }
     records = Records(options.output)
     records.check(settings if revision is None else settings | {"revision": revision})
-    _say(f"loading {options.model} in {settings['dtype']}")
-    model, processor, revision = load_chosen(options.model, settings["dtype"], options.device)
+    asked = (options.prompt, configs, generation, calibration)
+    if cluster:
+        revision = cluster.revision(options.model)
+        describe = functools.partial(cluster.describe_missing, model=(options.model, settings["dtype"]), asked=asked)
+    else:
+        _say(f"loading {options.model} in {settings['dtype']}")
+        model, processor, revision = load_chosen(options.model, settings["dtype"], options.device)
+        describe = functools.partial(describe_missing, describe=Asker(model, processor, *asked).rows)
     settings = records.begin(settings | {"revision": revision})
-    asker = Asker(model, processor, options.prompt, configs, generation, calibration)
     try:
-        describe_missing(records, photos, list(configs), asker.rows, batch_size=options.batch_size, report=_say)
+        describe(records, photos, list(configs), batch_size=options.batch_size, report=_say)
     finally:
         rows = _publish(records, photos, settings)
     failed = {row["image"] for row in rows if row["error"] is not None}
