@@ -103,7 +103,8 @@ def test_a_table_of_pictures_makes_the_rows_of_their_folder(photos, alone, watch
     copytree(alone, out)
     lines = (out / ROWS_FILE).read_text().splitlines(keepends=True)
     (out / ROWS_FILE).write_text("".join(lines[:1] + lines[2:6]))
-    assert main([str(tmp_path / "photos.parquet"), "--output", str(out), "--ray", "--cpus", "2", *QUICK]) == 0
+    cores = str(len(os.sched_getaffinity(0)))  # an actor that takes all of them, and reading still goes on
+    assert main([str(tmp_path / "photos.parquet"), "--output", str(out), "--ray", "--cpus", cores, *QUICK]) == 0
     assert rows_of(out) == rows_of(alone), "what was missing is added"
     assert len(list(watched.iterdir())) == 2, "one actor, and the mark above"
     with connected(None, 1) as found:
@@ -139,7 +140,7 @@ def test_what_an_actor_refuses_is_the_commands_error(photos):
         """A data set whose one batch is a refusal."""
 
         def map_batches(self, *arguments, **options):
-            assert options["num_cpus"] == 4
+            assert (options["num_cpus"], options["concurrency"]) == (4, 2)
             return self
 
         def iter_batches(self, **options):
@@ -153,7 +154,7 @@ def test_what_an_actor_refuses_is_the_commands_error(photos):
 
             from_items = staticmethod(lambda items: Refused())
 
-        cluster_resources = staticmethod(lambda: {"CPU": 8.0})
+        cluster_resources = staticmethod(lambda: {"CPU": 9.0})
 
     class Nothing:
         """Records of which all are missing."""
@@ -161,9 +162,10 @@ def test_what_an_actor_refuses_is_the_commands_error(photos):
         missing = staticmethod(lambda names, methods: {name: methods for name in names})
 
     found = Cluster(Fake, 4)
+    wanted = {"model": ("m", "float32"), "asked": (), "batch_size": 2, "report": lambda line: None}
     given = found.find_photos([photos], photos / "out")
     assert len(given) == 4
     with pytest.raises(ConfigError, match=r"no: got that"):
-        found.describe_missing(
-            Nothing, given, ["none"], model=("m", "float32"), asked=(), batch_size=2, report=lambda line: None
-        )
+        found.describe_missing(Nothing, given, ["none"], **wanted)
+    with pytest.raises(ConfigError, match="too few cores: got a cluster of 9; expected one more than --cpus"):
+        Cluster(Fake, 9).describe_missing(Nothing, given, ["none"], **wanted)

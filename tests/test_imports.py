@@ -43,7 +43,7 @@ THIRD_PARTY = {
     "hooks": {"torch", "transformers", "jaxtyping"},
     "scr": set(
         "torch transformers safetensors jaxtyping peft PIL tqdm matplotlib huggingface_hub bitsandbytes nltk "
-        "textblob filelock accelerate lmms_eval vllm".split()
+        "textblob filelock accelerate lmms_eval vllm ray".split()
     ),
     "benchmarks": set(
         "torch transformers accelerate PIL numpy scipy pycocotools tqdm rich nltk textblob safetensors tokenizers "

@@ -44,7 +44,8 @@ def connected(address: str | None, cpus: int) -> Iterator[Cluster]:
             "--ray needs ray: got none installed; expected ray[data] ≥ 2.50. Run `pip install 'ray[data]'`, or in a "
             'checkout `pip install -e ".[ray]"`.'
         ) from error
-    own = {"include_dashboard": False} if address is None else {}
+    # One core more than there is: actors may take all, and what lists and reads for them needs one, too.
+    own = {"include_dashboard": False, "num_cpus": _cores() + 1} if address is None else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -144,20 +145,26 @@ class Cluster:
             report: is told how far it is, where there is no terminal.
 
         Raises:
-            ConfigError: for what an actor refused, in its words.
+            ConfigError: for too few cores, and for what an actor refused, in its words.
             OSError: where lines cannot be written.
         """
         missing = records.missing((photo.name for photo in photos), methods)
         if not missing:
             return
         resources = self._ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        cores = int(resources.get("CPU", 1)) // self._cpus
+        gpus, cores = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
+        # With no core left to list and read what they wait for, they would wait for ever.
+        actors = gpus or (cores - 1) // self._cpus
+        if actors < 1:
+            raise ConfigError(
+                f"too few cores: got a cluster of {cores}; expected one more than --cpus, which is {self._cpus}. "
+                "Lower it, or take a larger cluster."
+            )
         described = self._wanted(photos, missing).map_batches(
             Describer,
             fn_constructor_args=(*model, "cuda" if gpus else "cpu", asked, list(methods)),
             batch_size=batch_size,
-            concurrency=max(1, min(gpus or cores, len(missing))),
+            concurrency=min(actors, len(missing)),
             **({"num_gpus": 1} if gpus else {"num_cpus": self._cpus}),
         )
         with Progress("photos", sum(map(len, missing.values())), report, unit="descriptions") as progress:
@@ -228,6 +235,11 @@ class Describer:
             except SCRError as error:
                 return {"row": [json_text({_REFUSED: str(error)})]}
         return {"row": [json_text(row) for row in rows]}
+
+
+def _cores() -> int:
+    """Those of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _item(row: Mapping[str, Any], place: str) -> dict[str, Any]:
