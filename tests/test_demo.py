@@ -226,7 +226,7 @@ def real():
         finally:
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
-        assert (process.returncode, err.split()[-1]) == (130, "ended")
+        assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted; the page is closed")
         assert "Traceback" not in err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -40,11 +41,10 @@ def measure_kernels(bench: Bench) -> list[Row]:
 
     rows = []
     for name in _IMPLEMENTATIONS:
-        rows.append(attempt({"kernel": name}, lambda name=name: under(name, contextlib.nullcontext)))
+        rows.append(attempt({"kernel": name}, functools.partial(under, name, contextlib.nullcontext)))
     for name, one in _BACKENDS.items():
-        rows.append(
-            attempt({"kernel": f"{ATTENTION}: {name}"}, lambda one=one: under(ATTENTION, lambda: sdpa_kernel(one)))
-        )
+        backend = functools.partial(sdpa_kernel, one)
+        rows.append(attempt({"kernel": f"{ATTENTION}: {name}"}, functools.partial(under, ATTENTION, backend)))
     return rows
 
 

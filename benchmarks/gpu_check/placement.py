@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from typing import Any
 
@@ -24,7 +25,7 @@ def measure_placement(bench: Bench) -> list[Row]:
     if torch.cuda.device_count() > 1 and bench.on_gpu:
         others.insert(0, next(one for one in range(torch.cuda.device_count()) if one != here))
     return [
-        attempt({"halves": f"{here} and {other}"}, lambda other=other: _split(bench, here, other)) for other in others
+        attempt({"halves": f"{here} and {other}"}, functools.partial(_split, bench, here, other)) for other in others
     ]
 
 

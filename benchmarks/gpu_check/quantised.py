@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ _KINDS: dict[str, Mapping[str, Any]] = {
 
 def measure_quantised(bench: Bench) -> list[Row]:
     """A line for each quantisation of bitsandbytes, loaded through `from_pretrained` as a user would."""
-    return [attempt({"weights": name}, lambda given=given: _compared(bench, given)) for name, given in _KINDS.items()]
+    return [attempt({"weights": name}, functools.partial(_compared, bench, given)) for name, given in _KINDS.items()]
 
 
 def _compared(bench: Bench, given: Mapping[str, Any]) -> Row:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 once it is interrupted, which is how it ends; 2 for an argument that cannot be used, 1 where the machine
         failed.
     """
-    return guarded(lambda: _run(build_parser().parse_args(argv)), "\nended")
+    return guarded(lambda: _run(build_parser().parse_args(argv)), "interrupted; the page is closed")
 
 
 def build_parser() -> argparse.ArgumentParser:
