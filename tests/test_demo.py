@@ -205,8 +205,10 @@ def test_a_method_that_refuses_leaves_the_others(monkeypatch):
 
     monkeypatch.setattr("scr.demo.answering.Asker", Refusing)
     model, _ = tiny_llava()
-    answering = Answering(model, None, name="tiny", prompt="?", calibration=None, generation={"num_beams": 5})
+    beside, beams = {"settings": {"scale": 1.3}}, {"num_beams": 5}
+    answering = Answering(model, None, name="tiny", prompt="?", calibration=None, generation=beams, beside=beside)
     assert "opera" in answering.choices
+    assert answering.choices["scr"]["default"] == 1.3, "what lies beside the checkpoint"
     answer = answering.answer(png(), "What?", ["none", "scr", "scr"], {"scr": 1.5, "vcd": 3.0})
     assert answer["methods"] == ["none", "scr"]
     plain, refused = answer["photos"][0]["said"]

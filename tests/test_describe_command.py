@@ -6,7 +6,6 @@ import json
 import pytest
 from PIL import Image
 
-import scr
 from scr.describing import asking, command
 from scr.describing.command import configurations, main
 from scr.describing.describe import PROMPT
@@ -54,7 +53,9 @@ def test_each_photo_has_a_line_of_each_method(out):
     none, edited = rows[0], rows[1]
     assert sum(none["trace"]["attention"]) > 0
     assert "sources" not in none["trace"]
-    assert len(edited["trace"]["sources"]) == scr.SCRConfig().num_sources
+    # What lies beside the checkpoint, as benchmarks.run takes it.
+    assert json.loads((out / "settings.json").read_text())["methods"]["scr"]["scr"]["num_sources"] == 16
+    assert len(edited["trace"]["sources"]) == 16
     assert len(edited["trace"]["neighbors"]) == len(edited["trace"]["owners"])
     (height, width), attention = edited["trace"]["grids"][0], edited["trace"]["attention"]
     assert len(attention) == height * width
@@ -71,7 +72,7 @@ def test_the_table_and_the_page_lie_beside_the_lines(out):
     page = (out / PAGE).read_text()
     assert "4 photos described by lab/llava" in page
     assert len(list((out / "pictures").iterdir())) == 2
-    assert json.loads((out / SETTINGS_FILE).read_text())["methods"]["scr"]["scr"]["scale"] == 1.1
+    assert json.loads((out / SETTINGS_FILE).read_text())["methods"]["scr"]["scr"]["scale"] == 1.4
 
 
 def test_a_later_run_asks_what_is_missing_alone(photos, out, monkeypatch, capsys):
@@ -138,7 +139,9 @@ def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(given, said, ph
 
 
 def test_configurations_have_the_unpatched_model_first():
-    found = configurations(["SCR+purified", "vcd"], {"scr.scale": 1.2, "vcd.contrast": 0.5})
+    beside = {"settings": {"scale": 1.4, "num_sources": 5}}
+    found = configurations(["SCR+purified", "vcd"], {"scr.scale": 1.2, "vcd.contrast": 0.5}, beside)
+    assert found["scr+purified"].parts["scr"].num_sources == 5
     assert list(found) == ["none", "scr+purified", "vcd"]
     assert dict(found["none"].parts) == {}
     assert list(found["scr+purified"].parts) == ["scr", "purified"]

@@ -16,9 +16,9 @@ from transformers.utils import logging as transformers_logging
 
 from scr import ConfigError, ModelLoadError
 from scr.checkpoints import loading
-from scr.checkpoints.digests import SETTINGS_FILE, folder_digest
+from scr.checkpoints.digests import folder_digest
+from scr.checkpoints.settings import settings_beside
 from scr.errors import suggestion
-from scr.files import read_json
 
 from ..lab import MODELS, checkpoint_folder
 
@@ -102,7 +102,7 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
         location=str(folder),
         folder=folder,
         revision=folder_digest(folder),
-        settings=_settings(folder),
+        settings=settings_beside(folder),
         is_lab=is_lab,
     )
 
@@ -322,19 +322,6 @@ def _hub_commit(name: str, revision: str | None) -> str | None:
             f"model ({', '.join(MODELS)}). Check the name and the network."
         ) from error
     return None if path is None else Path(path).parent.name  # .../snapshots/<commit>/config.json
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    settings = content.get("settings") if isinstance(content, dict) else None
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            f'settings of another form: got {path}; expected {{"settings": {{...}}, ...}}. Mend or remove the file.'
-        )
-    return content
 
 
 @contextlib.contextmanager

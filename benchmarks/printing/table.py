@@ -8,9 +8,9 @@ from typing import Any, TextIO
 from rich.table import Table
 
 from scr import fields_by_part
+from scr.checkpoints.digests import SETTINGS_FILE
 from scr.command.progress import duration
 
-from ..asking.models import SETTINGS_FILE
 from ..asking.readout import readout_in_words
 from ..running.cells import recorded_samples
 from ..running.methods import BASELINE, by_part, settings_used

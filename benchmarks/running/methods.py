@@ -89,9 +89,8 @@ def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapp
 
 def settings_used(part: str, source: ModelSource, command: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a part that come from the settings beside the checkpoint, not from the command's for this part."""
-    if not scr.get_method(part).config_class.takes_settings:
-        return {}
-    return {name: value for name, value in source.settings.get("settings", {}).items() if name not in command}
+    beside = scr.get_method(part).settings_of(source.settings)
+    return {name: value for name, value in beside.items() if name not in command}
 
 
 def effective_configs(bare: PreTrainedModel, given: Configs) -> Configs:

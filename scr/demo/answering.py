@@ -40,6 +40,7 @@ class Answering:
         prompt: str,
         calibration: Calibration | None,
         generation: Mapping[str, Any],
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
         """Look up what the page offers.
 
@@ -50,14 +51,16 @@ class Answering:
             prompt: what stands in the field for the question.
             calibration: what scores doubts; None for no scores.
             generation: arguments of `generate`.
+            beside: what `scr.json` beside the checkpoint holds, for methods that take it.
         """
+        self._beside = beside or {}
         self._model, self._processor = model, processor
         self._name, self._prompt = name, prompt
         self._calibration, self._generation = calibration, dict(generation)
         self._alone = threading.Lock()
         beams = self._generation.get("num_beams", 1)
         works = [entry for entry in METHODS.values() if entry.least_beams <= beams and _works(model, entry)]
-        self.choices = {entry.name: _choice(entry) for entry in works}
+        self.choices = {entry.name: self._choice(entry) for entry in works}
 
     def offer(self) -> dict[str, Any]:
         """What the page can ask for."""
@@ -108,7 +111,13 @@ class Answering:
                 f"unknown method: got {name!r}; expected one of {list(self.choices)}. Choose one of them."
             )
         fields = {self.choices[name]["field"]: strengths[name]} if name in strengths else {}
-        return CombinedConfig(parts={name: METHODS[name].configure(fields)})
+        taken = METHODS[name].settings_of(self._beside)
+        return CombinedConfig(parts={name: METHODS[name].configure({**taken, **fields})})
+
+    def _choice(self, entry: MethodEntry) -> dict[str, Any]:
+        turned = strength(entry)
+        taken = entry.settings_of(self._beside).get(turned["field"], turned["default"])
+        return {"name": entry.name, "summary": entry.summary, **turned, "default": taken}
 
 
 def _row(asker: Asker, photo: Photo, method: str) -> dict[str, Any]:
@@ -124,10 +133,6 @@ def _works(model: Any, entry: MethodEntry) -> bool:
     except SCRError:
         return False
     return True
-
-
-def _choice(entry: MethodEntry) -> dict[str, Any]:
-    return {"name": entry.name, "summary": entry.summary, **strength(entry)}
 
 
 def strength(entry: MethodEntry) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..command.guard import guarded
 from ..command.parser import Parser
@@ -64,7 +65,8 @@ def _run(options: argparse.Namespace) -> None:
     from .serving import bind
 
     with bind(options.host, options.port) as server:  # before the model: a port that is taken is said at once
-        from ..checkpoints.chosen import load_chosen
+        from ..checkpoints.chosen import find_model, load_chosen
+        from ..checkpoints.settings import settings_beside
         from ..describing.describe import PROMPT
         from ..describing.doubts.scores import find_calibration, list_calibrations
         from .answering import Answering
@@ -80,6 +82,7 @@ def _run(options: argparse.Namespace) -> None:
             prompt=PROMPT,
             calibration=calibration,
             generation={"max_new_tokens": options.max_new_tokens, "do_sample": False},
+            beside=settings_beside(Path(find_model(options.model)[0])),
         )
         print(f"{options.model} is at {server.address}   (Ctrl-C ends it)", flush=True)
         server.serve_forever()

@@ -104,12 +104,13 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
     # Whatever can be refused is refused before anything heavy is loaded.
     photos = (cluster.find_photos if cluster else find_photos)(options.photos, without=options.output)
     from ..checkpoints.chosen import chosen_dtype, find_device, find_model, load_chosen
+    from ..checkpoints.settings import settings_beside
     from .asking import Asker
 
-    configs = configurations(options.method, dict(options.method_arg))
+    location, revision = find_model(options.model)
+    configs = configurations(options.method, dict(options.method_arg), settings_beside(Path(location)))
     generation = {"do_sample": False, "max_new_tokens": options.max_new_tokens, **dict(options.gen_kwarg)}
     calibration = _calibration(options)
-    _, revision = find_model(options.model)
     settings = {
         "model": options.model,
         "dtype": chosen_dtype(options.model, options.dtype, find_device(options.device)),
@@ -139,12 +140,15 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
     return FAILED if len(failed) == len({row["image"] for row in rows}) else DONE
 
 
-def configurations(methods: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, CombinedConfig]:
+def configurations(
+    methods: Sequence[str], arguments: Mapping[str, Any], beside: Mapping[str, Any] | None = None
+) -> dict[str, CombinedConfig]:
     """The methods' configurations by name, that of the unpatched model before the others.
 
     Args:
         methods: names, "+" between the parts of a combination.
         arguments: "FIELD" of all methods, "NAME.FIELD" of one.
+        beside: what `scr.json` beside the checkpoint holds; of methods that take it, for fields that were not given.
 
     Raises:
         ConfigError: for an unknown method or field, a value out of range, or a field of a method that is not asked for.
@@ -155,7 +159,8 @@ def configurations(methods: Sequence[str], arguments: Mapping[str, Any]) -> dict
 
     parts = {name.lower(): method_parts(name) for name in (BASELINE, *methods)}
     given = fields_by_part(list(dict.fromkeys(part for one in parts.values() for part in one)), arguments)
-    made = {part: get_method(part).configure(fields) for part, fields in given.items()}
+    taken = {part: get_method(part).settings_of(beside or {}) for part in given}
+    made = {part: get_method(part).configure({**taken[part], **fields}) for part, fields in given.items()}
     return {name: CombinedConfig(parts={part: made[part] for part in own}) for name, own in parts.items()}
 
 

@@ -78,6 +78,10 @@ class MethodEntry:
         """Its configuration."""
         return self.method.config_class
 
+    def settings_of(self, beside: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint's `scr.json`, whose content this is, sets of it: nothing of a method that takes none."""
+        return dict(beside.get("settings", {})) if self.config_class.takes_settings else {}
+
     def configure(self, fields: Mapping[str, Any]) -> MethodConfig:
         """The configuration with `fields` set, defaults and the preset filled in.
 
