@@ -12,8 +12,8 @@ import pytest
 from synthetic_results import questions, record, write
 
 import analysis
-from analysis.command import Parser, run_command, with_results, write_finding
-from analysis.drawing.tables import Table
+from analysis.command import Parser, run_command, say_finding, with_results, write_finding
+from analysis.drawing.tables import Table, as_markdown
 from analysis.figures import ANALYSES, main
 from analysis.findings.finding import Finding
 from analysis.findings.summary import summary_findings
@@ -165,6 +165,16 @@ def _python(*arguments):
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120
     )
+
+
+def test_a_finding_is_printed_without_what_was_said_before(capsys):
+    table = Table(name="t", title="T", columns=("x",), rows=((1,),))
+    say_finding(Finding("Rates", (table,), notes=("new", "old", "new")), {"old"})
+    printed = capsys.readouterr().out
+    assert printed.startswith("## Rates\n")
+    assert as_markdown(table) in printed
+    assert printed.count("- new") == 1
+    assert "old" not in printed
 
 
 def test_a_command_on_a_folder_that_will_not_do(tmp_path, capsys):

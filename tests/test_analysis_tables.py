@@ -1,6 +1,7 @@
 """Tables as text, and figures as files."""
 
 import csv
+import dataclasses
 import io
 
 import matplotlib
@@ -17,6 +18,7 @@ from analysis.drawing.style import (
     look,
     new_figure,
     paper_look,
+    write_narrow,
     write_plot,
     write_table,
 )
@@ -154,6 +156,14 @@ def test_a_table_is_written_in_three_ways(tmp_path):
         f"{TABLE.name}.{end}" for end in ("csv", "md", "tex")
     ]
     assert (tmp_path / f"{TABLE.name}.csv").read_text() == TABLE.to_csv()
+
+
+def test_a_narrow_drawing_is_a_file_of_its_own(tmp_path):
+    wide, narrow = _simple(), _simple()
+    assert write_narrow(wide, tmp_path) is None
+    path = write_narrow(dataclasses.replace(wide, narrow=narrow.figure), tmp_path)
+    assert path == tmp_path / "some_table-narrow.svg"
+    assert path.read_bytes() == write_plot(narrow, tmp_path / "wide")[0].read_bytes()
 
 
 def _simple() -> Plot:
