@@ -169,7 +169,7 @@ def _python(*arguments):
 
 def test_a_finding_is_printed_without_what_was_said_before(capsys):
     table = Table(name="t", title="T", columns=("x",), rows=((1,),))
-    say_finding(Finding("Rates", (table,), notes=("new", "old", "new")), {"old"})
+    say_finding(Finding(title="Rates", tables=(table,), notes=("new", "old", "new")), {"old"})
     printed = capsys.readouterr().out
     assert printed.startswith("## Rates\n")
     assert as_markdown(table) in printed
