@@ -17,6 +17,7 @@ LAB = "benchmarks/lab/"
 """The lab declares experiments with methods and tasks by name, and has trained models of three families."""
 DEFAULT = "the default of a flag, or of an argument"
 COMPARED = "`benchmarks.overhead` measures on the shapes of certain models"
+MEASURED = "what is checked on a GPU: the methods that the paper has times of"
 WORD = "the word means something else: "
 # File → the names in it, and why.
 ALLOWED = {
@@ -30,13 +31,20 @@ ALLOWED = {
        for name in ("collecting", "command", "report")},
     "scr/methods/vcd.py": ({"Purified"}, "VCD derives from it"),
     **{f"hooks/families/{name}.py": ({"Qwen2VL"}, "its positions and patches are told as Qwen2-VL's")
-       for name in ("qwen3_vl", "glm4v")},
+       for name in ("qwen3_vl", "glm4v", "qwen3_5")},
+    "hooks/families/llama4.py": ({"AyaVision"}, "its tiles are told as Aya Vision's"),
     "benchmarks/printing/arguments.py": ({"pope", "chair"}, DEFAULT),
     "benchmarks/run.py": ({"scr"}, DEFAULT),
     "benchmarks/compare.py": ({"scr", "purified"}, DEFAULT),
     "benchmarks/sweep.py": ({"scr", "pope_adversarial", "chair"}, DEFAULT),
     "benchmarks/calibrate.py": ({"pope", "chair"}, DEFAULT),
     "benchmarks/running/plan.py": ({"scr", "pope", "chair"}, DEFAULT),
+    "benchmarks/doubts.py": ({"chair"}, "doubts are of the objects that CHAIR counts"),
+    **{f"benchmarks/gpu_check/{name}.py": ({"llava"}, DEFAULT) for name in ("bench", "command")},
+    **{f"benchmarks/gpu_check/{name}.py": (kept, MEASURED)
+       for name, kept in (("agreement", {"scr"}), ("compiled", {"scr", "purified"}),
+                          ("precision", {"scr", "scr_one_pass"}),
+                          ("cost", {"scr", "scr_one_pass", "purified", "vcd"}))},
     "benchmarks/overhead/command.py": ({"llava"}, DEFAULT),
     "benchmarks/overhead/models.py": ({"llava", "qwen2_vl", "internvl"}, COMPARED),
     "benchmarks/running/provenance.py": ({"scr"}, WORD + "the folder of the package"),
@@ -51,6 +59,8 @@ ALLOWED = {
     "benchmarks/tasks/mmvet/task.py": ({"caption"}, WORD + "a kind of task"),
     "benchmarks/tasks/sycophancy/task.py": ({"caption"}, WORD + "a kind of task"),
     "analysis/command.py": ({"only"}, WORD + "and no other"),
+    "analysis/findings/guard.py": ({"mme", "lab_mme", "mmvet"}, "the benchmarks of ability that stand beside rates"),
+    "analysis/page/wording.py": ({"chair"}, WORD + "a metric of AMBER"),
     "analysis/drawing/pictures.py": ({"pope"}, WORD + "the folder of questions"),
 }  # fmt: skip
 

@@ -87,7 +87,7 @@ def test_attention_rows_equal_the_eager_maps(attention):
     ]
     configs = [layer.self_attn.config for layer in layers]
     with torch.no_grad():
-        read_attention(layers, reader, lambda: model(**inputs))
+        read_attention({i: layer.self_attn for i, layer in enumerate(layers)}, reader, lambda: model(**inputs))
     assert ran == [0, 1, 2, 3], "stops in the attention of the last layer that is read"
     assert all(layer.self_attn.config is config for layer, config in zip(layers, configs, strict=True))
     [handle.remove() for handle in handles]
