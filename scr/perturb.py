@@ -219,7 +219,8 @@ def perturb_features(
     Args:
         model: the model.
         inputs: the processor's, with the pixels that `features` were made of.
-        features: `pooler_output` of `get_image_features` or `get_video_features`.
+        features: `pooler_output` of `get_image_features` or `get_video_features`; of a family whose model projects
+            them later, what it projects.
         perturbation: one that acts on features.
         modality: whose features they are.
 

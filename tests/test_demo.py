@@ -220,14 +220,20 @@ def test_a_method_that_refuses_leaves_the_others(monkeypatch):
 def real():
     """The command itself, with lab/llava, at a port of its own; it ends by Ctrl-C."""
     command = [sys.executable, "-m", "scr.demo", "--port", "0", "--max-new-tokens", "24"]
+    # What the tests ignore, as those do that were started in the background, the command would ignore, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, before)
         try:
             line = process.stdout.readline()
             assert line, process.stderr.read()
             yield Asked(re.search(r"http://\S+", line).group())
         finally:
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            try:
+                _, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
         assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted; the page is closed")
         assert "Traceback" not in err
 

@@ -48,7 +48,8 @@ def features_of(model, inputs):
     wanted = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask")
     with torch.no_grad():
         arguments = {name: inputs[name] for name in wanted if name in inputs}
-        return model.get_image_features(**arguments, return_dict=True).pooler_output
+        encoded = model.get_image_features(**arguments, return_dict=True)
+        return getattr(encoded, find_family(model).features)
 
 
 def alone(tiny, *seeds):
