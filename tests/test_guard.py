@@ -97,6 +97,7 @@ BEGUN = {
     "analysis.report": (["x"], "analysis.command.load_results"),
     "benchmarks.calibrate": (["yes-shift", "--method", "scr"], "benchmarks.studies.calibration.yes_shift"),
     "benchmarks.compare": ([], "benchmarks.asking.models.find_model"),
+    "benchmarks.doubts": ([], "benchmarks.studies.doubts.describe_split"),
     "benchmarks.gpu_check": (["--output", "x", "--device", "cpu"], "benchmarks.overhead.command.machine"),
     "benchmarks.lab.adapt": (["seed"], "benchmarks.lab.adapt.start_anew"),
     "benchmarks.lab.cheaper_maps": ([], "benchmarks.lab.cheaper_maps.compare_maps"),

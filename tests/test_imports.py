@@ -354,7 +354,7 @@ def test_what_is_imported_is_installed_with_the_project():
     """With the names of its packages; the transitive ones are transformers' own."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {line.partition(">=")[0] for line in project["dependencies"]}
-    transitive, asked_for = {"huggingface_hub", "tokenizers"}, {"peft", "bitsandbytes"}
+    transitive, asked_for = {"huggingface_hub", "tokenizers"}, {"peft", "bitsandbytes", "ray"}
     tools = {"lmms_eval", "vllm"}  # which import us
     imported = set().union(*THIRD_PARTY.values()) - transitive - asked_for - tools
     assert {{"PIL": "pillow"}.get(name, name) for name in imported} <= core

@@ -149,6 +149,7 @@ def test_traces_say_what_was_done_and_are_bounded():
             "neighbors",
             "owners",
             "attention",
+            "attention_layers",
             "entropy",
             "norm_ratio",
             "milliseconds",
