@@ -66,6 +66,7 @@ PUBLIC_MODULES = {
     "scr.checkpoints",
     "scr.checkpoints.digests",
     "scr.checkpoints.loading",
+    "scr.checkpoints.settings",
     "scr.command.progress",
     "scr.storing.lines",
     "scr.storing.locks",
