@@ -315,7 +315,7 @@ def test_a_picture_is_uploaded_in_a_browser(real, driver, tmp_path):
     assert found("document.getElementById('large').naturalWidth") == 96
     assert found("document.querySelectorAll('#marks rect').length") == 0
     driver.find_element("css selector", "#layers [name=sources]").click()
-    assert found("document.querySelectorAll('#marks rect').length") == 64, "a light and a dark line for each source"
+    assert found("document.querySelectorAll('#marks rect').length") == 32, "a light and a dark line for each source"
     shades = "new Set(document.getElementById('map').getContext('2d').getImageData(0, 0, 12, 12).data).size"
     assert found(shades) > 10
     assert found("document.documentElement.scrollWidth <= innerWidth")
