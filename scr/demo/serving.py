@@ -13,21 +13,21 @@ import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from ..command.guard import described
 from ..errors import ConfigError, SCRError
 from ..files import json_text, parse_json, read_text
-from ..pages.embedding import shared
+from ..pages.embedding import Shared, shared
 
 MOST_BYTES = 48 * 2**20
 """Of a request: a picture of 36 MB, in base64."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Path → its type, what it has in common with the project's other pages, and its own file.
-_FILES: dict[str, tuple[str, Literal["look.css", "veil.js"] | None, str]] = {
-    "/": ("text/html", None, "page.html"),
-    "/page.css": ("text/css", "look.css", "page.css"),
-    "/page.js": ("text/javascript", "veil.js", "page.js"),
+_FILES: dict[str, tuple[str, tuple[Shared, ...], str]] = {
+    "/": ("text/html", (), "page.html"),
+    "/page.css": ("text/css", ("look.css",), "page.css"),
+    "/page.js": ("text/javascript", ("veil.js", "said.js"), "page.js"),
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path in _FILES:
             kind, common, own = _FILES[self.path]
             text = read_text(Path(__file__).parent / "page" / own)
-            self._send(HTTPStatus.OK, kind, text if common is None else shared(common) + text)
+            self._send(HTTPStatus.OK, kind, shared(*common) + text)
         else:
             self._tell(HTTPStatus.NOT_FOUND, {"error": "no such page: / is the only one"})
 

@@ -8,14 +8,17 @@ from typing import Any, Literal
 
 from ..files import read_text
 
+Shared = Literal["look.css", "veil.js", "said.js"]
+"""What several pages have: colours and type, a trace over its picture, a text with its doubts."""
 
-def shared(name: Literal["look.css", "veil.js"]) -> str:
-    """A part that several pages have.
+
+def shared(*names: Shared) -> str:
+    """Parts that several pages have, one after the other.
 
     Raises:
         DataFileError: where it cannot be read.
     """
-    return read_text(Path(__file__).with_name(name))
+    return "".join(read_text(Path(__file__).with_name(name)) for name in names)
 
 
 def script_json(value: Any) -> str:

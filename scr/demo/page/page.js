@@ -9,13 +9,6 @@
   let shown = null; // the answers
   let veil = null;
 
-  const make = (name, text = "", className = "") => {
-    const element = document.createElement(name);
-    element.textContent = text;
-    if (className) element.className = className;
-    return element;
-  };
-  const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
   function say(text, isError = false) {
     find("state").textContent = text;
@@ -117,20 +110,9 @@
       element.append(make("p", `no answer: ${one.error}`, "said"));
       return element;
     }
-    const said = make("p", "", "said");
-    for (const [text, differs, place] of one.pieces) {
-      const piece = make("span", text, differs ? "differs" : "");
-      if (one.doubts[place]) {
-        const [, score, confidence, evidence, recheck] = one.doubts[place];
-        piece.classList.add("word", score === null ? "unscored" : `level-${Math.min(3, Math.floor(4 * score))}`);
-        piece.title = `made up: ${number(score)}; confidence ${number(confidence)}, evidence ${number(evidence)}, recheck ${number(recheck)}`;
-      }
-      said.append(piece);
-    }
-    if (!one.pieces.length) said.append("(empty)");
     const facts = [`${one.milliseconds} ms`];
     if (one.trace) facts.push(`entropy of its attention ${number(one.trace.entropy)} nats`);
-    element.append(said, make("p", facts.join(", "), "note"));
+    element.append(saidOf(one), make("p", facts.join(", "), "note"));
     return element;
   }
 
@@ -139,8 +121,7 @@
   function showGrids() {
     const trace = traceOf();
     find("grid-choice").hidden = !trace || trace.grids.length < 2;
-    layers.grid.replaceChildren(...(trace?.grids ?? []).map(([rows, columns], count) => (
-      new Option(`${count + 1}: ${rows} × ${columns}${count === trace.whole ? ", the whole picture" : ""}`, count))));
+    layers.grid.replaceChildren(...gridChoices(trace));
     layers.grid.value = String(trace?.whole ?? 0);
     draw();
   }

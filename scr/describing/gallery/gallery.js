@@ -17,13 +17,6 @@
   let current = null;
   let asked = null;
 
-  const make = (name, text = "", className = "") => {
-    const element = document.createElement(name);
-    element.textContent = text;
-    if (className) element.className = className;
-    return element;
-  };
-  const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
   const texts = (photo) => photo.said.filter((one) => one && !one.error);
 
   // A word without a score is doubtful where the model, asked again, says no.
@@ -182,21 +175,12 @@
       element.append(make("p", one ? `not described: ${one.error}` : "– not asked –", "said"));
       return element;
     }
-    const said = make("p", "", "said");
-    for (const [text, differs, place] of one.pieces) {
-      const doubt = one.doubts[place];
-      const piece = make("span", text, differs ? "differs" : "");
-      if (doubt) {
-        const [object, score, confidence, evidence, recheck] = doubt;
-        piece.classList.add("word", score === null ? "unscored" : `level-${Math.min(3, Math.floor(4 * score))}`);
-        piece.dataset.object = photo.objects[object][1];
-        piece.title = `made up: ${number(score)}; confidence ${number(confidence)}, evidence ${number(evidence)}, recheck ${number(recheck)}`;
-        piece.addEventListener("click", () => ask(photo.objects[object][1]));
-        if (isDoubtful(doubt)) piece.append(make("span", " (doubtful)", "hidden"));
-      }
-      said.append(piece);
-    }
-    if (!one.pieces.length) said.append("(empty)");
+    const said = saidOf(one, (piece, doubt) => {
+      const name = photo.objects[doubt[0]][1];
+      piece.dataset.object = name;
+      piece.addEventListener("click", () => ask(name));
+      if (isDoubtful(doubt)) piece.append(make("span", " (doubtful)", "hidden"));
+    });
     const facts = make("details");
     facts.append(make("summary", `${one.milliseconds} ms, ${one.doubts.length} words`), measures(photo, one));
     element.append(said, facts);
@@ -256,8 +240,7 @@
   function showGrids(photo) {
     const trace = photo.said[Number(layers.method.value)]?.trace ?? null;
     find("grid-choice").hidden = !trace || trace.grids.length < 2;
-    layers.grid.replaceChildren(...(trace?.grids ?? []).map(([rows, columns], count) => (
-      new Option(`${count + 1}: ${rows} × ${columns}${count === trace.whole ? ", the whole picture" : ""}`, count))));
+    layers.grid.replaceChildren(...gridChoices(trace));
     layers.grid.value = String(trace?.whole ?? 0);
     draw(photo);
   }

@@ -48,7 +48,7 @@ def write_page(
         "title": html.escape(f"{len(data['photos'])} photos described by {data['model']}"),
         "style": shared("look.css") + _template("gallery.css"),
         "data": script_json(data),
-        "script": shared("veil.js") + _template("gallery.js"),
+        "script": shared("veil.js", "said.js") + _template("gallery.js"),
     }
     # In one pass: what is put in is not looked at again.
     page = re.sub(r"<!--(\w+)-->", lambda mark: parts[mark.group(1)], _template("gallery.html"))
