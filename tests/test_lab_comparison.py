@@ -47,6 +47,7 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
             {"row": "scr+purified", "method": "scr+purified"},
             {"row": "shifted", "method": "yes_shift", "match": "purified"},
             {"row": "defensive", "method": "none", "prompt": "defensive"},
+            {"row": "scr, own", "method": "scr", "args": {"scale": 1.2}},
             {"row": "sampled", "method": "none", "sampled": True},
             {"row": "sampled vcd", "method": "vcd", "sampled": True},
         ],
@@ -55,6 +56,8 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
     assert list(found) == [row["row"] for row in declared["rows"]]
     assert found["shifted"]["chair"]["config"]["shift"] == found["shifted"]["calibration"]["shift"]
     assert found["scr+purified"]["chair"]["config"]["scr"]["scale"] == 1.4, "what was chosen beside the checkpoint"
+    own = found["scr, own"]["chair"]["config"]
+    assert (own["scale"], own["num_sources"]) == (1.2, 16), "a row's own, and else what was chosen"
     assert "differences" not in found["none"]["chair"]
     assert "differences" not in found["sampled"]["chair"]
     assert found["sampled vcd"]["pope_random"]["config"]["plausibility"] == 0.1

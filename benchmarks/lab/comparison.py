@@ -107,9 +107,11 @@ def compare_methods(
         methods = tuple(row["method"] for row in rows)
         named = {part for method in methods for part in method_parts(method)}
         args = {key: value for key, value in scr_args.items() if key.partition(".")[0] in named}
-        args |= rows[0].get("args", {})
+        own = rows[0].get("args", {})
         if "tuned" in rows[0]:
-            args |= read_json(RESULTS / f"{rows[0]['tuned']}.json")["settings"]
+            own = read_json(RESULTS / f"{rows[0]['tuned']}.json")["settings"]
+        # By the method's name, so that they win over what lies beside the checkpoint.
+        args |= {key if "." in key else f"{part}.{key}": value for part in named for key, value in own.items()}
         if "match" in rows[0]:
             args["yes_shift.shift"] = shifts[rows[0]["row"]]["shift"]
         adapter = rows[0].get("adapter")
