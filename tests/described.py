@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from scr.describing.description import Description, Doubt
+from scr.describing.doubts.scores import Calibration
 from scr.describing.gallery.records import Records
 
 SETTINGS = {"model": "lab/llava", "prompt": "Describe.", "methods": {"none": {}, "vcd": {}}}
 TRACE = {"grids": [[3, 4]], "attention": [0.02] * 6 + [0.01] * 5 + [0.04], "entropy": 2.4,
          "sources": [5], "neighbors": [4, 6], "owners": [0, 0]}  # fmt: skip
+
+
+def calibration(intercept: float, **weights: float) -> Calibration:
+    """A calibration with these weights."""
+    return Calibration(name="mine", model="m", data="d", prompt="p", date="2026-01-02", mentions=10, made_up=4,
+                       intercept=intercept, weights=weights)  # fmt: skip
 
 
 def row(image, text, *objects, method="none", error=None, trace=None, **doubts):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from described import calibration
 from PIL import Image
 from test_adapters import write_adapter
 from tiny import picture, tiny_llava
@@ -16,7 +17,6 @@ from tiny import picture, tiny_llava
 import scr
 from scr import AdapterLoadError, ConfigError, Description, Doubt, Token
 from scr.describing.answering import answer_batch
-from scr.describing.doubts.scores import Calibration
 from scr.describing.doubts.words import ContentWord
 from scr.describing.encoding import encode_prompts
 from scr.describing.images import ImageError, read_image
@@ -25,17 +25,7 @@ from scr.describing.tokens import token_at, write
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPECIALS = [0, 1, 2, 3, 4]  # of the tiny tokenizer; its image token among them
 OPTIONS = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": SPECIALS}
-CALIBRATION = Calibration(
-    name="mine",
-    model="m",
-    data="d",
-    prompt="p",
-    date="2026-01-02",
-    mentions=10,
-    made_up=4,
-    intercept=0.0,
-    weights={"confidence": -1.0, "recheck": -0.5},
-)
+CALIBRATION = calibration(0.0, confidence=-1.0, recheck=-0.5)
 
 
 @pytest.fixture(scope="module")

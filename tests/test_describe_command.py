@@ -6,6 +6,8 @@ import json
 import pytest
 from PIL import Image
 
+from benchmarks.lab import checkpoint_folder
+from scr.checkpoints.chosen import locate
 from scr.describing import asking, command
 from scr.describing.command import configurations, main
 from scr.describing.describe import PROMPT
@@ -136,6 +138,11 @@ def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(given, said, ph
     monkeypatch.setattr("scr.checkpoints.chosen.load_weights", lambda *_, **__: pytest.fail("loaded"))
     assert main([str(photos), "--output", str(out), *QUICK, *given]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_where_a_model_lies_is_told_without_reading_it(tmp_path):
+    assert locate("lab/llava") == checkpoint_folder("lab/llava")
+    assert locate(str(tmp_path / "nothing")) == tmp_path / "nothing"
 
 
 def test_configurations_have_the_unpatched_model_first():

@@ -6,6 +6,7 @@ import math
 import nltk
 import pytest
 import torch
+from described import calibration
 from tiny import picture, tiny_llava
 from tiny_families import SPECIAL, TINY
 
@@ -17,24 +18,14 @@ from scr.describing.doubts.evidence import evidence
 from scr.describing.doubts.forced import token_logprobs
 from scr.describing.doubts.recheck import question, recheck
 from scr.describing.doubts.said import Said, SaidWord
-from scr.describing.doubts.scores import Calibration, feature, find_calibration, list_calibrations
+from scr.describing.doubts.scores import feature, find_calibration, list_calibrations, own_calibration
 from scr.describing.doubts.words import ContentWord, content_words
 from scr.describing.encoding import encode_prompts
 from scr.perturb import get_perturbation, perturb_inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [("USER : <image> is there a dog in the image ? ASSISTANT :", [1]), ("describe <image> yes", [2])]
-CALIBRATION = Calibration(
-    name="mine",
-    model="m",
-    data="d",
-    prompt="p",
-    date="2026-01-02",
-    mentions=10,
-    made_up=4,
-    intercept=0.5,
-    weights={"confidence": -1.0, "evidence": -0.5},
-)
+CALIBRATION = calibration(0.5, confidence=-1.0, evidence=-0.5)
 
 
 def generated(model, inputs):
@@ -201,6 +192,8 @@ def test_calibrations_are_found_by_name_and_by_file(tmp_path):
     assert find_calibration(path) == find_calibration(str(path)) == find_calibration(CALIBRATION) == CALIBRATION
     for name in list_calibrations():
         assert find_calibration(name).name == name
+        assert own_calibration(name) == find_calibration(name)
+    assert own_calibration("somebody/else") is None
     with pytest.raises(ConfigError, match=r"got 'nothing like it'; expected one of lab/llava.*benchmarks\.doubts"):
         find_calibration("nothing like it")
     with pytest.raises(ConfigError, match=r"got 'lab/lava'.*'lab/llava'"):

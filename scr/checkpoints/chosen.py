@@ -13,13 +13,18 @@ from .loading import load_config, load_processor, load_weights
 from .named import named_folder
 
 
+def locate(name: str) -> Path:
+    """Where a model of that name lies, if it is no hub model; nothing of it is read."""
+    return named_folder("model", name) or Path(name).expanduser()
+
+
 def find_model(name: str) -> tuple[str, str | None]:
     """Where a model lies, and what names its state: the digest of a folder; of a hub model that is its commit.
 
     Raises:
         ModelLoadError: for a folder that may not be read.
     """
-    folder = named_folder("model", name) or Path(name).expanduser()
+    folder = locate(name)
     try:
         return (str(folder), folder_digest(folder)) if folder.is_dir() else (name, None)
     except OSError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..command.guard import guarded
 from ..command.parser import Parser
@@ -65,15 +64,14 @@ def _run(options: argparse.Namespace) -> None:
     from .serving import bind
 
     with bind(options.host, options.port) as server:  # before the model: a port that is taken is said at once
-        from ..checkpoints.chosen import find_model, load_chosen
+        from ..checkpoints.chosen import load_chosen, locate
         from ..checkpoints.settings import settings_beside
         from ..describing.describe import PROMPT
-        from ..describing.doubts.scores import find_calibration, list_calibrations
+        from ..describing.doubts.scores import find_calibration, own_calibration
         from .answering import Answering
 
-        own = options.model if options.model in list_calibrations() else None
-        wanted = options.calibration or own
-        calibration = None if wanted is None else find_calibration(wanted)
+        given = options.calibration
+        calibration = find_calibration(given) if given else own_calibration(options.model)
         model, processor, _ = load_chosen(options.model, options.dtype, options.device)
         server.answering = Answering(
             model,
@@ -82,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
             prompt=PROMPT,
             calibration=calibration,
             generation={"max_new_tokens": options.max_new_tokens, "do_sample": False},
-            beside=settings_beside(Path(find_model(options.model)[0])),
+            beside=settings_beside(locate(options.model)),
         )
         print(f"{options.model} is at {server.address}   (Ctrl-C ends it)", flush=True)
         server.serve_forever()

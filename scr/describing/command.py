@@ -165,10 +165,10 @@ def configurations(
 
 
 def _calibration(options: argparse.Namespace) -> Any:
-    from .doubts.scores import find_calibration, list_calibrations
+    from .doubts.scores import find_calibration, own_calibration
 
     if options.calibration is None:
-        return find_calibration(options.model) if options.model in list_calibrations() else None
+        return own_calibration(options.model)
     return None if options.calibration == "none" else find_calibration(options.calibration)
 
 

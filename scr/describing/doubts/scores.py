@@ -90,6 +90,11 @@ def find_calibration(name: str | Path | Calibration) -> Calibration:
     return Calibration.from_dict(read_json(path))
 
 
+def own_calibration(model: str) -> Calibration | None:
+    """The calibration that comes with the project for a model of that name; None where there is none."""
+    return find_calibration(model) if model in list_calibrations() else None
+
+
 def list_calibrations() -> list[str]:
     """The names of those that come with the project."""
     folder = _folder()
