@@ -144,10 +144,10 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from ..checkpoints.chosen import find_model
+    from ..checkpoints.chosen import locate
     from .load import merge_adapter
 
-    model, processor = _load(find_model(options.model)[0], options.dtype, "cpu", None)
+    model, processor = _load(str(locate(options.model)), options.dtype, "cpu", None)
     changed = merge_adapter(model, options.adapter, options.output, processor=processor)
     print(f"checkpoint: {options.output} ({len(changed)} weights changed)")
 

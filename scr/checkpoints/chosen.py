@@ -61,7 +61,7 @@ def chosen_dtype(name: str, dtype: str, device: torch.device) -> str:
     """
     if dtype != "auto":
         return dtype
-    saved = None if device.type == "cpu" else load_config(find_model(name)[0], name=name).dtype
+    saved = None if device.type == "cpu" else load_config(str(locate(name)), name=name).dtype
     return "float32" if saved is None else str(saved).removeprefix("torch.")
 
 

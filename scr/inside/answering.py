@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..adapters import load_adapter
-from ..checkpoints.chosen import find_device, find_model
+from ..checkpoints.chosen import find_device, locate
 from ..checkpoints.loading import load_config, load_processor, load_weights
 from ..errors import ConfigError
 from ..files import parse_json
@@ -52,7 +52,7 @@ class AnsweringModel:
             ConfigError: for an argument that cannot be used.
             ModelLoadError, AdapterLoadError: for a model or an adapter that cannot be loaded.
         """
-        location, _ = find_model(pretrained)
+        location = str(locate(pretrained))
         options = {"revision": revision} if revision is not None else {}
         config = load_config(location, name=pretrained, **options)
         if dtype not in (*_DTYPES, "auto"):
