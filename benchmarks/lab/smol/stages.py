@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(ABC):
     """What a stage trains.
 
     Attributes:
@@ -35,9 +36,9 @@ class Stage:
 
     module: nn.Module
 
+    @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The loss of a batch."""
-        raise NotImplementedError
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """What is measured on a batch of val."""
