@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .installing.stack import HookStack
     from .joined import Begun, JoinedLoop, OtherBranch, why_not_joined
     from .lazy import on_demand
+    from .precision import exact
     from .prefills.attention import is_reading
     from .prefills.cache import fork
     from .prefills.digests import image_digest, pixel_digests

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from . import compat
 from .installing.stack import HookStack
+from .precision import exact
 
 _COLLECTOR = "scr_collect_tower"
 _QUERY_CHUNK = 256  # bounds what is in memory at once: heads × this × keys
@@ -94,7 +95,7 @@ def _pooled(pooling: nn.Module, run: Callable[[], object]) -> Float[Tensor, "til
 
 def _received(query: Tensor, key: Tensor, scaling: float) -> Float[Tensor, "tiles keys"]:
     total = torch.zeros(len(key), key.shape[2], device=key.device, dtype=torch.float32)
-    with torch.autocast(key.device.type, enabled=False):
+    with exact(key.device):
         for chunk in query.split(_QUERY_CHUNK, dim=2):
             scores = (chunk @ key.transpose(2, 3)).float() * scaling
             total += scores.softmax(dim=-1).mean(dim=1).sum(dim=1)

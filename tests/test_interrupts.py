@@ -31,6 +31,12 @@ METHODS = scr.list_methods()
 SAMPLE = 16
 
 
+def autocast_depth():
+    """How many autocasts torch believes to be in; above none, no autocast empties its cache when it ends."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
 class Subject:
     """A model after its first generation, since transformers leaves hooks of its own."""
 
@@ -48,7 +54,7 @@ class Subject:
 
     def state(self):
         call = [vars(module).get("_compiled_call_impl") is None for module in self.model.modules()]
-        return everything_on(self.model), call, str(torch._dynamo.eval_frame._stance)
+        return everything_on(self.model), call, str(torch._dynamo.eval_frame._stance), autocast_depth()
 
     def assert_as_before(self, where):
         assert self.state() == self.before, where

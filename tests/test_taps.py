@@ -24,6 +24,7 @@ from hooks import (
     UnsupportedModelError,
     attending,
     blocks_seen,
+    exact,
     require_seen,
     tap_attention,
     watch_generate,
@@ -209,6 +210,18 @@ def test_an_autocast_of_the_caller_rounds_nothing():
     queries, expected = attention.last_queries(since=0), by_hand(attention)[2]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (attention.mixed(attention.weights(queries)) - expected).abs().max() < 1e-5
+        assert torch.is_autocast_enabled("cpu"), "it is the caller's again"
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_where_there_is_no_autocast_nothing_is_switched():
+    for kind in ("cpu", "meta"):
+        with exact(torch.device(kind)):
+            assert not torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(LookupError), exact(torch.device("cpu")):
+            raise LookupError
+        assert torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize("chunk", [2, 256])

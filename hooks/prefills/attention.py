@@ -21,6 +21,7 @@ from .. import compat
 from ..errors import SCRError, UnsupportedModelError
 from ..installing.forks import tell_of_forks
 from ..installing.stack import HookStack
+from ..precision import exact
 from .masks import masked
 from .placed import Placed
 
@@ -100,7 +101,7 @@ class AttentionReader:
         total = torch.zeros(*weights.shape[:2], key.shape[2], device=query.device, dtype=torch.float32)
         heads = total.new_zeros(len(total), query.shape[1] if self.by_head else 0, *total.shape[1:])
         # Under a user's autocast the averages would be rounded to 8 bits, and patches would tie.
-        with torch.autocast(query.device.type, enabled=False):
+        with exact(query.device):
             for start in range(0, queries.shape[1], _QUERY_CHUNK):
                 chunk = queries[:, start : start + _QUERY_CHUNK]
                 scores = row_scores(query, key, chunk, options)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
+from ..precision import exact
 from ..prefills.attention import highest_of_heads, over_all_heads, refuse_what_changes_attention, row_scores
 from ..prefills.masks import masked
 
@@ -129,7 +130,7 @@ class LayerAttention:
         """Scaled products with all keys, as plans have changed them so far, before mask and softmax; float32."""
         given = self.inputs
         refuse_what_changes_attention(given.options)
-        with torch.autocast(self.device.type, enabled=False):
+        with exact(self.device):
             scores = row_scores(given.query[self.rows], given.key[self.rows], queries, given.options)
             for _, chosen, change in self._rescored:
                 scores = torch.where(chosen.gather(1, queries)[:, None, :, None], change(scores), scores)
@@ -166,7 +167,7 @@ class LayerAttention:
     def mixed(self, weights: Float[Tensor, "rows heads queries keys"]) -> Output:
         """What weights make of the values, for each of their queries; float32."""
         values = self.inputs.value[self.rows]
-        with torch.autocast(self.device.type, enabled=False):
+        with exact(self.device):
             folded = weights.reshape(len(values), values.shape[1], -1, weights.shape[3])
             mixed = (folded @ values.float()).reshape(*weights.shape[:3], values.shape[3])
         return mixed.transpose(1, 2)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .._hooks import ImagePatches, PatchGrid
+from .._hooks import ImagePatches, PatchGrid, exact
 from .card import PredictorCard
 
 HIDDEN = 256
@@ -98,7 +98,7 @@ class Predictor(nn.Module):
     def predict(self, inputs: Sequence[Float[Tensor, "patches inputs"]]) -> list[Float[Tensor, "patches"]]:
         """Maps of images, each of sum 1; on the CPU."""
         # Under a user's autocast patches would tie.
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        with exact(inputs[0].device):
             scores = self(torch.cat(list(inputs))).cpu().double() * self.card.spread
         return [one.softmax(dim=0).float() for one in scores.split([len(one) for one in inputs])]
 
