@@ -6,8 +6,10 @@ import json
 import pytest
 from PIL import Image
 
+import scr
 from benchmarks.lab import checkpoint_folder
-from scr.checkpoints.chosen import locate
+from scr.adapters import find_adapter
+from scr.checkpoints.chosen import load_chosen, locate
 from scr.describing import asking, command
 from scr.describing.command import configurations, main
 from scr.describing.describe import PROMPT
@@ -129,6 +131,8 @@ def test_where_nothing_can_be_described_the_command_fails(photos, tmp_path):
         (["--method-arg", "vcd.contrast=2"], "settings without a method"),
         (["--method", "scr", "--method-arg", "scr.scale=-1"], "scale out of range"),
         (["--model", "lab/lava"], "lab/lava"),
+        (["--adapter", "lab/refuse"], "lab/refuse"),
+        (["--model", "lab/qwen2_vl", "--adapter", "lab/refusal"], "adapter of another model"),
         (["--device", "cuda:77"], "no such device"),
         (["--calibration", "lab/nothing"], "unknown calibration"),
         (["--prompt", "Why?"], "described with other settings before: got prompt"),
@@ -173,4 +177,24 @@ def test_texts_for_the_model_are_given_as_ids():
             return [len(text), int(add_special_tokens)]
 
     config = configurations(["icd"], {"icd.instruction": "No."})["icd"]
-    assert asking._with_ids(config, Tokenizer()).parts["icd"].instruction in ([3, 0], (3, 0))
+    found = asking._with_ids(asking.Condition(config), Tokenizer())
+    assert found.config.parts["icd"].instruction in ([3, 0], (3, 0))
+
+
+def test_an_adapter_is_shown_alone_and_with_each_method(photos, tmp_path):
+    out = tmp_path / "out"
+    given = ["--method", "scr", "--adapter", "lab/refusal", "--prompt", "What colour is the toaster?"]
+    assert main([str(photos / "a.png"), *given, "--output", str(out), *QUICK]) == 0
+    rows = {row["method"]: row for row in rows_of(out)}
+    assert list(rows) == ["none", "scr", "lab/refusal", "lab/refusal, scr"]
+    model, processor, _ = load_chosen("lab/llava", "float32", "cpu")
+    alone = scr.describe(model, processor, photos / "a.png", given[-1], adapter="lab/refusal", doubts=(),
+                         do_sample=False, max_new_tokens=12)[0]  # fmt: skip
+    assert rows["lab/refusal"]["text"] == alone.text != rows["none"]["text"]
+    assert rows["lab/refusal"]["trace"]["attention"] != rows["none"]["trace"]["attention"]
+    assert len(rows["lab/refusal, scr"]["trace"]["sources"]) == 16
+    settings = json.loads((out / SETTINGS_FILE).read_text())["methods"]
+    assert settings["lab/refusal, scr"] == {
+        **settings["scr"], "adapter": f"lab/refusal@{find_adapter('lab/refusal').revision}"
+    }  # fmt: skip
+    assert "lab/refusal, scr" in (out / PAGE).read_text()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..describing.asking import Asker
+from ..describing.asking import Asker, conditions
 from ..describing.doubts.scores import Calibration
 from ..describing.gallery.page import page_data
 from ..describing.gallery.photos import Photo
@@ -100,7 +100,8 @@ class Answering:
                 size = read_image(str(photo.path)).size
             except ImageError as error:
                 raise ImageError(str(error).replace(repr(str(photo.path)), "a file")) from error
-            asker = Asker(self._model, self._processor, prompt, configs, self._generation, self._calibration)
+            wanted = conditions(configs, ())
+            asker = Asker(self._model, self._processor, prompt, wanted, self._generation, self._calibration)
             rows = [_row(asker, photo, name) for name in configs]
         settings = {"id": "", "model": self._name, "prompt": prompt}
         return page_data(settings, rows, lambda name: {"size": list(size)})

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ..adapters import AdapterSource
+from ..adapters import adapter as adapt
 from ..methods import get_method
-from ..patching.baseline import BASELINE
 from ..patching.combination import CombinedConfig
 from ..patching.prepare import patch
-from .describe import describe
+from .describe import describe, row_name
 from .doubts.scores import Calibration
 from .gallery.photos import Photo
 from .gallery.records import Row
 from .gallery.traces import traces_of
 from .preparing import prepare
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What is on the model while a row is written.
+
+    Attributes:
+        config: the methods.
+        adapter: None for none.
+    """
+
+    config: CombinedConfig
+    adapter: AdapterSource | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The methods' fields, and the adapter with what names its state: as settings record it."""
+        own = self.config.to_dict()
+        return own if self.adapter is None else own | {"adapter": f"{self.adapter.name}@{self.adapter.revision}"}
+
+
+def conditions(configs: Mapping[str, CombinedConfig], adapters: Sequence[AdapterSource]) -> dict[str, Condition]:
+    """Name of a row → what is on the model: each method, then each adapter alone and with each method.
+
+    Args:
+        configs: name of a method → its configuration, that of the unpatched model before the others.
+        adapters: the adapters.
+    """
+    return {
+        row_name(None if adapter is None else adapter.name, method): Condition(config, adapter)
+        for adapter in (None, *adapters)
+        for method, config in configs.items()
+    }
 
 
 class Asker:
@@ -28,7 +62,7 @@ class Asker:
         model: Any,
         processor: Any,
         prompt: str,
-        configs: Mapping[str, CombinedConfig],
+        wanted: Mapping[str, Condition],
         generation: Mapping[str, Any],
         calibration: Calibration | None,
     ) -> None:
@@ -38,15 +72,17 @@ class Asker:
             model: as for `scr.describe`.
             processor: the model's.
             prompt: what is asked about each photo.
-            configs: name of a method → its configuration.
+            wanted: name of a row → what is on the model.
             generation: arguments of `generate`.
             calibration: what scores doubts; None for no scores.
         """
         self._model, self._processor, self._prompt = model, processor, prompt
-        self._configs = {name: _with_ids(config, processor.tokenizer) for name, config in configs.items()}
+        self._wanted = {name: _with_ids(one, processor.tokenizer) for name, one in wanted.items()}
         self._generation, self._calibration = dict(generation), calibration
-        # The map of a method that leaves no traces is that of the model as it is, which is shown once.
-        self._traced = {name for name, config in configs.items() if name == BASELINE or _leaves_traces(model, config)}
+        # The map of a method that leaves no traces is that of the model without it, which is shown once.
+        self._traced = {
+            name for name, one in wanted.items() if not one.config.parts or _leaves_traces(model, one.config)
+        }
         # Trained models underflow a lot, and a CPU computes with denormals many times slower.
         torch.set_flush_denormal(True)
 
@@ -55,17 +91,19 @@ class Asker:
 
         Args:
             photos: of one batch.
-            method: one of the configurations' names.
+            method: name of a row.
 
         Raises:
             Exception: as `scr.describe`.
         """
+        condition = self._wanted[method]
         said = describe(
             self._model,
             self._processor,
             [str(photo.path) for photo in photos],
             self._prompt,
-            method=self._configs[method],
+            method=condition.config,
+            adapter=condition.adapter,
             batch_size=len(photos),
             calibration=self._calibration,
             **self._generation,
@@ -85,7 +123,9 @@ class Asker:
         pictures, inputs, _ = prepare(self._model, self._processor, self._prompt, [photo.path for photo in photos])
         if inputs is None:
             return {}
-        found = traces_of(self._model, inputs, patch(self._model, self._configs[method]), self._generation)
+        config, adapter = self._wanted[method].config, self._wanted[method].adapter
+        with contextlib.nullcontext() if adapter is None else adapt(self._model, adapter):
+            found = traces_of(self._model, inputs, patch(self._model, config), self._generation)
         return {photos[index].name: found[row] for row, index in enumerate(pictures) if row in found}
 
 
@@ -93,11 +133,11 @@ def _leaves_traces(model: Any, config: CombinedConfig) -> bool:
     return any(get_method(name).method(model, part).traces is not None for name, part in config.parts.items())
 
 
-def _with_ids(config: CombinedConfig, tokenizer: Any) -> CombinedConfig:
-    """The configuration with ids in place of texts that the model is to read."""
+def _with_ids(condition: Condition, tokenizer: Any) -> Condition:
+    """The same with ids in place of texts that the model is to read."""
     parts = {}
-    for name, part in config.parts.items():
+    for name, part in condition.config.parts.items():
         texts = {field: value for field in part.phrases if isinstance(value := getattr(part, field), str)}
         ids = {field: tokenizer.encode(text, add_special_tokens=False) for field, text in texts.items()}
         parts[name] = dataclasses.replace(part, **ids)
-    return CombinedConfig(parts=parts)
+    return dataclasses.replace(condition, config=CombinedConfig(parts=parts))

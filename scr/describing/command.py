@@ -71,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--method", type=names, default=(), metavar="NAME[,NAME]",
         help="methods, each beside the unpatched model (none); A+B is both, one inside the other")  # fmt: skip
     add("--method-arg", type=key_value, action="append", default=[], metavar="NAME.K=V", help="field of a method")
+    add("--adapter", type=names, default=(), metavar="NAME[,NAME]",
+        help="lab/refusal, a folder, a hub id: each alone and with each method (none)")  # fmt: skip
     add("--prompt", type=str, default=PROMPT, metavar="TEXT", help="what is asked (%(default)s)")
     add("--output", type=Path, default=Path("described"), metavar="DIR", help="where all goes (%(default)s)")
     add("--calibration", metavar="NAME",
@@ -105,10 +107,11 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
     photos = (cluster.find_photos if cluster else find_photos)(options.photos, without=options.output)
     from ..checkpoints.chosen import chosen_dtype, find_device, find_model, load_chosen
     from ..checkpoints.settings import settings_beside
-    from .asking import Asker
+    from .asking import Asker, conditions
 
     location, revision = find_model(options.model)
     configs = configurations(options.method, dict(options.method_arg), settings_beside(Path(location)))
+    wanted = conditions(configs, _adapters(options, revision))
     generation = {"do_sample": False, "max_new_tokens": options.max_new_tokens, **dict(options.gen_kwarg)}
     calibration = _calibration(options)
     settings = {
@@ -117,11 +120,11 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
         "prompt": options.prompt,
         "generation": generation,
         "calibration": None if calibration is None else calibration.name,
-        "methods": {name: config.to_dict() for name, config in configs.items()},
+        "methods": {name: one.to_dict() for name, one in wanted.items()},
     }
     records = Records(options.output)
     records.check(settings if revision is None else settings | {"revision": revision})
-    asked = (options.prompt, configs, generation, calibration)
+    asked = (options.prompt, wanted, generation, calibration)
     if cluster:
         revision = cluster.revision(options.model)
         describe = functools.partial(cluster.describe_missing, model=(options.model, settings["dtype"]), asked=asked)
@@ -131,7 +134,7 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
         describe = functools.partial(describe_missing, describe=Asker(model, processor, *asked).rows)
     settings = records.begin(settings | {"revision": revision})
     try:
-        describe(records, photos, list(configs), batch_size=options.batch_size, report=_say)
+        describe(records, photos, list(wanted), batch_size=options.batch_size, report=_say)
     finally:
         rows = _publish(records, photos, settings)
     failed = {row["image"] for row in rows if row["error"] is not None}
@@ -162,6 +165,16 @@ def configurations(
     taken = {part: get_method(part).settings_of(beside or {}) for part in given}
     made = {part: get_method(part).configure({**taken[part], **fields}) for part, fields in given.items()}
     return {name: CombinedConfig(parts={part: made[part] for part in own}) for name, own in parts.items()}
+
+
+def _adapters(options: argparse.Namespace, revision: str | None) -> list[Any]:
+    """Those asked for, none of which says that it was trained on another model."""
+    from ..adapters import check_base, find_adapter
+
+    found = [find_adapter(name) for name in options.adapter]
+    for one in found:
+        check_base(one, options.model, revision)
+    return found
 
 
 def _calibration(options: argparse.Namespace) -> Any:

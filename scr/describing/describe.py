@@ -12,7 +12,6 @@ from ..adapters import adapter as adapt
 from ..errors import ConfigError, suggestion
 from ..methods import MethodConfig
 from ..patching.baseline import BASELINE
-from ..patching.patch import Patch
 from ..patching.prepare import patch
 from .answering import answer_batch
 from .description import Description, Descriptions, Doubt, Token
@@ -97,7 +96,7 @@ def describe(
         methods = [method] if isinstance(method, str | MethodConfig) else list(method or ())
         patches = [patch(model, one) for one in methods]
         name = None if handle is None else handle.source.name
-        shared: dict[str, Any] = {"prompt": prompt, "method": _label(name, patches)}
+        shared: dict[str, Any] = {"prompt": prompt, "method": row_name(name, "+".join(one.name for one in patches))}
         for start in range(0, len(given), batch_size):
             part = given[start : start + batch_size]
             pictures, inputs, problems = prepare(model, processor, prompt, part)
@@ -164,11 +163,12 @@ def _check(
         )
 
 
-def _label(adapter: str | None, patches: Sequence[Patch]) -> str:
-    method = "+".join(one.name for one in patches) or BASELINE
+def row_name(adapter: str | None, method: str) -> str:
+    """What `Description.method` says of an adapter and methods, either of which may be none."""
+    alone = method in ("", BASELINE)
     if adapter is None:
-        return method
-    return adapter if method == BASELINE else f"{adapter}, {method}"
+        return BASELINE if alone else method
+    return adapter if alone else f"{adapter}, {method}"
 
 
 def _said_words(written: Written) -> list[SaidWord]:
