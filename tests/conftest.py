@@ -18,6 +18,11 @@ from tiny_families import FIRST, TINY
 
 from benchmarks.running.plan import RunConfig
 
+# Beside other workers, threads of one's own and of subprocesses only get into each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -140,7 +140,7 @@ def test_commands_and_flags_that_are_named_exist():
         )
         known += done.stdout
     of_lmms_eval, of_vllm = {"--log-samples", "--output-path"}, {"--logits-processors"}
-    others = {"--no-deps", "--nproc-per-node", "--help", "--model-args", *of_lmms_eval, *of_vllm}
+    others = {"--no-deps", "--dist", "--nproc-per-node", "--help", "--model-args", *of_lmms_eval, *of_vllm}
     flags = {flag.replace("_", "-") for text in TEXTS.values() for flag in re.findall(r"(?<!-)--[a-z][a-z_-]+", text)}
     for flag in sorted(flags - others):
         assert flag in known, flag
