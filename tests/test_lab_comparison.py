@@ -10,6 +10,7 @@ from benchmarks.lab.comparison import DECLARED, RESULTS, as_markdown, compare_me
 from benchmarks.lab.image_keep import FIGURE, read_grid
 from benchmarks.lab.only_below import main as saving_main
 from benchmarks.lab.only_below import measure_saving
+from benchmarks.running.methods import check_methods
 from benchmarks.running.prompts import PROMPTS
 
 FINDINGS = (Path(__file__).parent.parent / "benchmarks" / "lab" / "FINDINGS.md").read_text()
@@ -25,13 +26,15 @@ def test_what_is_declared_exists(name):
     assert {row["prompt"] for row in rows if "prompt" in row} <= set(PROMPTS)
     assert len({row["row"] for row in rows}) == len(rows)
     for row in rows:
+        check_methods([row["method"]], {}, row.get("generation", {}))
         if "args" in row:
             assert (
                 scr.get_method(row["method"]).config_class.from_dict(row["args"]).to_dict().items()
                 >= row["args"].items()
             )
-    sampled = [row["method"] for row in rows if row.get("sampled")]
-    assert not sampled or sampled[0] == "none", "beside every sampled row"
+    for decoding in ("sampled", "generation"):
+        own = [row["method"] for row in rows if decoding in row]
+        assert not own or own[0] == "none", "beside every row that decodes so"
 
 
 def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
@@ -50,6 +53,8 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
             {"row": "scr, own", "method": "scr", "args": {"scale": 1.2}},
             {"row": "sampled", "method": "none", "sampled": True},
             {"row": "sampled vcd", "method": "vcd", "sampled": True},
+            {"row": "beams", "method": "none", "generation": {"num_beams": 2}, "tasks": ["chair"]},
+            {"row": "opera", "method": "opera", "generation": {"num_beams": 2}, "tasks": ["chair"]},
         ],
     }
     found = compare_methods("lab/llava", declared, tmp_path)
@@ -60,6 +65,9 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
     assert (own["scale"], own["num_sources"]) == (1.2, 16), "a row's own, and else what was chosen"
     assert "differences" not in found["none"]["chair"]
     assert "differences" not in found["sampled"]["chair"]
+    assert "differences" not in found["beams"]["chair"]
+    assert "differences" in found["opera"]["chair"]
+    assert "pope_random" not in found["opera"]
     assert found["sampled vcd"]["pope_random"]["config"]["plausibility"] == 0.1
     assert found["scr+purified"]["pope_random"]["timing"]["prefill_ratio"] is None, "of few batches there is no time"
     assert (tmp_path / "pope_random" / "lab--llava").exists()
@@ -71,8 +79,22 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
     }
     for task in declared["tasks"]:
         lines = as_markdown(results, task).splitlines()
-        assert len(lines) == 2 + len(declared["rows"])
+        assert len(lines) == 2 + len(declared["rows"]) - (0 if task == "chair" else 2)
         assert len({line.count(" | ") for line in lines[2:]} | {lines[0].count(" | ")}) == 1
+
+
+def test_points_are_shown_as_they_are_and_an_own_baseline_decides():
+    entry = {"metrics": {"count": 186.0, "count_acc": 0.94}, "units": {"count": "points of 200"}, "intervals": {}}
+    found = {"none": {"lab_mme": entry}, "scr": {"lab_mme": {**entry, "differences": {}, "changes": [3, 2, 1]}}}
+    rows = [{"row": name, "method": name} for name in found]
+    table = as_markdown({"seeds": ["7"], "declared": {"rows": rows}, "models": {"a": found}}, "lab_mme")
+    assert table.splitlines()[0] == "|  | count | changed: worse, better |"
+    assert table.splitlines()[2:] == ["| `none` | 186.0 |  |", "| `scr` | 186.0 | 3: 2, 1 |"]
+
+
+def test_a_declaration_of_all_settings_takes_none_from_beside_the_checkpoint(tmp_path):
+    with pytest.raises(scr.ConfigError, match=r"settings beside the checkpoint: got .*scr\.json"):
+        compare_methods("lab/llava", {"settings": {}, "rows": []}, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["comparison", "adapters"])

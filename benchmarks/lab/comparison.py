@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,18 @@ _DECIDING = (
     ("hallucination_rate", "utility"),
 )
 """Of yes/no questions, captions and leading questions: the metrics whose differences are shown."""
+_DECODING = ("sampled", "generation")
+_APART = ("prompt", *_DECODING, "match", "adapter", "tasks", "args", "tuned")
+"""What rows of one run have in common."""
 
 
 def compare_methods(
-    model: str, declared: Mapping[str, Any], output: Path, report: Callable[[str], None] = print
+    model: str,
+    declared: Mapping[str, Any],
+    output: Path,
+    report: Callable[[str], None] = print,
+    *,
+    world: str | None = None,
 ) -> dict[str, Any]:
     """Run every declared row with one model; what is recorded is not computed again.
 
@@ -53,17 +61,20 @@ def compare_methods(
         model: a lab name, or the folder of a checkpoint that was trained as one.
         declared: content of a file in `declared/`. A row's `args` are fields of its methods' configurations, as
             `benchmarks.run --method-arg` takes them, `tuned` a file in `findings/` with what `benchmarks.lab.tune`
-            found; what no row says of SCR is what lies beside `lab/llava`, or the declaration's own `settings`.
+            found, `generation` arguments of `generate`; what no row says of SCR is what lies beside `lab/llava`, or
+            the declaration's own `settings`.
         output: where the records go.
         report: is told what happens.
+        world: the lab model whose pictures it is shown (the model itself).
 
     Returns:
         row → task → metrics, counts, intervals, differences to the row's baseline, and times as ratios.
 
     Raises:
         FileNotFoundError: if a row takes what a search found, and there was none yet.
+        ConfigError: if the declaration has settings of its own and others lie beside the checkpoint.
     """
-    from scr import get_method
+    from scr import ConfigError, get_method
 
     from ..running.methods import method_parts
     from ..running.outcomes import Outcome
@@ -72,10 +83,15 @@ def compare_methods(
     from ..studies.calibration import yes_shift
     from . import ASSEMBLED, CHECKPOINTS, checkpoint_folder, data_folder
 
+    named, world = model in (*CHECKPOINTS, *ASSEMBLED), world or model
     settings = declared.get("settings")
     if settings is None:
         settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
-    world = model if model in (*CHECKPOINTS, *ASSEMBLED) else "lab/llava"
+    elif (beside := (checkpoint_folder(model) if named else Path(model)) / "scr.json").exists():
+        raise ConfigError(
+            f"settings beside the checkpoint: got {beside} where the declaration has its own; expected none, since "
+            "they would decide what no row says. Move it away."
+        )
     parts = dict.fromkeys(part for row in declared["rows"] for part in method_parts(row["method"]))
     tuned = [part for part in parts if get_method(part).config_class.takes_settings]
     scr_args = {f"{part}.{name}": value for part in tuned for name, value in settings.items()}
@@ -101,7 +117,7 @@ def compare_methods(
     # Rows that differ in the method alone are one run, so that they are timed beside each other.
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in declared["rows"]:
-        apart = [row.get(name) for name in ("prompt", "sampled", "match", "adapter", "tasks", "args", "tuned")]
+        apart = [row.get(name) for name in _APART]
         groups.setdefault(json.dumps(apart), []).append(row)
     for rows in groups.values():
         methods = tuple(row["method"] for row in rows)
@@ -125,7 +141,7 @@ def compare_methods(
                     method_args=args,
                     adapter=adapter,
                     prompt=rows[0].get("prompt", "default"),
-                    generation=declared["sampling"] if rows[0].get("sampled") else {},
+                    generation=declared["sampling"] if rows[0].get("sampled") else rows[0].get("generation", {}),
                 ),
                 report,
             )
@@ -158,9 +174,10 @@ def _parts(declared: Mapping[str, Any], own: Sequence[str] | None) -> list[tuple
 
 
 def _baseline(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The row without a method, prompt or adapter and with the same decoding."""
+    """The row without a method, prompt or adapter and with the same decoding: sampled, or with as many beams."""
     plain = (one for one in rows if one["method"] == BASELINE and "prompt" not in one and "adapter" not in one)
-    return next(one["row"] for one in plain if one.get("sampled") == row.get("sampled"))
+    decoding = [row.get(name) for name in _DECODING]
+    return next(one["row"] for one in plain if [one.get(name) for name in _DECODING] == decoding)
 
 
 def _entry(outcome: Any, baseline: Any) -> dict[str, Any]:
@@ -172,6 +189,7 @@ def _entry(outcome: Any, baseline: Any) -> dict[str, Any]:
         "metrics": scores.metrics,
         "counts": scores.counts,
         "intervals": scores.intervals,
+        **({"units": scores.units} if scores.units else {}),
         "timing": {name: value for name, value in outcome.run.timing.items() if name.endswith("_ratio")},
     }
     if outcome is not baseline:
@@ -191,10 +209,12 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
         task: a task's name.
     """
     first, *others = results["models"].values()
-    metrics = [name for name in _SHOWN if name in next(iter(first.values()))[task]["metrics"]]
-    deciding = next(names for names in _DECIDING if set(names) <= set(metrics))
+    baseline = next(one[task] for one in first.values() if task in one)
+    measured, units = baseline["metrics"], baseline.get("units", {})
+    metrics = list(units) or [name for name in _SHOWN if name in measured]  # where a task has points, these
+    deciding = next((names for names in _DECIDING if set(names) <= set(metrics)), ())
     beside = "auc" if "auc" in metrics else "chair_i"
-    others = [one for one in others if all(task in entry for entry in one.values())]
+    others = [one for one in others if beside in deciding and all(task in entry for entry in one.values())]
     head = [
         "",
         *(_HEADS.get(name, name) for name in metrics),
@@ -207,7 +227,7 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
         if task not in first[row["row"]]:
             continue
         entry = first[row["row"]][task]
-        cells = [f"`{row['row']}`", *(_number(name, entry["metrics"][name]) for name in metrics)]
+        cells = [f"`{row['row']}`", *(_number(name, entry["metrics"][name], plain=units) for name in metrics)]
         if task == "sycophancy":
             spans = ([_number(name, one) for one in entry["intervals"][name]] for name in metrics)
             cells[1:] = [f"{cell} ({low}–{high})" for cell, (low, high) in zip(cells[1:], spans, strict=True)]
@@ -222,10 +242,10 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _number(name: str, value: float | None, sign: str = "") -> str:
+def _number(name: str, value: float | None, sign: str = "", plain: Collection[str] = ()) -> str:
     if value is None:
         return "–"
-    digits, shown = (3 if name == "auc" else 1), value if name in _PLAIN else 100 * value
+    digits, shown = (3 if name == "auc" else 1), value if name in (*_PLAIN, *plain) else 100 * value
     return f"{round(shown, digits) + 0:{sign}.{digits}f}"  # + 0, because −0.0 is 0.0
 
 
@@ -286,7 +306,7 @@ def _run(parser: Parser, options: argparse.Namespace) -> int:
         }
         for_others = {**declared, **fewer, "calibration": calibration}
     found = {
-        seed: compare_methods(model, for_others if number else declared, options.output_dir)
+        seed: compare_methods(model, for_others if number else declared, options.output_dir, world=models[0])
         for number, (seed, model) in enumerate(zip(seeds, models, strict=True))
     }
     commit = checkout_state().commit

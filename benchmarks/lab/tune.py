@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scr.errors import ConfigError
 from scr.files import read_json, write_json
 
 from ..printing.arguments import Parser, add_lab_model, guarded
-from . import checkpoint_folder
+from . import ASSEMBLED, checkpoint_folder
 
 if TYPE_CHECKING:
     from ..running.outcomes import Outcome
@@ -45,10 +46,16 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if the criterion is undefined for one of the runs.
     """
+    from scr import SCRConfig
+    from scr.checkpoints.settings import settings_beside
+
     from ..running.plan import RunConfig
     from ..running.runner import run
 
     tried = configurations(grid)
+    # What an earlier search left beside the checkpoint is no part of this one.
+    default, found = SCRConfig().to_dict(), settings_beside(checkpoint_folder(model)).get("settings", {})
+    unsaid = {name: default[name] for name in found if name not in grid["fields"]}
     where = f"{grid['task']} on {grid['images']} images of {grid['split']}"
     print(f"{len(tried)} configurations, {where}: {grid['criterion']}")
     baseline, results = 0.0, []
@@ -57,7 +64,7 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
             RunConfig(
                 model=model,
                 methods=("scr",),
-                method_args=fields,
+                method_args=unsaid | fields,
                 tasks=(grid["task"],),
                 split=grid["split"],
                 limit=grid["images"],
@@ -106,11 +113,19 @@ def build_parser() -> argparse.ArgumentParser:
         default="small",
         help="what is tried (small)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="what was found (scr.json beside the checkpoint)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="what was found (scr.json beside the checkpoint; needed for a model that is put together in the cache)",
+    )  # fmt: skip
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.output is None and options.model in ASSEMBLED:
+        raise ConfigError(
+            f"nowhere to write: got no --output for {options.model}; expected a file, since what lies in the cache is "
+            "made anew. Give --output FILE."
+        )
     found = tune(options.model, options.output_dir, read_json(GRIDS / f"{options.grid}.json"))
     path = options.output or checkpoint_folder(options.model) / "scr.json"
     write_json(path, found)
