@@ -37,6 +37,12 @@ def guessing(tiny):
 
 
 @pytest.fixture
+def repeating(tiny):
+    tiny.require_copies()
+    return tiny
+
+
+@pytest.fixture
 def patched(tiny):
     with scr.patch(tiny.model, num_sources=4, scale=1.4, keep_traces=99) as handle, torch.no_grad():
         yield handle
@@ -196,8 +202,8 @@ def test_assisted_decoding_equals_greedy(guessing, patched):
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
 @pytest.mark.parametrize("cache", [None, "static"])
-def test_repeated_rows_get_the_plan_of_the_prompts_own(tiny, patched, options, cache):
-    tiny.require_copies()
+def test_repeated_rows_get_the_plan_of_the_prompts_own(repeating, patched, options, cache):
+    tiny = repeating
     inputs, seen = tiny.prompt(tiny.repeatable).inputs, []
     tiny.model.generate(**inputs, **GREEDY)
     expected = plans(patched.traces)
@@ -213,8 +219,8 @@ def test_repeated_rows_get_the_plan_of_the_prompts_own(tiny, patched, options, c
     assert (seen[1] - seen[0].repeat_interleave(3, dim=0))[real].abs().max() < 1e-4
 
 
-def test_noise_is_the_same_for_repeated_rows(tiny):
-    tiny.require_copies()
+def test_noise_is_the_same_for_repeated_rows(repeating):
+    tiny = repeating
     inputs = tiny.prompt(tiny.repeatable).inputs
     with scr.patch(tiny.model, "noise_control", num_sources=4, scale=1.4):
         single = tiny.model.generate(**inputs, **GREEDY).logits[0]
