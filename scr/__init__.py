@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         get_method,
     )
     from .patching.baseline import BASELINE
-    from .patching.combination import CombinedConfig, fields_by_part, method_parts
+    from .patching.combination import CombinedConfig, check_beams, fields_by_part, method_parts
     from .patching.patch import Patch
     from .patching.prepare import MethodName, patch
     from .patching.registry import family_of, get_family, list_families, list_methods

@@ -26,6 +26,7 @@ from scr import ConfigError, UnsupportedGenerationError, get_method, list_method
 from scr.demo import build_parser, main
 from scr.demo.answering import Answering, strength
 from scr.demo.serving import MOST_BYTES, bind
+from scr.describing.description import Description
 
 ROOT = Path(__file__).parent.parent
 JSON = {"Content-Type": "application/json"}
@@ -189,24 +190,19 @@ def test_every_method_has_a_strength_and_the_known_ones_the_right_one():
 
 
 def test_a_method_that_refuses_leaves_the_others(monkeypatch):
-    class Refusing:
-        """An asker whose one method cannot generate so."""
+    def describe(model, processor, images, prompt, method, **options):
+        (path,) = images
+        assert Path(path).read_bytes() == png()
+        if method.parts:
+            assert method.parts["scr"].scale == 1.5
+            raise UnsupportedGenerationError("not so: got this; expected that. Do that.")
+        return [Description(image=path, prompt=prompt, text="A dog.", milliseconds=3.0)]
 
-        def __init__(self, model, processor, prompt, configs, generation, calibration):
-            assert configs["scr"].parts["scr"].scale == 1.5
-
-        def rows(self, photos, method):
-            if method == "scr":
-                raise UnsupportedGenerationError("not so: got this; expected that. Do that.")
-            (photo,) = photos
-            assert photo.path.read_bytes() == png()
-            said = {"text": "A dog.", "doubts": [], "milliseconds": 3.0, "calibration": None, "error": None}
-            return [{"image": photo.name, "method": method, **said}]
-
-    monkeypatch.setattr("scr.demo.answering.Asker", Refusing)
-    model, _ = tiny_llava()
+    monkeypatch.setattr("scr.describing.asking.describe", describe)
+    monkeypatch.setattr("scr.describing.asking.Asker._traces", lambda *_: {})
+    model, processor = tiny_llava()
     beside, beams = {"settings": {"scale": 1.3}}, {"num_beams": 5}
-    answering = Answering(model, None, name="tiny", prompt="?", calibration=None, generation=beams, beside=beside)
+    answering = Answering(model, processor, name="tiny", prompt="?", calibration=None, generation=beams, beside=beside)
     assert "opera" in answering.choices
     assert answering.choices["scr"]["default"] == 1.3, "what lies beside the checkpoint"
     answer = answering.answer(png(), "What?", ["none", "scr", "scr"], {"scr": 1.5, "vcd": 3.0})

@@ -8,6 +8,7 @@ from PIL import Image
 
 import scr
 from benchmarks.lab import checkpoint_folder
+from scr import NotFiniteError
 from scr.adapters import find_adapter
 from scr.checkpoints.chosen import load_chosen, locate
 from scr.describing import asking, command
@@ -50,7 +51,7 @@ def test_each_photo_has_a_line_of_each_method(out):
     names = ["a.png", "broken.jpg", "sub/b.jpg", "gone.jpg"]
     assert [(row["image"], row["method"]) for row in rows] == [(name, one) for name in names for one in ("none", "scr")]
     for row in rows:
-        own = {name: value for name, value in row.items() if name != "trace"}
+        own = {name: value for name, value in row.items() if name not in ("trace", "digest")}
         assert Description.from_dict(own).to_dict() == own
         assert (row["error"] is None) == (row["image"] in ("a.png", "sub/b.jpg"))
         assert bool(row["text"]) == (row["error"] is None)
@@ -101,6 +102,43 @@ def test_a_later_run_asks_what_is_missing_alone(photos, out, monkeypatch, capsys
     assert [row["trace"] is None for row in rows_of(out) if row["image"] == "a.png"] == [False, False, True]
 
 
+def test_what_refuses_one_photo_costs_the_others_nothing(photos, tmp_path, monkeypatch):
+    asked = asking.describe
+
+    def describe(model, processor, images, prompt, **options):
+        if options["method"].parts and any(str(one).endswith("a.png") for one in images):
+            raise NotFiniteError("no finite logits")
+        return asked(model, processor, images, prompt, **options)
+
+    monkeypatch.setattr(asking, "describe", describe)
+    out = tmp_path / "out"
+    assert main([str(photos / "a.png"), str(photos / "sub"), "--method", "scr", "--output", str(out), *QUICK]) == 0
+    assert {(row["image"], row["method"]): row["error"] for row in rows_of(out)} == {
+        ("a.png", "none"): None, ("a.png", "scr"): "no finite logits", ("b.jpg", "none"): None, ("b.jpg", "scr"): None,
+    }  # fmt: skip
+
+
+def test_another_photo_of_a_known_name_is_refused(photos, tmp_path, capsys):
+    out, photo = tmp_path / "out", tmp_path / "a.png"
+    assert main([str(photos / "a.png"), "--output", str(out), *QUICK]) == 0
+    photo.write_bytes((photos / "a.png").read_bytes())
+    assert main([str(photo), "--output", str(out), *QUICK]) == 0, "the same one at another place"
+    Image.new("RGB", (96, 96), "red").save(photo)
+    assert main([str(photo), "--output", str(out), *QUICK]) == 2
+    assert f"two photos have one name: got {str(photo)!r}, but" in capsys.readouterr().err
+
+
+def test_a_row_does_not_tell_where_a_photo_lies(tmp_path):
+    folder = tmp_path / ("deep" * 50)
+    folder.mkdir()
+    photo = folder / "9.41\u202fAM.png"
+    photo.write_bytes(b"no picture")
+    assert main([str(photo), "--output", str(tmp_path / "out"), *QUICK]) == 1
+    (row,) = rows_of(tmp_path / "out")
+    assert "'9.41\\u202fAM.png'" in row["error"]
+    assert "deep" not in row["error"]
+
+
 def test_an_interrupt_leaves_a_page_and_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
     done = []
 
@@ -128,6 +166,7 @@ def test_where_nothing_can_be_described_the_command_fails(photos, tmp_path):
     ("given", "said"),
     [
         (["--method", "vdc"], "unknown method: got 'vdc'"),
+        (["--method", "scr,opera"], "opera searches with beams: got num_beams=1; expected at least 2"),
         (["--method-arg", "vcd.contrast=2"], "settings without a method"),
         (["--method", "scr", "--method-arg", "scr.scale=-1"], "scale out of range"),
         (["--model", "lab/lava"], "lab/lava"),

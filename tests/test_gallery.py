@@ -13,6 +13,7 @@ from described import SETTINGS, TRACE, described, row
 from PIL import Image
 
 from scr import ConfigError, DataFileError
+from scr.describing.gallery import records as records_of_a_folder
 from scr.describing.gallery import working
 from scr.describing.gallery.copies import LARGEST, copied
 from scr.describing.gallery.differences import differing_words
@@ -83,6 +84,25 @@ def test_each_photo_is_described_once_by_each_method(tmp_path):
     assert order == [(image, method) for image in "cab" for method in ("vcd", "none")]
     lines = (tmp_path / "out" / ROWS_FILE).read_text().splitlines()
     assert [(one["image"], one["method"]) for one in map(json.loads, lines)] == order
+
+
+def test_lines_that_were_read_are_not_read_again(tmp_path, monkeypatch):
+    mine, other = described(tmp_path, [row(f"{number}.jpg", "A dog.") for number in range(3)]), Records(tmp_path)
+    read, parsed = records_of_a_folder._read, []
+    monkeypatch.setattr(records_of_a_folder, "_read", lambda line: parsed.append(line) or read(line))
+    assert set(mine.missing(["1.jpg", "9.jpg"], ["none"])) == {"9.jpg"}
+    other.add([row("8.jpg", "A dog."), row("9.jpg", "A cat.")])
+    parsed.clear()
+    assert mine.missing(["1.jpg", "9.jpg", "0.jpg"], ["none"]) == {}
+    assert len(parsed) == 3, "the last that was known, and the two that are new"
+    other.sort(["9.jpg", "8.jpg", "0.jpg"], ["none"])
+    with (tmp_path / ROWS_FILE).open("a") as file:
+        file.write(json.dumps(row("10.jpg", "A cow.")))
+    assert set(mine.missing(["0.jpg", "2.jpg", "10.jpg", "11.jpg"], ["none"])) == {"11.jpg"}
+    mine.add([row("10.jpg", "Another."), row("11.jpg", "A cow.")])
+    assert [key[0] for key in mine.rows()] == ["9.jpg", "8.jpg", "0.jpg", "1.jpg", "2.jpg", "10.jpg", "11.jpg"]
+    (tmp_path / ROWS_FILE).unlink()
+    assert set(mine.missing(["0.jpg"], ["none"])) == {"0.jpg"}
 
 
 def test_a_line_that_a_kill_tore_is_described_again(tmp_path):

@@ -470,3 +470,9 @@ def test_the_published_values_are_the_defaults():
         "compat": "paper",
     }
     assert scr.get_method("opera").least_beams == 2
+
+
+def test_fewer_beams_than_a_method_needs_are_refused_before_it_is_put_on():
+    scr.check_beams(["scr", "opera"], {"num_beams": 2})
+    with pytest.raises(scr.ConfigError, match="opera searches with beams: got num_beams=1; expected at least 2"):
+        scr.check_beams(["scr", "opera"], {"num_beams": None})

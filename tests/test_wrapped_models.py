@@ -76,7 +76,10 @@ def test_offloading_leaves_no_weight_behind(tiny, where, tmp_path):
     assert away
     with scr.patch(tiny.model, **OPTIONS) as patched:
         assert torch.equal(tiny.model(**inputs).logits, expected[0])
-        if tiny.name in ("qwen3_vl_moe", "qwen3_5_moe"):  # transformers runs experts one by one where there is something to move
+        if tiny.name in (
+            "qwen3_vl_moe",
+            "qwen3_5_moe",
+        ):  # transformers runs experts one by one where there is something to move
             assert close(said(tiny.model, inputs), expected[1])
         elif tiny.name != "llava_next":  # likewise, in `generate`
             assert torch.equal(said(tiny.model, inputs), expected[1])

@@ -83,11 +83,11 @@ def compare_methods(
     from ..studies.calibration import yes_shift
     from . import ASSEMBLED, CHECKPOINTS, checkpoint_folder, data_folder
 
-    named, world = model in (*CHECKPOINTS, *ASSEMBLED), world or model
+    of_the_lab, world = model in (*CHECKPOINTS, *ASSEMBLED), world or model
     settings = declared.get("settings")
     if settings is None:
         settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
-    elif (beside := (checkpoint_folder(model) if named else Path(model)) / "scr.json").exists():
+    elif (beside := (checkpoint_folder(model) if of_the_lab else Path(model)) / "scr.json").exists():
         raise ConfigError(
             f"settings beside the checkpoint: got {beside} where the declaration has its own; expected none, since "
             "they would decide what no row says. Move it away."

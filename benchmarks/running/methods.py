@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 import scr
 from scr import BASELINE as BASELINE
-from scr import ConfigError, fields_by_part, method_parts
+from scr import ConfigError, check_beams, fields_by_part, method_parts
 from scr.reading import answer_tokens
 
 from ..asking.models import ModelSource, load_processor
@@ -32,13 +32,7 @@ def check_methods(
         ConfigError: naming the first that is wrong.
     """
     fields_by_part(_all_parts(methods), method_args)
-    beams = (generation or {}).get("num_beams") or 1
-    for part in _all_parts(methods):
-        if beams < (least := scr.get_method(part).least_beams):
-            raise ConfigError(
-                f"{part} searches with beams: got num_beams={beams}; expected at least {least}. "
-                "`benchmarks.run --gen-kwarg num_beams=5` has them."
-            )
+    check_beams(_all_parts(methods), generation or {})
 
 
 def given_configs(methods: Sequence[str], source: ModelSource, method_args: Mapping[str, Any]) -> Configs:

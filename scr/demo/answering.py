@@ -100,9 +100,9 @@ class Answering:
                 size = read_image(str(photo.path)).size
             except ImageError as error:
                 raise ImageError(str(error).replace(repr(str(photo.path)), "a file")) from error
-            wanted = conditions(configs, ())
-            asker = Asker(self._model, self._processor, prompt, wanted, self._generation, self._calibration)
-            rows = [_row(asker, photo, name) for name in configs]
+            rows_of = conditions(configs, ())
+            asker = Asker(self._model, self._processor, prompt, rows_of, self._generation, self._calibration)
+            rows = [row for name in configs for row in asker.rows([photo], name)]
         settings = {"id": "", "model": self._name, "prompt": prompt}
         return page_data(settings, rows, lambda name: {"size": list(size)})
 
@@ -119,13 +119,6 @@ class Answering:
         turned = strength(entry)
         taken = entry.settings_of(self._beside).get(turned["field"], turned["default"])
         return {"name": entry.name, "summary": entry.summary, **turned, "default": taken}
-
-
-def _row(asker: Asker, photo: Photo, method: str) -> dict[str, Any]:
-    try:
-        return asker.rows([photo], method)[0]
-    except SCRError as error:  # a way of generating that it cannot follow
-        return {"image": photo.name, "method": method, "error": str(error)}
 
 
 def _works(model: Any, entry: MethodEntry) -> bool:

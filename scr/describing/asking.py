@@ -11,10 +11,12 @@ import torch
 
 from ..adapters import AdapterSource
 from ..adapters import adapter as adapt
+from ..errors import SCRError
 from ..methods import get_method
 from ..patching.combination import CombinedConfig
 from ..patching.prepare import patch
 from .describe import describe, row_name
+from .description import Description
 from .doubts.scores import Calibration
 from .gallery.photos import Photo
 from .gallery.records import Row
@@ -87,15 +89,26 @@ class Asker:
         torch.set_flush_denormal(True)
 
     def rows(self, photos: Sequence[Photo], method: str) -> list[Row]:
-        """A row for each photo: a description's fields, and `trace`, None where the method leaves none.
+        """A row for each photo: a description's fields, the photo's `digest`, and `trace`, None where there is none.
+
+        A photo that the model or a method refuses has a row that says why; the others of its batch have theirs.
 
         Args:
             photos: of one batch.
             method: name of a row.
 
         Raises:
-            Exception: as `scr.describe`.
+            Exception: as `scr.describe`, but of our own.
         """
+        try:
+            return self._rows(photos, method)
+        except SCRError as error:
+            if len(photos) > 1:
+                return [row for photo in photos for row in self.rows([photo], method)]
+            refused = Description(image=photos[0].name, prompt=self._prompt, method=method, error=str(error))
+            return [{**refused.to_dict(), "digest": photos[0].digest(), "trace": None}]
+
+    def _rows(self, photos: Sequence[Photo], method: str) -> list[Row]:
         condition = self._wanted[method]
         said = describe(
             self._model,
@@ -112,9 +125,9 @@ class Asker:
         rows = []
         for photo, one in zip(photos, said, strict=True):
             # A page that is passed on need not tell where the photos lay.
-            error = None if one.error is None else one.error.replace(str(photo.path), photo.name)
-            own = {"image": photo.name, "method": method, "error": error, "trace": traces.get(photo.name)}
-            rows.append({**one.to_dict(), **own})
+            error = None if one.error is None else one.error.replace(repr(str(photo.path)), repr(photo.name))
+            own = {"image": photo.name, "method": method, "error": error}
+            rows.append({**one.to_dict(), **own, "digest": photo.digest(), "trace": traces.get(photo.name)})
         return rows
 
     def _traces(self, photos: Sequence[Photo], method: str) -> dict[str, Row]:

@@ -107,12 +107,14 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
     photos = (cluster.find_photos if cluster else find_photos)(options.photos, without=options.output)
     from ..checkpoints.chosen import chosen_dtype, find_device, find_model, load_chosen
     from ..checkpoints.settings import settings_beside
+    from ..patching.combination import check_beams
     from .asking import Asker, conditions
 
     location, revision = find_model(options.model)
     configs = configurations(options.method, dict(options.method_arg), settings_beside(Path(location)))
     wanted = conditions(configs, _adapters(options, revision))
     generation = {"do_sample": False, "max_new_tokens": options.max_new_tokens, **dict(options.gen_kwarg)}
+    check_beams([part for config in configs.values() for part in config.parts], generation)
     calibration = _calibration(options)
     settings = {
         "model": options.model,
@@ -124,6 +126,7 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
     }
     records = Records(options.output)
     records.check(settings if revision is None else settings | {"revision": revision})
+    records.check_photos(photos)
     asked = (options.prompt, wanted, generation, calibration)
     if cluster:
         revision = cluster.revision(options.model)

@@ -47,8 +47,9 @@ def read_image(image: Any) -> Image.Image:
     except (MemoryError, ImageError):
         raise
     except Exception as error:  # of a broken file almost anything; of an enormous one PIL's DecompressionBombError
-        problem = " ".join(str(error).split())[:200]
         got = repr(image) if isinstance(image, str | os.PathLike) else f"a {type(image).__name__}"
+        # Said once, so that who passes the error on can call the file as they like.
+        problem = " ".join(str(error).replace(got, "it").replace(repr(_said(image)), "it").split())[:200]
         raise ImageError(
             f"no picture: got {got} ({type(error).__name__}: {problem}); expected a picture's file, a PIL image, or an "
             "array of pixels. Check it."
@@ -66,6 +67,11 @@ def as_list(images: Any) -> list[Any]:
     if not hasattr(images, "__iter__"):
         raise ConfigError(f"no images: got a {type(images).__name__}; expected a list of them. Give paths or pictures.")
     return list(images)
+
+
+def _said(image: Any) -> str:
+    """What Pillow calls a file in its errors."""
+    return str(_path(os.fspath(image))) if isinstance(image, str | os.PathLike) else ""
 
 
 def _path(given: str) -> Path:

@@ -77,6 +77,25 @@ def fields_by_part(parts: Sequence[str], fields: Mapping[str, Any]) -> dict[str,
     return {part: {**of_all, **own[part]} for part in parts}
 
 
+def check_beams(parts: Sequence[str], generation: Mapping[str, Any]) -> None:
+    """Refuse a way of generating with fewer beams than a method needs.
+
+    Args:
+        parts: as `method_parts` returns them.
+        generation: arguments of `generate`.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    beams = generation.get("num_beams") or 1
+    for part in parts:
+        if beams < (least := get_method(part).least_beams):
+            raise ConfigError(
+                f"{part} searches with beams: got num_beams={beams}; expected at least {least}. "
+                "`--gen-kwarg num_beams=5` has them."
+            )
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class CombinedConfig(MethodConfig):
     """The configurations of a combination, one by one; those of "none" are none.

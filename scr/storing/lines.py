@@ -29,7 +29,9 @@ class Line(NamedTuple, Generic[T]):
     value: T
 
 
-def read_lines(path: Path, read: Callable[[bytes], T], *, wanted: str, advice: str) -> Iterator[Line[T]]:
+def read_lines(
+    path: Path, read: Callable[[bytes], T], *, wanted: str, advice: str, after: Line[T] | None = None
+) -> Iterator[Line[T]]:
     """The lines of a file, one by one; blank lines are none, nor is a last one that a kill cut off.
 
     Args:
@@ -37,6 +39,7 @@ def read_lines(path: Path, read: Callable[[bytes], T], *, wanted: str, advice: s
         read: reads a line, and raises ValueError for one that is none.
         wanted: what the error says was expected.
         advice: what it says can be done.
+        after: begin behind this line; None begins at the first.
 
     Raises:
         DataFileError: for a line that cannot be read.
@@ -44,8 +47,9 @@ def read_lines(path: Path, read: Callable[[bytes], T], *, wanted: str, advice: s
     if not path.exists():
         return
     with path.open("rb") as file:
-        start = 0
-        for number, line in enumerate(file, start=1):
+        start, first = (0, 1) if after is None else (after.end + 1, after.number + 1)
+        file.seek(start)
+        for number, line in enumerate(file, start=first):
             if line.strip():
                 try:
                     value = read(line)
@@ -73,11 +77,12 @@ def mend_end(path: Path, read: Callable[[bytes], object]) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
+        if not file.seek(0, os.SEEK_END) or (file.seek(-1, os.SEEK_END), file.read(1))[1] == b"\n":
+            return
+        file.seek(0)
         last, start = b"", 0
         for line in file:
             last, start = line, start + len(last)
-        if not last or last.endswith(b"\n"):
-            return
         try:
             read(last)
         except ValueError:

@@ -1,7 +1,8 @@
-"""Which photos are meant, and what each is called. Standard library only: none is opened here."""
+"""Which photos are meant, what each is called, and which one it is. Standard library only: none is decoded here."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,14 @@ class Photo(NamedTuple):
 
     name: str
     path: Path
+
+    def digest(self) -> str | None:
+        """What tells the photo from another of its name: SHA-256 of its file; None where it cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
 
 
 def find_photos(given: Iterable[Path], without: Path) -> list[Photo]:

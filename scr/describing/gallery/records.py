@@ -15,13 +15,15 @@ from typing import Any
 
 from ...errors import ConfigError, DataFileError
 from ...files import decode, json_text, json_value, parse_json, read_json, write_json, write_rows
-from ...storing.lines import add_bytes, mend_end, read_lines
+from ...storing.lines import Line, add_bytes, mend_end, read_lines
 from ...storing.locks import FolderInUseError, forget_lock, held
+from .photos import Photo
 
 ROWS_FILE, SETTINGS_FILE = "descriptions.jsonl", "settings.json"
 _LOCK, _PAGE_LOCK, _CLAIM = ".lock", ".page.lock", ".claim-{}.lock"
 
 Row = dict[str, Any]
+"""The fields of a `Description`, `trace`, and the `digest` of the photo."""
 Key = tuple[str, str]
 """The names of a photo and of a method."""
 
@@ -36,6 +38,8 @@ class Records:
     def __init__(self, folder: Path) -> None:
         """Nothing is read or written yet."""
         self.folder = folder
+        self._last: Line[Row] | None = None
+        self._keys: set[Key] = set()
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuse a folder that `begin` would refuse; nothing is written.
@@ -50,6 +54,21 @@ class Records:
                 "Give another --output."
             )
         self._together(settings)
+
+    def check_photos(self, photos: Iterable[Photo]) -> None:
+        """Refuse photos whose names are those of others that are described already.
+
+        Raises:
+            ConfigError: naming the first.
+            DataFileError: as `rows`.
+        """
+        known = {row["image"]: row["digest"] for row in self._lines() if row.get("digest") is not None}
+        for photo in photos:
+            if photo.name in known and photo.digest() not in (None, known[photo.name]):
+                raise ConfigError(
+                    f"two photos have one name: got {str(photo.path)!r}, but {str(self.folder)!r} describes another "
+                    f"as {photo.name!r}; expected each name once. Give another --output, or rename the photo."
+                )
 
     def begin(self, settings: Mapping[str, Any]) -> Row:
         """Make the folder, or go on in it; what could not be described is forgotten, so that it is tried once more.
@@ -89,7 +108,7 @@ class Records:
         Raises:
             DataFileError: as `rows`.
         """
-        known = self.rows().keys()
+        known = self._known()
         lacking = {name: [method for method in methods if (name, method) not in known] for name in photos}
         return {name: which for name, which in lacking.items() if which}
 
@@ -101,7 +120,7 @@ class Records:
         """
         with self._held():
             mend_end(self.folder / ROWS_FILE, _read)
-            known = self.rows().keys()
+            known = self._known()
             lines = [f"{json_text(row)}\n" for row in rows if (row["image"], row["method"]) not in known]
             add_bytes(self.folder / ROWS_FILE, "".join(lines).encode("utf-8", "backslashreplace"))
 
@@ -140,14 +159,26 @@ class Records:
         """Inside it no other process writes what is made of the lines: a table, a page and its pictures."""
         return held(self.folder / _PAGE_LOCK, wait=True)
 
+    def _known(self) -> set[Key]:
+        """The keys of all lines; a file that has only grown is not read from its beginning again."""
+        last, path = self._last, self.folder / ROWS_FILE
+        if last is not None and not _has(path, last):
+            self._last, self._keys = None, set()
+        for line in self._read_lines(self._last):
+            self._last = line
+            self._keys.add((line.value["image"], line.value["method"]))
+        return self._keys
+
     def _together(self, settings: Mapping[str, Any]) -> Row:
         path, given = self.folder / SETTINGS_FILE, json_value(settings)
         return _together(read_json(path) if path.exists() else {"id": uuid.uuid4().hex, **given}, given, path)
 
     def _lines(self) -> Iterator[Row]:
-        path = self.folder / ROWS_FILE
+        return (line.value for line in self._read_lines())
+
+    def _read_lines(self, after: Line[Row] | None = None) -> Iterator[Line[Row]]:
         advice = "Mend or delete the line, and the photo is described again."
-        return (line.value for line in read_lines(path, _read, wanted="a description", advice=advice))
+        return read_lines(self.folder / ROWS_FILE, _read, wanted="a description", advice=advice, after=after)
 
     def _held(self) -> contextlib.AbstractContextManager[None]:
         return held(self.folder / _LOCK, wait=True)
@@ -156,6 +187,16 @@ class Records:
 def object_of(doubt: Mapping[str, Any]) -> str:
     """What a doubtful word is a mention of: the object of CHAIR's list, else the word itself, in lower case."""
     return str(doubt["category"] or doubt["word"].lower())
+
+
+def _has(path: Path, line: Line[Row]) -> bool:
+    """Whether a line is where it was: then so are all before it, whoever sorted them."""
+    try:
+        with path.open("rb") as file:
+            file.seek(line.start)
+            return _read(file.read(line.end - line.start)) == line.value
+    except (OSError, ValueError):
+        return False
 
 
 def _read(line: bytes) -> Row:
