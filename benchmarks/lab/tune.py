@@ -58,7 +58,7 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
     unsaid = {name: default[name] for name in found if name not in grid["fields"]}
     where = f"{grid['task']} on {grid['images']} images of {grid['split']}"
     print(f"{len(tried)} configurations, {where}: {grid['criterion']}")
-    baseline, results = 0.0, []
+    baseline, results = {}, []
     for number, fields in enumerate(tried, start=1):
         none, scr = run(
             RunConfig(
@@ -73,26 +73,28 @@ def tune(model: str, output: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
                 output_dir=output,
             )
         )
-        baseline, value = _auc(none), _auc(scr)
-        results.append({**fields, "auc": value, "hallucination_rate": scr.scores.metrics["hallucination_rate"]})
-        print(f"{number:3d}/{len(tried)}  auc {value:.4f} (without {baseline:.4f})  {json.dumps(results[-1])}")
+        baseline = _metrics(none)
+        results.append({**fields, **_metrics(scr)})
+        print(f"{number:3d}/{len(tried)}  auc {_metrics(scr)['auc']:.4f} (without {baseline['auc']:.4f})  "
+              f"{json.dumps(results[-1])}")  # fmt: skip
     best = max(range(len(tried)), key=lambda index: results[index]["auc"])
     return {
         "settings": tried[best],
         "chosen_by": f"{grid['criterion']}; {where}",
         "configurations": len(tried),
-        "auc_without": baseline,
+        **{f"{name}_without": value for name, value in baseline.items()},
         "auc": results[best]["auc"],
-        "better_than_without": sum(result["auc"] > baseline for result in results),
+        "better_than_without": sum(result["auc"] > baseline["auc"] for result in results),
         "results": results,
     }
 
 
-def _auc(outcome: Outcome) -> float:
-    value = outcome.scores.metrics["auc"]
-    if value is None:
+def _metrics(outcome: Outcome) -> dict[str, Any]:
+    """The criterion, and what a higher one may have been bought with."""
+    found = outcome.scores.metrics
+    if found["auc"] is None:
         raise ValueError(f"no AUC: got none ({outcome.scores.reasons['auc']}); expected one. Look at the records.")
-    return value
+    return {name: found[name] for name in ("auc", "hallucination_rate", "recall")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
