@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scr import ConfigError
 from scr.files import write_json
 
 from .printing.arguments import Parser, add_flags, add_model, guarded, names, run_config, share
@@ -21,7 +22,8 @@ _EPILOG = """examples:
   python -m benchmarks.doubts --split val --limit 300 --output doubts.json
   python -m benchmarks.doubts --split test --limit 300 --calibration doubts.json --methods vcd,purified
 
-Without --calibration one is learnt, and what is printed of it is of the mentions that it was learnt on.
+Without --calibration one is learnt, and called as its file is; what is printed of it is of the mentions that it was
+learnt on.
 """
 
 
@@ -52,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.output is not None and options.calibration is not None:
+        raise ConfigError(
+            f"nothing to write: got --output {options.output} beside --calibration {options.calibration}, which is "
+            "learnt already; expected one of the two. Leave the other out."
+        )
     from scr.describing import Calibration, find_calibration
 
     from .printing.doubts import print_qualities, print_rows
@@ -65,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     if known is None:
         intercept, weights = calibrate(mentions)
         known = Calibration(
-            name=study.loaded.name,
+            name=study.loaded.name if options.output is None else options.output.stem,
             model=study.loaded.name,
             revision=study.loaded.revision,
             data=f"{options.split}: {len(study.samples)} images",
@@ -78,6 +85,8 @@ def _run(options: argparse.Namespace) -> int:
         )
         if options.output is not None:
             write_json(options.output, known.to_dict())
+    elif caveat := known.caveat(study.loaded.name, study.loaded.revision, study.samples[0].prompt):
+        print(caveat, file=sys.stderr)
     print(f"{study.loaded.name}, {options.split}: {len(study.samples)} images, {len(mentions)} mentions, "
           f"{made_up} made up; scores by {known.name} ({known.data})")  # fmt: skip
     print_qualities(qualities(mentions, known), costs(study))

@@ -15,6 +15,7 @@ from scr.describing import asking, command
 from scr.describing.command import configurations, main
 from scr.describing.describe import PROMPT
 from scr.describing.description import Description
+from scr.describing.doubts.scores import find_calibration
 from scr.describing.gallery.page import PAGE
 from scr.describing.gallery.records import ROWS_FILE, SETTINGS_FILE
 
@@ -200,14 +201,27 @@ def test_configurations_have_the_unpatched_model_first():
     assert command.PROMPT == PROMPT
 
 
-def test_doubts_are_scored_by_the_models_own_calibration_where_there_is_one():
-    def chosen(*given):
-        return command._calibration(command.build_parser().parse_args(["photos", *given]))
+def test_scores_of_two_calibrations_do_not_mix_in_a_folder(photos, tmp_path, monkeypatch, capsys):
+    def rows(self, given, method):
+        return [
+            {**Description(image=photo.name, prompt="p", text="A dog.").to_dict(), "trace": None} for photo in given
+        ]
 
-    assert chosen().name == "lab/llava"
-    assert chosen("--model", "lab/smol", "--calibration", "lab/llava").name == "lab/llava"
-    assert chosen("--model", "somebody/else") is None
-    assert chosen("--calibration", "none") is None
+    monkeypatch.setattr(asking.Asker, "rows", rows)
+    file, out = tmp_path / "mine.json", tmp_path / "out"
+    learnt = find_calibration("lab/llava")
+    file.write_text(json.dumps(learnt.to_dict()))
+    given = [str(photos / "a.png"), "--output", str(out), "--calibration", str(file)]
+    assert main(given) == 0
+    assert "were learnt" not in capsys.readouterr().err, "on this model and this prompt"
+    assert json.loads((out / SETTINGS_FILE).read_text())["calibration"] == f"lab/llava@{learnt.digest}"
+    file.write_text(json.dumps({**learnt.to_dict(), "intercept": 0.5}))
+    assert main(given) == 2
+    assert "described with other settings before: got calibration" in capsys.readouterr().err
+    given += ["--output", str(tmp_path / "other"), "--prompt", "Why?", "--adapter", "lab/refusal"]
+    assert main(given) == 0
+    said = "scores by lab/llava were learnt with another prompt ('Please describe this image in detail.')"
+    assert f"{said} and without lab/refusal: here" in capsys.readouterr().err
 
 
 def test_texts_for_the_model_are_given_as_ids():

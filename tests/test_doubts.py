@@ -1,7 +1,9 @@
 """Doubts: which words are asked about, and each measure against what a model says by itself."""
 
+import dataclasses
 import json
 import math
+import re
 
 import nltk
 import pytest
@@ -18,7 +20,7 @@ from scr.describing.doubts.evidence import evidence
 from scr.describing.doubts.forced import token_logprobs
 from scr.describing.doubts.recheck import question, recheck
 from scr.describing.doubts.said import Said, SaidWord
-from scr.describing.doubts.scores import feature, find_calibration, list_calibrations, own_calibration
+from scr.describing.doubts.scores import chosen_calibration, feature, find_calibration, list_calibrations
 from scr.describing.doubts.words import ContentWord, content_words
 from scr.describing.encoding import encode_prompts
 from scr.perturb import get_perturbation, perturb_inputs
@@ -192,8 +194,6 @@ def test_calibrations_are_found_by_name_and_by_file(tmp_path):
     assert find_calibration(path) == find_calibration(str(path)) == find_calibration(CALIBRATION) == CALIBRATION
     for name in list_calibrations():
         assert find_calibration(name).name == name
-        assert own_calibration(name) == find_calibration(name)
-    assert own_calibration("somebody/else") is None
     with pytest.raises(ConfigError, match=r"got 'nothing like it'; expected one of lab/llava.*benchmarks\.doubts"):
         find_calibration("nothing like it")
     with pytest.raises(ConfigError, match=r"got 'lab/lava'.*'lab/llava'"):
@@ -201,3 +201,39 @@ def test_calibrations_are_found_by_name_and_by_file(tmp_path):
     path.write_text("{}")
     with pytest.raises(ConfigError, match="fields of Calibration are missing"):
         find_calibration(path)
+
+
+def test_a_command_scores_by_what_it_is_given_or_by_the_models_own():
+    assert chosen_calibration(None, "lab/llava") == find_calibration("lab/llava")
+    assert chosen_calibration("lab/llava", "lab/smol") == find_calibration("lab/llava")
+    assert chosen_calibration(None, "somebody/else") is None
+    assert chosen_calibration("none", "lab/llava") is None
+    with pytest.raises(ConfigError, match="unknown calibration: got 'nothing'"):
+        chosen_calibration("nothing", "lab/llava")
+
+
+def test_calibrations_of_one_name_are_told_apart_by_their_content():
+    turned = dict(reversed(CALIBRATION.weights.items()))
+    assert dataclasses.replace(CALIBRATION, weights=turned).digest == CALIBRATION.digest
+    for other in ({"intercept": 0.6}, {"weights": {"confidence": -1.0}}, {"prompt": "q"}):
+        assert dataclasses.replace(CALIBRATION, **other).digest != CALIBRATION.digest
+    assert re.fullmatch("[0-9a-f]{16}", CALIBRATION.digest)
+
+
+@pytest.mark.parametrize(
+    ("revision", "described", "said"),
+    [
+        (None, ("m", "1", "p"), None),
+        ("1", ("m", None, "p"), None),
+        ("1", ("/a/copy", "1", "p"), None),
+        ("1", ("m", "2", "p"), "learnt on other weights (m): here"),
+        ("1", ("n", "2", "p"), "learnt on another model (m): here"),
+        (None, ("n", "2", "p"), "learnt on another model (m): here"),
+        ("1", ("m", "1", "q"), "learnt with another prompt ('p'): here"),
+        ("1", ("m", "1", "p", ["a"]), "learnt without a: here"),
+        ("1", ("n", None, "q", ["a"]), "on another model (m) and with another prompt ('p') and without a: here"),
+    ],
+)
+def test_a_calibration_says_where_it_was_not_learnt(revision, described, said):
+    found = dataclasses.replace(CALIBRATION, revision=revision).caveat(*described)
+    assert found is None if said is None else said in str(found)

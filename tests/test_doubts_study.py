@@ -15,6 +15,7 @@ from benchmarks.stats import Difference, Interval
 from benchmarks.studies.doubts import Mention, Quality, Row, _precision, calibrate, qualities
 from scr import ConfigError
 from scr.describing import MEASURES, Calibration, feature, find_calibration
+from scr.reading import AnswerTokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,6 +74,8 @@ def test_qualities_rank_measures_by_what_they_know() -> None:
         assert one.precision_interval is not None
         assert one.precision_interval.low <= (one.precision or 0.0) <= one.precision_interval.high
     assert list({one.name: one for one in qualities(some, None)}) == list(MEASURES)
+    with pytest.raises(ConfigError, match="nothing to judge: got descriptions without a mention of an object"):
+        qualities([], calibration(some))
 
 
 @pytest.mark.parametrize(
@@ -114,16 +117,33 @@ def test_a_calibration_is_learnt_written_and_read(tmp_path: Path, capsys: pytest
     learnt = capsys.readouterr().out
     assert "lab/llava, val: 6 images" in learnt
     found = find_calibration(file)
-    assert (found.name, found.model, found.data) == ("lab/llava", "lab/llava", "val: 6 images")
+    assert (found.name, found.model, found.data) == ("doubts", "lab/llava", "val: 6 images")
     assert str(found.revision).startswith("sha256:")
     assert set(found.weights) == set(MEASURES)
     assert 0 < found.made_up < found.mentions
     # One that takes everything for made up leaves out whatever a sentence can do without.
     file.write_text(json.dumps({**found.to_dict(), "intercept": 50.0, "weights": dict.fromkeys(MEASURES, 0.0)}))
     assert main([*shared, "--split", "test", "--calibration", str(file), "--methods", "vcd"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "were learnt" not in err
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert "scores by lab/llava (val: 6 images)" in out
+    assert "scores by doubts (val: 6 images)" in out
     assert float(rows["drop_above=0.8"][2]) < float(rows["none"][2]), "recall"
     assert "vcd" in rows
     assert main([*shared, "--calibration", "lab/nothing"]) == 2
+
+
+def test_what_is_learnt_already_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "doubts.json"
+    assert main(["--calibration", "lab/llava", "--output", str(file)]) == 2
+    assert "got --output" in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_where_yes_and_no_are_one_nothing_is_described(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.studies.doubts.answer_tokens", lambda _: AnswerTokens((), (), "they are one"))
+    monkeypatch.setattr("benchmarks.studies.doubts._described", lambda *_, **__: pytest.fail("described"))
+    assert main(["--model", "lab/llava", "--limit", "2"]) == 2
+    assert "recheck cannot be measured: got lab/llava (they are one)" in capsys.readouterr().err

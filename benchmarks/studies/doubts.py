@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import scr
 from scr import ConfigError, Description, get_method, method_parts
 from scr.describing import MEASURES, Calibration, drop_doubtful, feature
+from scr.reading import answer_tokens
 
 from ..asking.models import LoadedModel, load_model
 from ..records import SampleRecord
@@ -106,11 +107,18 @@ def describe_split(config: RunConfig) -> Study:
         config: of the task `chair`, or another that knows the objects of an image; its methods have no part.
 
     Raises:
-        ConfigError: for an image that cannot be used, or as `benchmarks.running.plan.build_plan`.
+        ConfigError: for a model whose yes and no cannot be told apart, an image that cannot be used, or as
+            `benchmarks.running.plan.build_plan`.
     """
     torch.set_flush_denormal(True)
     plan = build_plan(config)
     loaded = load_model(plan.source, dtype=plan.dtype, device=str(plan.device))
+    reason = answer_tokens(loaded.processor.tokenizer).reason
+    if reason is not None:
+        raise ConfigError(
+            f"recheck cannot be measured: got {loaded.name} ({reason}); expected a model whose yes and no can be told "
+            "apart. Take another one."
+        )
     samples = plan.cells[0].work.wanted_samples
     return Study(plan=plan, loaded=loaded, samples=samples, found=_described(plan, loaded, samples))
 
@@ -158,7 +166,15 @@ def calibrate(mentions: Sequence[Mention]) -> tuple[float, dict[str, float]]:
 
 
 def qualities(mentions: Sequence[Mention], calibration: Calibration | None) -> list[Quality]:
-    """How well each measure, its sign turned, and their combination find what is made up."""
+    """How well each measure, its sign turned, and their combination find what is made up.
+
+    Raises:
+        ConfigError: where nothing is mentioned.
+    """
+    if not mentions:
+        raise ConfigError(
+            "nothing to judge: got descriptions without a mention of an object; expected some. Describe more images."
+        )
     scores = {name: [-one.measures[name] for one in mentions] for name in MEASURES}
     if calibration is not None:
         scores["combined"] = [_score(calibration, one.measures) for one in mentions]

@@ -7,6 +7,7 @@ project is tested with.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from ..command.guard import guarded
@@ -49,11 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (%(default)s: this machine alone)")
     add("--port", type=natural, default=7860, metavar="N", help="0 takes any that is free (%(default)s)")
     add("--max-new-tokens", type=positive, default=128, metavar="N", help="where answers are cut off (%(default)s)")
-    add(
-        "--calibration",
-        metavar="NAME",
-        help="what scores doubts: a name or a JSON file (the model's own, if it has one)",
-    )
+    add("--calibration", metavar="NAME",
+        help="what scores doubts: a name, a file, or 'none' (the model's own, where there is one)")  # fmt: skip
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="of the model (float32 on a CPU)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
@@ -67,12 +65,13 @@ def _run(options: argparse.Namespace) -> None:
         from ..checkpoints.chosen import load_chosen, locate
         from ..checkpoints.settings import settings_beside
         from ..describing.describe import PROMPT
-        from ..describing.doubts.scores import find_calibration, own_calibration
+        from ..describing.doubts.scores import chosen_calibration
         from .answering import Answering
 
-        given = options.calibration
-        calibration = find_calibration(given) if given else own_calibration(options.model)
-        model, processor, _ = load_chosen(options.model, options.dtype, options.device)
+        calibration = chosen_calibration(options.calibration, options.model)
+        model, processor, revision = load_chosen(options.model, options.dtype, options.device)
+        if calibration and (caveat := calibration.caveat(options.model, revision, PROMPT)):
+            print(caveat, file=sys.stderr, flush=True)
         server.answering = Answering(
             model,
             processor,

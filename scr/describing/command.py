@@ -109,19 +109,20 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
     from ..checkpoints.settings import settings_beside
     from ..patching.combination import check_beams
     from .asking import Asker, conditions
+    from .doubts.scores import chosen_calibration
 
     location, revision = find_model(options.model)
     configs = configurations(options.method, dict(options.method_arg), settings_beside(Path(location)))
     wanted = conditions(configs, _adapters(options, revision))
     generation = {"do_sample": False, "max_new_tokens": options.max_new_tokens, **dict(options.gen_kwarg)}
     check_beams([part for config in configs.values() for part in config.parts], generation)
-    calibration = _calibration(options)
+    calibration = chosen_calibration(options.calibration, options.model)
     settings = {
         "model": options.model,
         "dtype": chosen_dtype(options.model, options.dtype, find_device(options.device)),
         "prompt": options.prompt,
         "generation": generation,
-        "calibration": None if calibration is None else calibration.name,
+        "calibration": None if calibration is None else f"{calibration.name}@{calibration.digest}",
         "methods": {name: one.to_dict() for name, one in wanted.items()},
     }
     records = Records(options.output)
@@ -135,6 +136,8 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
         _say(f"loading {options.model} in {settings['dtype']}")
         model, processor, revision = load_chosen(options.model, settings["dtype"], options.device)
         describe = functools.partial(describe_missing, describe=Asker(model, processor, *asked).rows)
+    if calibration and (caveat := calibration.caveat(options.model, revision, options.prompt, options.adapter)):
+        _say(caveat)
     settings = records.begin(settings | {"revision": revision})
     try:
         describe(records, photos, list(wanted), batch_size=options.batch_size, report=_say)
@@ -178,14 +181,6 @@ def _adapters(options: argparse.Namespace, revision: str | None) -> list[Any]:
     for one in found:
         check_base(one, options.model, revision)
     return found
-
-
-def _calibration(options: argparse.Namespace) -> Any:
-    from .doubts.scores import find_calibration, own_calibration
-
-    if options.calibration is None:
-        return own_calibration(options.model)
-    return None if options.calibration == "none" else find_calibration(options.calibration)
 
 
 def _publish(records: Records, photos: Sequence[Photo], settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -50,6 +52,31 @@ class Calibration(Fields):
     intercept: Number
     weights: dict[str, Number]
 
+    @property
+    def digest(self) -> str:
+        """What tells it from another of its name: the first 16 hexadecimal digits of its content's sha256."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def caveat(self, model: str, revision: str | None, prompt: str, adapters: Sequence[str] = ()) -> str | None:
+        """In one sentence, how what is described differs from what the scores were learnt on; None where it does not.
+
+        Args:
+            model: the name of what describes.
+            revision: commit or digest of its weights; where either is unknown, names are compared.
+            prompt: what it is asked.
+            adapters: names of those on it.
+        """
+        found = []
+        known = self.revision is not None and revision is not None
+        if self.revision != revision if known else self.model != model:
+            found.append(f"on {'other weights' if self.model == model else 'another model'} ({self.model})")
+        if self.prompt != prompt:
+            found.append(f"with another prompt ({self.prompt!r})")
+        found += [f"without {name}" for name in adapters]
+        if not found:
+            return None
+        return f"scores by {self.name} were learnt {' and '.join(found)}: here they may mean something else"
+
     def score(self, measures: Mapping[str, float | None]) -> float | None:
         """How likely a word with these measures is made up, in [0, 1]; None where one that it weighs is missing."""
         total = self.intercept
@@ -90,9 +117,21 @@ def find_calibration(name: str | Path | Calibration) -> Calibration:
     return Calibration.from_dict(read_json(path))
 
 
-def own_calibration(model: str) -> Calibration | None:
-    """The calibration that comes with the project for a model of that name; None where there is none."""
-    return find_calibration(model) if model in list_calibrations() else None
+def chosen_calibration(given: str | None, model: str) -> Calibration | None:
+    """What a command's `--calibration` means.
+
+    Args:
+        given: as for `find_calibration`; "none" for no scores; None for the one that comes with the project for
+            the model, where there is one.
+        model: the model's name.
+
+    Raises:
+        ConfigError: as `find_calibration`.
+        DataFileError: likewise.
+    """
+    if given is None:
+        return find_calibration(model) if model in list_calibrations() else None
+    return None if given == "none" else find_calibration(given)
 
 
 def list_calibrations() -> list[str]:
