@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from browsing import ask, text, wait
+from described import row
 from PIL import Image
 from tiny import tiny_llava
 
@@ -27,6 +28,7 @@ from scr.demo import build_parser, main
 from scr.demo.answering import Answering, strength
 from scr.demo.serving import MOST_BYTES, bind
 from scr.describing.description import Description
+from scr.describing.gallery.page import page_data
 
 ROOT = Path(__file__).parent.parent
 JSON = {"Content-Type": "application/json"}
@@ -79,10 +81,24 @@ class Parrot:
         return {"bytes": len(picture), "prompt": prompt, "methods": methods, "strengths": strengths}
 
 
+class Slow(Parrot):
+    """Answers once it may."""
+
+    def __init__(self):
+        self.may = threading.Semaphore(0)
+
+    def answer(self, picture, prompt, methods, strengths):
+        self.may.acquire()
+        if prompt == "refuse":
+            raise ConfigError("no: got that; expected less. Ask less.")
+        rows = [row("the picture", f"It is {prompt}.")]
+        return page_data({"id": "", "model": "slow", "prompt": prompt}, rows, lambda name: {"size": [96, 96]})
+
+
 @contextlib.contextmanager
-def serving(host="127.0.0.1"):
+def serving(host="127.0.0.1", answering=None):
     with bind(host, 0) as server:
-        server.answering = Parrot()
+        server.answering = answering or Parrot()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -179,6 +195,30 @@ def test_bad_arguments_are_one_line(capsys):
     assert main(["--port", "0", "--model", "lab/lava"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line[:7] for line in lines] == ["error: "] * 2
+
+
+def test_no_scores_are_asked_for_by_none(monkeypatch):
+    given = []
+
+    def answering(*_, **options):
+        given.append(options["calibration"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scr.checkpoints.chosen.load_chosen", lambda *_: (None, None, None))
+    monkeypatch.setattr("scr.demo.answering.Answering", answering)
+    assert [main(["--port", "0", *more]) for more in ([], ["--calibration", "none"])] == [130, 130]
+    own, none = given
+    assert (own.name, none) == ("lab/llava", None)
+
+
+def test_it_says_that_scores_were_learnt_on_another_model(monkeypatch, capsys):
+    def answering(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scr.checkpoints.chosen.load_chosen", lambda *_: (None, None, "another"))
+    monkeypatch.setattr("scr.demo.answering.Answering", answering)
+    assert main(["--port", "0", "--model", "lab/smol", "--calibration", "lab/llava"]) == 130
+    assert "learnt on another model (lab/llava): here" in capsys.readouterr().err
 
 
 def test_every_method_has_a_strength_and_the_known_ones_the_right_one():
@@ -324,3 +364,41 @@ def test_a_picture_is_uploaded_in_a_browser(real, driver, tmp_path):
     driver.find_element("name", "picture").send_keys(str(tmp_path / "broken.png"))
     driver.find_element("css selector", "#question button").click()
     wait(lambda: "no picture" in text(driver, "state"), "an error is shown")
+
+
+@pytest.mark.browser
+def test_an_answer_is_taken_for_the_picture_that_is_still_chosen(driver, tmp_path):
+    for name in ("first.png", "second.png"):
+        (tmp_path / name).write_bytes(png())
+    slow = Slow()
+    with serving(answering=slow) as asked:
+        driver.get(asked.address)
+        wait(lambda: text(driver, "model") == "parrot", "the offer")
+        button = driver.find_element("css selector", "#question button")
+
+        def choose(name):
+            driver.find_element("name", "picture").send_keys(str(tmp_path / name))
+
+        def said(prompt, meanwhile=None):
+            ask(driver, "document.querySelector('[name=prompt]').value = arguments[0]", prompt)
+            button.click()
+            if meanwhile:
+                choose(meanwhile)
+            assert not button.is_enabled(), "a question runs"
+            assert text(driver, "state") == "asking ..."
+            slow.may.release()
+            wait(button.is_enabled, "the end of the question")
+            return text(driver, "state")
+
+        choose("first.png")
+        assert said("one").startswith("answered in")
+        shown = "[document.getElementById('texts').textContent, document.getElementById('large').src]"
+        before = ask(driver, shown)
+        assert "It is one." in before[0]
+        assert said("two", meanwhile="second.png") == "answered about the picture before; ask again"
+        assert ask(driver, shown) == before
+        assert said("refuse", meanwhile="first.png").startswith("about the picture before: no: got that")
+        assert said("three").startswith("answered in")
+        after = ask(driver, shown)
+        assert "It is three." in after[0]
+        assert after[1] != before[1]

@@ -139,6 +139,32 @@ def test_marks_by_two_keys_are_kept_and_can_be_taken_back(driver, gallery):
     assert driver.get_log("browser") == []
 
 
+def test_two_tabs_keep_each_others_marks(driver, gallery):
+    fresh(driver, gallery)
+    first = driver.current_window_handle
+    driver.switch_to.new_window("tab")
+    opened(driver, gallery)
+    press(driver, "y")
+    driver.close()
+    driver.switch_to.window(first)
+    wait(lambda: objects(driver) == ["✓ dog", "cat", "bus"], "what the other tab marked")
+    assert text(driver, "kept").startswith("1 of 70")
+    # What a tab writes itself it is not told: as what another one wrote just now.
+    key = ask(driver, "Object.keys(localStorage)[0]")
+    ask(driver, "localStorage.setItem(arguments[0], arguments[1])", key, '{"a.png": {"cat": false}}')
+    press(driver, "y")
+    kept = "JSON.parse(localStorage.getItem(arguments[0]))"
+    assert ask(driver, kept, key) == {"a.png": {"dog": True, "cat": False}}
+    ask(
+        driver,
+        "localStorage.setItem(arguments[0], arguments[1])",
+        key,
+        '{"0.png": {"car": true}, "a.png": {"dog": true}}',
+    )
+    press(driver, "u")
+    assert ask(driver, kept, key) == {"0.png": {"car": True}}
+
+
 def test_saved_marks_are_what_the_command_reads(driver, gallery, tmp_path, capsys):
     fresh(driver, gallery)
     assert not driver.find_element("id", "save").is_enabled()

@@ -7,8 +7,8 @@
   let picture = null; // the file that is asked about
   let url = null; // of it, for the page
   let shown = null; // the answers
+  let asking = false; // a question runs
   let veil = null;
-
 
   function say(text, isError = false) {
     find("state").textContent = text;
@@ -37,8 +37,12 @@
     if (url) URL.revokeObjectURL(url);
     url = URL.createObjectURL(file);
     find("hint").textContent = `${file.name || "a pasted picture"}: drop or choose another one to change it`;
-    find("question").querySelector("button").disabled = false;
-    say("");
+    enable();
+    if (!asking) say("");
+  }
+
+  function enable() {
+    find("question").querySelector("button").disabled = asking || !picture;
   }
 
   function offered(method) {
@@ -66,25 +70,31 @@
   });
 
   async function ask() {
-    const button = find("question").querySelector("button");
     const methods = [...find("methods").querySelectorAll("[name=method]:checked")].map((box) => box.value);
     const strengths = {};
     for (const input of find("methods").querySelectorAll("[data-method]")) {
       if (methods.includes(input.dataset.method) && input.value !== "") strengths[input.dataset.method] = Number(input.value);
     }
-    button.disabled = true;
+    asking = true;
+    enable();
     say("asking ...");
     const [asked, began] = [url, performance.now()];
     try {
       const question = { picture: await base64(picture), prompt: form.prompt.value, methods, strengths };
       const headers = { "Content-Type": "application/json" };
-      shown = await fetched("answer", { method: "POST", headers, body: JSON.stringify(question) });
-      say(`answered in ${((performance.now() - began) / 1000).toFixed(1)} seconds, doubts and maps included`);
-      if (asked === url) show();
+      const answer = await fetched("answer", { method: "POST", headers, body: JSON.stringify(question) });
+      if (asked === url) {
+        shown = answer;
+        show();
+        say(`answered in ${((performance.now() - began) / 1000).toFixed(1)} seconds, doubts and maps included`);
+      } else {
+        say("answered about the picture before; ask again");
+      }
     } catch (error) {
-      say(error.message, true);
+      say(asked === url ? error.message : `about the picture before: ${error.message}`, true);
     }
-    button.disabled = false;
+    asking = false;
+    enable();
   }
 
   function show() {

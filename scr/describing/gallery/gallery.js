@@ -45,6 +45,7 @@
   };
 
   function readMarks() {
+    if (!keeps) return;
     try {
       const kept = JSON.parse(localStorage.getItem(KEY) ?? "{}");
       if (kept && typeof kept === "object") marks = kept;
@@ -75,14 +76,24 @@
     find("save").disabled = Object.keys(marks).length === 0;
   }
 
+  // Change one mark, undefined for none, and leave all others as other tabs of this page may have made them since;
+  // what it was before.
+  function change(photo, name, value) {
+    readMarks();
+    const before = mark(photo, name);
+    const own = Object.entries(Object.hasOwn(marks, photo.key) ? marks[photo.key] : {}).filter(([one]) => one !== name);
+    if (value !== undefined) own.push([name, value]);
+    const others = Object.entries(marks).filter(([key]) => key !== photo.key);
+    // A name such as __proto__ is a name here.
+    marks = Object.fromEntries(own.length ? [...others, [photo.key, Object.fromEntries(own)]] : others);
+    keepMarks();
+    return before;
+  }
+
   function setMark(value) {
     const photo = photos[current];
     if (current === null || asked === null) return;
-    const own = Object.hasOwn(marks, photo.key) ? marks[photo.key] : {};
-    undone.push([current, asked, mark(photo, asked)]);
-    // A name such as __proto__ is a name here.
-    marks = Object.fromEntries([...Object.entries(marks), [photo.key, { ...own, ...Object.fromEntries([[asked, value]]) }]]);
-    keepMarks();
+    undone.push([current, asked, change(photo, asked, value)]);
     const left = toMark(photo);
     const names = objects(photo);
     const later = names.slice(names.indexOf(asked) + 1).find((name) => left.includes(name)) ?? left[0];
@@ -94,11 +105,7 @@
     const last = undone.pop();
     if (!last) return;
     const [place, name, before] = last;
-    const key = photos[place].key;
-    const own = Object.fromEntries(Object.entries(marks[key]).filter(([one]) => one !== name));
-    if (before !== undefined) Object.assign(own, Object.fromEntries([[name, before]]));
-    marks = Object.fromEntries([...Object.entries(marks).filter(([one]) => one !== key), ...(Object.keys(own).length ? [[key, own]] : [])]);
-    keepMarks();
+    change(photos[place], name, before);
     show(place, name);
   }
 
@@ -315,6 +322,13 @@
     if (!act || event.target.closest?.("input:not([type=checkbox]), select, textarea")) return;
     event.preventDefault();
     act();
+  });
+  // Another tab of this page has marked something.
+  window.addEventListener("storage", (event) => {
+    if (event.key !== KEY && event.key !== null) return;
+    readMarks();
+    if (current === null) showKept();
+    else showObjects();
   });
   find("filters").addEventListener("input", refresh);
   find("filters").addEventListener("submit", (event) => event.preventDefault());
