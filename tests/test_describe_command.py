@@ -203,9 +203,8 @@ def test_configurations_have_the_unpatched_model_first():
 
 def test_scores_of_two_calibrations_do_not_mix_in_a_folder(photos, tmp_path, monkeypatch, capsys):
     def rows(self, given, method):
-        return [
-            {**Description(image=photo.name, prompt="p", text="A dog.").to_dict(), "trace": None} for photo in given
-        ]
+        said = [Description(image=photo.name, prompt="p", text="A dog.", method=method) for photo in given]
+        return [{**one.to_dict(), "trace": None} for one in said]
 
     monkeypatch.setattr(asking.Asker, "rows", rows)
     file, out = tmp_path / "mine.json", tmp_path / "out"

@@ -133,7 +133,10 @@ def test_a_calibration_is_learnt_written_and_read(tmp_path: Path, capsys: pytest
     assert main([*shared, "--calibration", "lab/nothing"]) == 2
 
 
-def test_what_is_learnt_already_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_learnt_already_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.studies.doubts.describe_split", lambda _: pytest.fail("described"))
     file = tmp_path / "doubts.json"
     assert main(["--calibration", "lab/llava", "--output", str(file)]) == 2
     assert "got --output" in capsys.readouterr().err
