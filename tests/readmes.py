@@ -36,16 +36,37 @@ def rendered(page: str) -> str:
 
 
 def block(name: str) -> str:
-    """The content of the block called `name`; "KIND: TASK" for tables of results."""
+    """The content of the block called `name`; "KIND: TASK" for tables of results, "settings: NAME" for a search."""
     kind, _, rest = name.partition(": ")
     makers = {"methods": methods, "families": families, "tasks": tasks, "scorers": scorers, "entropy": entropy}
     makers |= {"findings": findings, "families of the lab": families_of_the_lab}
+    if kind == "settings":
+        return settings(rest)
     return makers[kind]() if kind in makers else comparison.as_markdown(results(kind), rest)
 
 
 def results(name: str) -> dict[str, Any]:
     """The recorded results of a comparison that was declared under this name."""
     return json.loads(comparison.RESULTS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+
+
+def settings(name: str) -> str:
+    """What a search of SCR's settings found: a row for blocks and K, and under each scale AUC, HR and recall."""
+    found = results(name)
+    scales = sorted({one["scale"] for one in found["results"]})
+    rows: dict[tuple[str, str], list[str]] = {}
+    for one in found["results"]:
+        first, end = one["layers"]
+        rows.setdefault((f"{first}–{end - 1}", str(one["num_sources"])), []).append(_traded(one))
+    head = ("blocks", "K", *(f"λ {scale}" for scale in scales))
+    without = _traded({name: found[f"{name}_without"] for name in ("auc", "hallucination_rate", "recall")})
+    return _table(
+        head, [*((*key, *cells) for key, cells in rows.items()), ("none", "", without, *([""] * (len(scales) - 1)))]
+    )
+
+
+def _traded(metrics: dict[str, float]) -> str:
+    return " · ".join(comparison._number(name, metrics[name]) for name in ("auc", "hallucination_rate", "recall"))
 
 
 def methods() -> str:
