@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..command.progress import Progress
-from ..errors import ConfigError, MissingPackageError, SCRError
+from ..errors import ConfigError, MissingPackageError
 from ..files import json_text, parse_json
+from .actor import COPY, REFUSED, Describer
 from .gallery.photos import Photo, find_photos
-from .gallery.records import Records, Row
+from .gallery.records import Records
+from .listed import check_columns, item
 
 _TABLES = {".parquet": "read_parquet", ".jsonl": "read_json"}
-_REFUSED = "refused"
 
 
 @contextlib.contextmanager
@@ -73,19 +73,27 @@ class Cluster:
         """
         self._ray, self._cpus = ray, cpus
         self._table: Any = None
+        self._held: set[str] = set()
+
+    @property
+    def device(self) -> str:
+        """What each actor has: "cuda", a GPU, where the cluster has any; else "cpu", cores."""
+        return "cuda" if self._count("GPU") else "cpu"
 
     def find_photos(self, given: Sequence[Path], without: Path) -> list[Photo]:
         """The photos that are meant: those in folders, or the rows of one table.
 
         A table is a file or folder that ends in .parquet or .jsonl, with a column `image` or `path`, or both: what a
-        photo is called, and where it lies; and `bytes`, where the table holds the pictures' files themselves.
+        photo is called, and where it lies; and `bytes`, where the table holds the pictures' files themselves, as base64
+        in JSON. `image` may be what `datasets` makes of a picture, too: a struct of `bytes` and `path`.
 
         Args:
             given: folders and files, which all machines see; or a table.
             without: see `scr.describing.gallery.photos.find_photos`.
 
         Raises:
-            ConfigError: as `find_photos`; for a table without these columns, or one beside something else.
+            ConfigError: as `find_photos`; for a table without these columns, with other things in them, or with a photo
+                that has no name; for one beside something else.
         """
         if not any(one.suffix.lower() in _TABLES for one in given):
             return find_photos(given, without=without)
@@ -97,18 +105,21 @@ class Cluster:
         if not table.exists():
             raise ConfigError(f"no such table: got {str(table)!r}; expected a file or folder. Check the path.")
         read = getattr(self._ray.data, _TABLES[table.suffix.lower()])(str(table), ray_remote_args={"num_cpus": 0})
-        columns = set(read.schema().names)
-        if not columns & {"image", "path"}:
-            raise ConfigError(
-                f"a table of something else: got {table} with {sorted(columns)}; expected a column image or path. "
-                "Rename one."
-            )
+        check_columns(read.schema(), table)
         place = os.getcwd()
-        self._table = read.map(lambda row: _item(row, place), num_cpus=0)
-        found = [Photo(row["image"], Path(row["path"])) for row in self._table.drop_columns(["bytes"]).iter_rows()]
-        if len({photo.name for photo in found}) < len(found):
+        self._table = read.map(lambda row: item(row, place), num_cpus=0)
+        rows = list(self._table.drop_columns(["bytes"]).iter_rows())
+        names = {row["image"] for row in rows}
+        if "" in names:
+            raise ConfigError(
+                f"a photo without a name: got a row of {table} with no image and no path; expected one of them in each "
+                "row. Add a column path."
+            )
+        if len(names) < len(rows):
             raise ConfigError(f"two photos have one name: got {table}; expected each name once. Make them differ.")
-        return found
+        self._held = {row["image"] for row in rows if not row["path"]}
+        # Where a picture lies that the table holds: not in the folder that the command was started in.
+        return [Photo(row["image"], Path(row["path"] or f"{table}/{row['image']}")) for row in rows]
 
     def revision(self, model: str) -> str | None:
         """What names a model's state, as `scr.checkpoints.chosen.load_chosen` does, without loading it.
@@ -135,8 +146,10 @@ class Cluster:
     ) -> None:
         """Add the lines that are missing, as `scr.describing.gallery.working.describe_missing`, in the order they come.
 
+        Of pictures that a table holds the page's copies are made, too: where it was started nobody else has them.
+
         Args:
-            records: what is described already; begun.
+            records: what is described already; begun, and inside `Records.alone`.
             photos: as `find_photos` found them.
             methods: all that are wanted.
             model: its name and its dtype; every actor loads it.
@@ -146,13 +159,16 @@ class Cluster:
 
         Raises:
             ConfigError: for too few cores, and for what an actor refused, in its words.
-            OSError: where lines cannot be written.
+            OSError: where lines or copies cannot be written.
         """
+        from .gallery.copies import has_copy, keep_copy
+
         missing = records.missing((photo.name for photo in photos), methods)
-        if not missing:
+        uncopied = {name for name in self._held if not has_copy(name, records.folder)}
+        wanted = [photo for photo in photos if photo.name in missing or photo.name in uncopied]
+        if not wanted:
             return
-        resources = self._ray.cluster_resources()
-        gpus, cores = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
+        gpus, cores = self._count("GPU"), self._count("CPU")
         # With no core left to list and read what they wait for, they would wait for ever.
         actors = gpus or (cores - 1) // self._cpus
         if actors < 1:
@@ -160,88 +176,48 @@ class Cluster:
                 f"too few cores: got a cluster of {cores}; expected one more than --cpus, which is {self._cpus}. "
                 "Lower it, or take a larger cluster."
             )
-        described = self._wanted(photos, missing).map_batches(
+        described = self._items(wanted, missing).map_batches(
             Describer,
-            fn_constructor_args=(*model, "cuda" if gpus else "cpu", asked, list(methods)),
+            fn_constructor_args=(*model, self.device, asked, list(methods)),
             batch_size=batch_size,
-            concurrency=min(actors, len(missing)),
+            concurrency=min(actors, len(wanted)),
             **({"num_gpus": 1} if gpus else {"num_cpus": self._cpus}),
         )
         with Progress("photos", sum(map(len, missing.values())), report, unit="descriptions") as progress:
             for batch in described.iter_batches(batch_size=None, prefetch_batches=0):
-                rows = [parse_json(text, "a row") for text in batch["row"]]
-                for row in rows:
-                    if _REFUSED in row:
-                        raise ConfigError(row[_REFUSED])
+                rows, copies = [], []
+                for text, content in zip(batch["row"], batch["copy"], strict=True):
+                    row = parse_json(text, "a row")
+                    if REFUSED in row:
+                        raise ConfigError(row[REFUSED])
+                    if COPY in row:
+                        copies.append((row[COPY], content))
+                    else:
+                        rows.append(row)
+                if copies:
+                    with records.publishing():
+                        for file, content in copies:
+                            keep_copy(file, content, records.folder)
                 records.add(rows)
                 progress.update(len(rows))
 
-    def _wanted(self, photos: Sequence[Photo], missing: Mapping[str, Sequence[str]]) -> Any:
-        """Ray's data set of the photos that lack lines: as `_item` has them, and of which methods."""
+    def _count(self, kind: str) -> int:
+        return int(self._ray.cluster_resources().get(kind, 0))
+
+    def _items(self, photos: Sequence[Photo], missing: Mapping[str, Sequence[str]]) -> Any:
+        """Ray's data set of photos: as `item` has them, and which methods they lack, as JSON."""
+        lacking = {photo.name: json_text(missing.get(photo.name, [])) for photo in photos}
         if self._table is None:
-            paths = {photo.name: os.path.abspath(photo.path) for photo in photos}
             items = [
-                {"image": name, "path": paths[name], "bytes": b"", "methods": [*which]}
-                for name, which in missing.items()
+                {"image": name, "path": os.path.abspath(path), "bytes": b"", "methods": lacking[name]}
+                for name, path in photos
             ]
             return self._ray.data.from_items(items)
-        wanted = dict(missing)
-        return self._table.filter(lambda row: row["image"] in wanted, num_cpus=0).map(
-            lambda row: {**row, "methods": [*wanted[row["image"]]]}, num_cpus=0
+        return self._table.filter(lambda row: row["image"] in lacking, num_cpus=0).map(
+            lambda row: {**row, "methods": lacking[row["image"]]}, num_cpus=0
         )
-
-
-class Describer:
-    """An actor: a model that describes one batch of photos after the other."""
-
-    def __init__(self, name: str, dtype: str, device: str, asked: tuple[Any, ...], methods: Sequence[str]) -> None:
-        """Load the model.
-
-        Args:
-            name: of the model.
-            dtype: likewise.
-            device: of this actor.
-            asked: see `Cluster.describe_missing`.
-            methods: all that may be asked for, in order.
-        """
-        from ..checkpoints.chosen import load_chosen
-        from .asking import Asker
-
-        self._methods, self._refusal = methods, ""
-        try:
-            model, processor, _ = load_chosen(name, dtype, device)
-            self._asker = Asker(model, processor, *asked)
-        except SCRError as error:  # told by the first batch: Ray would start the actor again and again
-            self._refusal = str(error)
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Photos → `row`: a line for each, and for each method that is asked for, as JSON."""
-        if self._refusal:
-            return {"row": [json_text({_REFUSED: self._refusal})]}
-        rows: list[Row] = []
-        with tempfile.TemporaryDirectory() as folder:
-            photos = []
-            for number, (name, path, content) in enumerate(
-                zip(batch["image"], batch["path"], batch["bytes"], strict=True)
-            ):
-                place = Path(folder) / str(number) if content else Path(path)
-                if content:
-                    place.write_bytes(content)
-                photos.append(Photo(str(name), place))
-            try:
-                for method in self._methods:
-                    asked = [one for one, which in zip(photos, batch["methods"], strict=True) if method in which]
-                    rows += self._asker.rows(asked, method) if asked else []
-            except SCRError as error:
-                return {"row": [json_text({_REFUSED: str(error)})]}
-        return {"row": [json_text(row) for row in rows]}
 
 
 def _cores() -> int:
     """Those of this machine that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _item(row: Mapping[str, Any], place: str) -> dict[str, Any]:
-    path = str(row.get("path") or row["image"])
-    return {"image": str(row.get("image") or path), "path": os.path.join(place, path), "bytes": row.get("bytes") or b""}

@@ -6,6 +6,7 @@ One folder, one page: `descriptions.jsonl`, `descriptions.csv`, and `index.html`
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..command.guard import DONE, FAILED, guarded
 from ..command.parser import Parser
 from ..command.types import key_value, names, positive
+from ..errors import ConfigError
 from ..files import write_text
 from .gallery.page import write_page
 from .gallery.photos import Photo, find_photos
@@ -84,27 +86,44 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="of the model (float32 on a CPU)")  # fmt: skip
     add("--ray", action="store_true",
-        help="on Ray, an actor for each GPU or each --cpus cores; photos may be a table: one .parquet or .jsonl of "
-        "image, path, bytes")  # fmt: skip
-    add("--cpus", type=positive, default=1, metavar="N", help="cores of an actor, where there is no GPU (%(default)s)")
-    add("--address", metavar="ADDRESS", help="of a Ray cluster that runs (one of this machine)")
-    add("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
+        help="on Ray, an actor for each GPU or each --cpus cores; other processes wait for its photos, which may be a "
+        "table: one .parquet or .jsonl of image, path, bytes")  # fmt: skip
+    add("--cpus", type=positive, metavar="N", help="with --ray: cores of an actor, where there is no GPU (1)")
+    add("--address", metavar="ADDRESS", help="with --ray: of a cluster that runs (one of this machine)")
+    add("--device", default="auto", help="without --ray: cpu, cuda, or auto (a GPU if there is one)")
     add("--model-args", metavar="K=V[,K=V]", help="as lm-eval has it: pretrained=NAME,dtype=..., in place of the flags")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_where(options)
     if not options.ray:
         return _describe(options)
     from .cluster import connected
 
-    with connected(options.address, options.cpus) as cluster:
+    with connected(options.address, options.cpus or 1) as cluster:
         return _describe(options, cluster)
+
+
+def _check_where(options: argparse.Namespace) -> None:
+    """Refuse what would not change where the work is done."""
+    for flag, value in (("--address", options.address), ("--cpus", options.cpus)):
+        if value is not None and not options.ray:
+            raise ConfigError(
+                f"{flag} without --ray: got {value}; expected --ray beside it. Add --ray, or leave it out."
+            )
+    if options.device != "auto" and options.ray:
+        raise ConfigError(
+            f"--device beside --ray: got {options.device!r}; expected none, as actors take the cluster's GPUs, or its "
+            "cores where it has none. Leave --device out."
+        )
 
 
 def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> int:
     # Whatever can be refused is refused before anything heavy is loaded.
     photos = (cluster.find_photos if cluster else find_photos)(options.photos, without=options.output)
+    from torch import device
+
     from ..checkpoints.chosen import chosen_dtype, find_device, find_model, load_chosen
     from ..checkpoints.settings import settings_beside
     from ..patching.combination import check_beams
@@ -117,9 +136,11 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
     generation = {"do_sample": False, "max_new_tokens": options.max_new_tokens, **dict(options.gen_kwarg)}
     check_beams([part for config in configs.values() for part in config.parts], generation)
     calibration = chosen_calibration(options.calibration, options.model)
+    # The actors' GPUs need not be where the command is started.
+    where = device(cluster.device) if cluster else find_device(options.device)
     settings = {
         "model": options.model,
-        "dtype": chosen_dtype(options.model, options.dtype, find_device(options.device)),
+        "dtype": chosen_dtype(options.model, options.dtype, where),
         "prompt": options.prompt,
         "generation": generation,
         "calibration": None if calibration is None else f"{calibration.name}@{calibration.digest}",
@@ -138,11 +159,13 @@ def _describe(options: argparse.Namespace, cluster: Cluster | None = None) -> in
         describe = functools.partial(describe_missing, describe=Asker(model, processor, *asked).rows)
     if calibration and (caveat := calibration.caveat(options.model, revision, options.prompt, options.adapter)):
         _say(caveat)
-    settings = records.begin(settings | {"revision": revision})
-    try:
-        describe(records, photos, list(wanted), batch_size=options.batch_size, report=_say)
-    finally:
-        rows = _publish(records, photos, settings)
+    # Actors hold no photos: all are held for them.
+    with records.alone() if cluster else contextlib.nullcontext():
+        settings = records.begin(settings | {"revision": revision})
+        try:
+            describe(records, photos, list(wanted), batch_size=options.batch_size, report=_say)
+        finally:
+            rows = _publish(records, photos, settings)
     failed = {row["image"] for row in rows if row["error"] is not None}
     if failed:
         _say(f"{len(failed)} photos could not be described, {min(failed)!r} among them: the page says why")

@@ -20,7 +20,7 @@ from ...storing.locks import FolderInUseError, forget_lock, held
 from .photos import Photo
 
 ROWS_FILE, SETTINGS_FILE = "descriptions.jsonl", "settings.json"
-_LOCK, _PAGE_LOCK, _CLAIM = ".lock", ".page.lock", ".claim-{}.lock"
+_LOCK, _PAGE_LOCK, _ALL_LOCK, _CLAIM = ".lock", ".page.lock", ".all.lock", ".claim-{}.lock"
 
 Row = dict[str, Any]
 """The fields of a `Description`, `trace`, and the `digest` of the photo."""
@@ -144,16 +144,35 @@ class Records:
         """
         with contextlib.ExitStack() as stack:
             mine: list[str] = []
-            for name in photos:
-                if len(mine) == most:
-                    break
-                digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-                path = self.folder / _CLAIM.format(digest)
-                with contextlib.suppress(FolderInUseError):
-                    stack.enter_context(held(path))
-                    stack.callback(forget_lock, path)
-                    mine.append(name)
+            with self._held(), contextlib.suppress(FolderInUseError), held(self.folder / _ALL_LOCK):
+                for name in photos:
+                    if len(mine) == most:
+                        break
+                    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+                    path = self.folder / _CLAIM.format(digest)
+                    with contextlib.suppress(FolderInUseError):
+                        stack.enter_context(held(path))
+                        stack.callback(forget_lock, path)
+                        mine.append(name)
             yield mine
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold all photos, so that no other process describes any inside the `with`; who holds some is waited for.
+
+        Raises:
+            FolderInUseError: where another process holds all of them.
+            OSError: where the folder cannot be made, or on a file system without locks.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            # Whoever claims photos holds this lock, too, but only inside the other one.
+            with self._held():
+                stack.enter_context(held(self.folder / _ALL_LOCK))
+            for path in self.folder.glob(_CLAIM.format("*")):
+                with held(path, wait=True):
+                    forget_lock(path)
+            yield
 
     def publishing(self) -> contextlib.AbstractContextManager[None]:
         """Inside it no other process writes what is made of the lines: a table, a page and its pictures."""
