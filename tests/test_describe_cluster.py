@@ -143,7 +143,8 @@ def test_a_later_run_adds_the_rows_and_copies_that_are_missing(alone, held, watc
     copytree(alone, out, ignore=ignore_patterns("pictures"))
     lines = (out / ROWS_FILE).read_text().splitlines(keepends=True)
     (out / ROWS_FILE).write_text("".join(lines[:1] + lines[2:6]))
-    Image.new("RGB", (9, 9)).save(tmp_path / "0.png")  # of the same name, but not in the table
+    Image.new("RGB", (9, 9)).save(tmp_path / "0.png")  # of the same name and younger, but not in the table
+    os.utime(tmp_path / "0.png", (2**32, 2**32))
     monkeypatch.chdir(tmp_path)
     cores = str(len(os.sched_getaffinity(0)))  # an actor that takes all of them, and reading still goes on
     assert main(["photos.parquet", "--output", str(out), "--ray", "--cpus", cores, *QUICK]) == 0
@@ -163,7 +164,7 @@ def test_tables_that_are_photos_and_others(tmp_path):
     import pyarrow.parquet
 
     with connected(None, 1) as found:
-        write_rows(tmp_path / "photos.jsonl", {"path": "a.png"}, {"path": "/b.png", "image": "b"})
+        write_rows(tmp_path / "photos.jsonl", {"path": "/b.png", "image": "b"}, {"path": "a.png"})
         first, second = found.find_photos([tmp_path / "photos.jsonl"], tmp_path)
         assert (first.name, first.path) == ("a.png", Path("a.png").absolute())
         assert tuple(second) == ("b", Path("/b.png"))

@@ -81,7 +81,7 @@ class Cluster:
         return "cuda" if self._count("GPU") else "cpu"
 
     def find_photos(self, given: Sequence[Path], without: Path) -> list[Photo]:
-        """The photos that are meant: those in folders, or the rows of one table.
+        """The photos that are meant: those in folders, or the rows of one table, by name.
 
         A table is a file or folder that ends in .parquet or .jsonl, with a column `image` or `path`, or both: what a
         photo is called, and where it lies; and `bytes`, where the table holds the pictures' files themselves, as base64
@@ -118,8 +118,8 @@ class Cluster:
         if len(names) < len(rows):
             raise ConfigError(f"two photos have one name: got {table}; expected each name once. Make them differ.")
         self._held = {row["image"] for row in rows if not row["path"]}
-        # Where a picture lies that the table holds: not in the folder that the command was started in.
-        return [Photo(row["image"], Path(row["path"] or f"{table}/{row['image']}")) for row in rows]
+        # A picture that the table holds lies in no folder. Ray reads rows in any order.
+        return sorted(Photo(row["image"], Path(row["path"] or f"{table}/{row['image']}")) for row in rows)
 
     def revision(self, model: str) -> str | None:
         """What names a model's state, as `scr.checkpoints.chosen.load_chosen` does, without loading it.
