@@ -356,7 +356,7 @@ def test_a_cluster_waits_for_the_photos_of_one_process(tmp_path):
         assert mine == ["a"]
         other = threading.Thread(target=alone)
         other.start()
-        while others():  # until it begins to wait, from when on no other photo is taken
+        while other.is_alive() and others():  # until it begins to wait, from when on no other photo is taken
             time.sleep(0.01)
         with pytest.raises(FolderInUseError, match="another process writes"), Records(tmp_path).alone():
             pass
