@@ -62,7 +62,8 @@ def item(row: Mapping[str, Any], place: str) -> dict[str, Any]:
     """
     image, path, content = (row.get(name) for name in ("image", "path", "bytes"))
     if isinstance(image, Mapping):
-        image, content = image.get("path"), image.get("bytes") or content
+        content = image.get("bytes") or content
+        image = image.get("path")
     if isinstance(content, str):
         content = _decoded(content)
     name, path = image or path or "", path or image or ""
