@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -159,7 +160,7 @@ def write_rows(path, *rows):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("watched")
-def test_tables_that_are_photos_and_others(tmp_path):
+def test_tables_that_are_photos_and_others(alone, tmp_path):
     import pyarrow
     import pyarrow.parquet
 
@@ -167,7 +168,12 @@ def test_tables_that_are_photos_and_others(tmp_path):
         write_rows(tmp_path / "photos.jsonl", {"path": "/b.png", "image": "b"}, {"path": "a.png"})
         first, second = found.find_photos([tmp_path / "photos.jsonl"], tmp_path)
         assert (first.name, first.path) == ("a.png", Path("a.png").absolute())
-        assert tuple(second) == ("b", Path("/b.png"))
+        assert second == Photo("b", Path("/b.png"))
+        write_rows(tmp_path / "held.jsonl", {"path": "0.png", "bytes": "AA=="})
+        given = found.find_photos([tmp_path / "held.jsonl"], tmp_path)
+        assert given == [Photo("0.png", tmp_path / "held.jsonl" / "0.png", hashlib.sha256(b"\0").hexdigest())]
+        with pytest.raises(ConfigError, match=r"two photos have one name: got .*held.jsonl/0.png', but .*described' "):
+            Records(alone).check_photos(given)
         write_rows(tmp_path / "other.jsonl", {"file": "a"})
         write_rows(tmp_path / "twice.jsonl", {"path": "a"}, {"path": "a"})
         write_rows(tmp_path / "number.jsonl", {"path": "a", "bytes": 3})

@@ -1,5 +1,6 @@
 """What the rows of a table of photos mean, and which columns are refused."""
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,8 @@ from scr.describing.listed import check_columns, item
     ],
 )
 def test_what_a_row_of_a_table_means(row, image, path, content):
-    assert item(row, "/here") == {"image": image, "path": path, "bytes": content}
+    digest = hashlib.sha256(content).hexdigest() if content else ""
+    assert item(row, "/here") == {"image": image, "path": path, "bytes": content, "digest": digest}
 
 
 def test_columns_are_checked_by_the_names_of_their_types():

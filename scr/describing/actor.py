@@ -58,12 +58,9 @@ class Describer:
                     photos[-1].path.write_bytes(content)
                     copies += _copy(photos[-1], Path(folder))
             methods = [parse_json(text, "methods") for text in batch["methods"]]
-            try:
-                for method in self._methods:
-                    asked = [one for one, which in zip(photos, methods, strict=True) if method in which]
-                    rows += self._asker.rows(asked, method) if asked else []
-            except SCRError as error:
-                return _lines([{REFUSED: str(error)}])
+            for method in self._methods:
+                asked = [one for one, which in zip(photos, methods, strict=True) if method in which]
+                rows += self._asker.rows(asked, method) if asked else []
         return _lines(rows, copies)
 
 

@@ -73,7 +73,6 @@ class Cluster:
         """
         self._ray, self._cpus = ray, cpus
         self._table: Any = None
-        self._held: set[str] = set()
 
     @property
     def device(self) -> str:
@@ -117,9 +116,10 @@ class Cluster:
             )
         if len(names) < len(rows):
             raise ConfigError(f"two photos have one name: got {table}; expected each name once. Make them differ.")
-        self._held = {row["image"] for row in rows if not row["path"]}
         # A picture that the table holds lies in no folder. Ray reads rows in any order.
-        return sorted(Photo(row["image"], Path(row["path"] or f"{table}/{row['image']}")) for row in rows)
+        return sorted(
+            Photo(row["image"], Path(row["path"] or f"{table}/{row['image']}"), row["digest"] or None) for row in rows
+        )
 
     def revision(self, model: str) -> str | None:
         """What names a model's state, as `scr.checkpoints.chosen.load_chosen` does, without loading it.
@@ -164,8 +164,11 @@ class Cluster:
         from .gallery.copies import has_copy, keep_copy
 
         missing = records.missing((photo.name for photo in photos), methods)
-        uncopied = {name for name in self._held if not has_copy(name, records.folder)}
-        wanted = [photo for photo in photos if photo.name in missing or photo.name in uncopied]
+
+        def uncopied(photo: Photo) -> bool:
+            return photo.held is not None and not has_copy(photo.name, records.folder)
+
+        wanted = [photo for photo in photos if photo.name in missing or uncopied(photo)]
         if not wanted:
             return
         gpus, cores = self._count("GPU"), self._count("CPU")
@@ -209,8 +212,8 @@ class Cluster:
         lacking = {photo.name: json_text(missing.get(photo.name, [])) for photo in photos}
         if self._table is None:
             items = [
-                {"image": name, "path": os.path.abspath(path), "bytes": b"", "methods": lacking[name]}
-                for name, path in photos
+                {"image": one.name, "path": os.path.abspath(one.path), "bytes": b"", "methods": lacking[one.name]}
+                for one in photos
             ]
             return self._ray.data.from_items(items)
         return self._table.filter(lambda row: row["image"] in lacking, num_cpus=0).map(

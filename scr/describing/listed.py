@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def item(row: Mapping[str, Any], place: str) -> dict[str, Any]:
 
     Returns:
         `image`, what the photo is called, empty where the row does not say it; and either `bytes`, its file, where the
-        table holds it, or `path`, where it lies. The other of both is empty.
+        table holds it, and `digest`, the SHA-256 of that; or `path`, where it lies. The others are empty.
     """
     image, path, content = (row.get(name) for name in ("image", "path", "bytes"))
     if isinstance(image, Mapping):
@@ -67,7 +68,9 @@ def item(row: Mapping[str, Any], place: str) -> dict[str, Any]:
     if isinstance(content, str):
         content = _decoded(content)
     name, path = image or path or "", path or image or ""
-    return {"image": name, "path": "" if content else os.path.join(place, path), "bytes": content or b""}
+    if not content:
+        return {"image": name, "path": os.path.join(place, path), "bytes": b"", "digest": ""}
+    return {"image": name, "path": "", "bytes": content, "digest": hashlib.sha256(content).hexdigest()}
 
 
 def _decoded(text: str) -> bytes:

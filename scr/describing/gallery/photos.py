@@ -22,13 +22,17 @@ class Photo(NamedTuple):
     Attributes:
         name: its path below the folder that was given, with "/" between its parts; or its file's name.
         path: where it lies, if it is there.
+        held: SHA-256 of its file, where a table holds that; None for one that lies at its path.
     """
 
     name: str
     path: Path
+    held: str | None = None
 
     def digest(self) -> str | None:
         """What tells the photo from another of its name: SHA-256 of its file; None where it cannot be read."""
+        if self.held is not None:
+            return self.held
         try:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
