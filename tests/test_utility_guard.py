@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from synthetic_results import OBJECTS, answer, questions, record, write
 
 from analysis.findings.answers import VERDICTS, Answer, Clause, did_it_help, sign, unanswered, verdict
-from analysis.findings.frontier import Identity, identity
+from analysis.findings.frontier import Identity, identity, point_labels
 from analysis.findings.guard import (
     ability_changes,
     guard_findings,
@@ -30,7 +31,7 @@ from analysis.findings.trivial import (
     trivial_plots,
     trivial_table,
 )
-from analysis.reading.load import NothingToShowError, load_results
+from analysis.reading.load import NothingToShowError, load_results, told_apart
 from analysis.reading.pairs import caption_pairs, compare_rates, find_pairs
 from analysis.reading.trivial import AS_IT_IS, cut_caption, other_samplings, plain_row, trivial_rows
 from benchmarks.records import SampleRecord
@@ -325,6 +326,63 @@ def test_one_sentence_per_method_the_splits_of_pope_together(tmp_path):
     assert len({identity(run) for run in ours}) == 1
     assert isinstance(identity(ours[0]), Identity)
     assert json.loads(identity(ours[0]).config) == {"scale": 1}
+
+
+def test_other_data_of_one_task_is_a_clause_of_its_own(tmp_path):
+    rows = []
+    for data, seed in (("aaaaaaaa", 0), ("bbbbbbbb", 1)):
+        for method, gain, wrong in (("none", 0.0, 0.1), ("scr", 1.0, 0.0)):
+            for task in ("pope_random", "pope_popular"):
+                asked = questions(images=60, gain=gain, seed=seed, task=task)
+                rows.append((record(method, task=task, data_sha256=data), asked))
+            described = captions(wrong=wrong, growth=0.1, seed=seed)
+            rows.append((record(method, task="chair", data_sha256=data, rule="chair"), described))
+    (one,) = did_it_help(results(tmp_path, *rows))
+    assert (one.row, one.verdict) == ("scr", "helped")
+    for data, seed in (("aaaaaa", 0), ("bbbbbb", 1)):
+        before, after = (
+            [
+                dataclasses.replace(sample, id=f"{task} {sample.id}")
+                for task in ("pope_random", "pope_popular")
+                for sample in questions(images=60, gain=gain, seed=seed, task=task)
+            ]
+            for gain in (0.0, 1.0)
+        )
+        value = 100 * compare_rates(before, after).differences["hallucination_rate"].value
+        said = f"{value:+.1f}".replace("-", "−")
+        assert f"on pope (popular, random; data {data}) hallucination rate {said} points" in one.sentence
+        assert f"on chair (data {data}) CHAIR-i −" in one.sentence
+
+
+def test_other_cuts_and_a_run_that_is_there_twice_are_clauses_of_their_own(tmp_path):
+    rows = [(record(method, generation={"max_new_tokens": most}), questions(images=20, gain=gain))
+            for most in (4, 8) for method, gain in (("none", 0.0), ("scr", 1.0))]  # fmt: skip
+    (one,) = did_it_help(results(tmp_path / "cuts", *rows))
+    assert one.row == "scr"
+    for most in (4, 8):
+        assert f'on pope_random (generation {{"max_new_tokens": {most}}}) hallucination rate ' in one.sentence
+    first = next(run.folder for run in results(tmp_path / "twice", *rows[:2]) if not run.is_baseline)
+    shutil.copytree(first, first.with_name("scr-again"))
+    (one,) = did_it_help(load_results(tmp_path / "twice").runs)
+    assert "on pope_random hallucination rate " in one.sentence
+    assert "; on pope_random (run 2) hallucination rate " in one.sentence
+
+
+def test_told_apart_says_what_differs(tmp_path):
+    runs = results(tmp_path, (record(), BASE[:6]), (record(data_sha256="e", task_version=2), BASE[:6]))
+    assert sorted(told_apart([run.setting for run in runs])) == ["task version 1, data d", "task version 2, data e"]
+    assert told_apart([runs[0].setting] * 2) == ["", ""]
+
+
+def test_a_point_is_called_by_what_was_done_to_the_model(tmp_path):
+    asked = (record("vcd", data_sha256=data, config={"contrast": 0.5}) for data in "de")
+    described = record("vcd", task="chair", config={"contrast": 2.0})
+    sampled = record("scr", generation={"do_sample": True})
+    short = record("scr", task="chair", generation={"max_new_tokens": 9})
+    runs = results(tmp_path, *((one, BASE[:6]) for one in (*asked, sampled)), (described, PLAIN), (short, PLAIN))
+    labels = point_labels(runs)
+    assert len(labels) == 4
+    assert set(labels.values()) == {"vcd (contrast=0.5)", "vcd (contrast=2)", "scr, sampled", "scr"}
 
 
 def test_nothing_to_compare_is_no_answer(tmp_path):

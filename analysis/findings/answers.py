@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .._benchmarks import Difference, SampleRecord
-from ..reading.load import Run, model_labels, row_labels
+from ..reading.load import Run, Setting, model_labels, row_labels, told_apart
 from ..reading.pairs import compare_rates
 from .forest import LABELS
-from .frontier import Identity, identity
+from .frontier import Identity, identity, point_labels
 from .guard import Guarded, guarded_pairs
 from .trivial import BELOW
 
@@ -42,11 +42,23 @@ class Answer(NamedTuple):
     sentence: str
 
 
+class _Kind(NamedTuple):
+    """What may be taken together: tasks of one kind, asked in one setting.
+
+    Attributes:
+        setting: of the runs, with the kind in place of the task.
+        turn: how many runs of the same task and setting stand before it.
+    """
+
+    setting: Setting
+    turn: int
+
+
 class Clause(NamedTuple):
     """What was found on one task, or on several of one kind.
 
     Attributes:
-        where: their names.
+        where: their names, with that in which their setting differs from another of the same kind.
         metric: name of the rate of made-up things.
         rate: its difference; None where it is undefined.
         recall: likewise.
@@ -65,20 +77,19 @@ class Clause(NamedTuple):
 def did_it_help(runs: Sequence[Run]) -> list[Answer]:
     """An answer per model and method that has a baseline; of each model the best ones first.
 
-    Yes/no tasks whose names differ in their last part alone, such as the splits of POPE, are taken together.
+    Yes/no tasks whose names differ in their last part alone, such as the splits of POPE, are taken together where they
+    were asked of the same data in the same way. What differs in that is a clause of its own.
     """
-    groups: dict[Identity, dict[str, list[Guarded]]] = {}
+    names = point_labels(runs)
+    groups: dict[Identity, dict[_Kind, list[Guarded]]] = {}
     for one in guarded_pairs(tuple(runs)):
-        task = one.pair.task
-        kind = task.rpartition("_")[0] or task if one.pair.baseline.is_yes_no else task
-        groups.setdefault(identity(one.pair.method), {}).setdefault(kind, []).append(one)
+        found = groups.setdefault(identity(one.pair.method), {})
+        found.setdefault(_kind(one, found), []).append(one)
     answers = []
-    for kinds in groups.values():
-        clauses = [_clause(kind, found) for kind, found in kinds.items()]
-        pairs = [one.pair for found in kinds.values() for one in found]
-        # Where one task has several configurations its labels tell them apart, and another's need not.
-        row = max((pair.row for pair in pairs), key=len)
-        answers.append(Answer(pairs[0].model, row, verdict(clauses), f"{'; '.join(map(_said, clauses))}."))
+    for key, kinds in groups.items():
+        clauses = [_clause(_where(kind, kinds), kind.setting.task, found) for kind, found in kinds.items()]
+        model = next(iter(kinds.values()))[0].pair.model
+        answers.append(Answer(model, names[key], verdict(clauses), f"{'; '.join(map(_said, clauses))}."))
     ranks = list(VERDICTS)
     models = list(dict.fromkeys(one.model for one in answers))
     return sorted(answers, key=lambda one: (models.index(one.model), ranks.index(one.verdict)))
@@ -122,23 +133,49 @@ def _verdict(clause: Clause) -> str:
     return "priced" if recall == -1 else "helped"
 
 
-def _clause(kind: str, found: Sequence[Guarded]) -> Clause:
-    compared = found[0].compared
+def _kind(one: Guarded, found: Mapping[_Kind, Sequence[Guarded]]) -> _Kind:
+    """Which group of those found so far it belongs to, or the new one that it opens."""
+    task = one.pair.task
+    name = task.rpartition("_")[0] or task if one.length is None else task
+    kind = _Kind(one.pair.method.setting._replace(task=name), 0)
+    while any(task == other.pair.task for other in found.get(kind, ())):
+        kind = kind._replace(turn=kind.turn + 1)
+    return kind
+
+
+def _where(kind: _Kind, kinds: Mapping[_Kind, Sequence[Guarded]]) -> str:
+    """The names of its tasks, and what tells it from others of the same name."""
+    name, found = kind.setting.task, kinds[kind]
+    same = [other for other in kinds if other.setting.task == name]
+    told = [told_apart([other.setting for other in same])[same.index(kind)], f"run {kind.turn + 1}" * (kind.turn > 0)]
+    if len(found) > 1:
+        told.insert(0, ", ".join(_part(one, name) for one in found))
+    else:
+        name = found[0].pair.task
+    aside = "; ".join(filter(None, told))
+    return f"{name} ({aside})" if aside else name
+
+
+def _part(one: Guarded, kind: str) -> str:
+    return one.pair.task.removeprefix(f"{kind}_")
+
+
+def _clause(where: str, kind: str, found: Sequence[Guarded]) -> Clause:
+    first = found[0]
+    compared = first.compared
     if len(found) > 1:
         before, after = ([_named(sample, one) for one in found for sample in getattr(one.pair, side)]
                          for side in ("before", "after"))  # fmt: skip
         compared = compare_rates(before, after)
-    first = found[0]
-    parts = [one.pair.task.removeprefix(f"{kind}_") for one in found]
     return Clause(
-        where=f"{kind} ({', '.join(parts)})" if len(found) > 1 else first.pair.task,
+        where=where,
         metric=first.metric,
         rate=compared.differences.get(first.metric),
         recall=compared.differences.get("recall"),
         same_length=None if first.length is None else first.length.residual,
         trivial={
-            part: one.beside.nearest
-            for part, one in zip(parts, found, strict=True)
+            _part(one, kind): one.beside.nearest
+            for one in found
             if one.beside is not None and one.beside.frontier == BELOW
         },
     )

@@ -5,10 +5,11 @@ Times stand beside it and decide no mark: of runs on machines that do other thin
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,7 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
         if isinstance(answered, str):
             notes.append(f"{models[key.model]}, {label}: not in the frontier, it {answered}.")
             continue
+        label = rows[answered[0].folder]
         table = yes_no_table([sample for run in answered for sample in run.samples])
         rate = ratios(table)["hallucination_rate"]
         bounds = ratio_intervals(table).get("hallucination_rate") or (None, None)
@@ -202,9 +204,26 @@ def _captioned(group: Sequence[Run]) -> _Asked:
 def identity(run: Run) -> Identity:
     """The point that a run belongs to."""
     one = run.record
-    sampling = {name: value for name, value in one.generation.items() if name != "max_new_tokens"}
-    texts = [json.dumps(of, sort_keys=True) for of in (one.config, sampling)]
+    texts = [json.dumps(of, sort_keys=True) for of in (one.config, _decoding(run))]
     return Identity(run.model, run.row, texts[0], texts[1], one.seed)
+
+
+def _decoding(run: Run) -> dict[str, Any]:
+    """How answers were decoded; where they were cut off is the task's."""
+    return {name: value for name, value in run.record.generation.items() if name != "max_new_tokens"}
+
+
+def point_labels(runs: Sequence[Run]) -> dict[Identity, str]:
+    """A name for each point: its row, with that in which its configuration, sampling or seed differs from others'."""
+    points: dict[Identity, Run] = {}
+    for run in runs:
+        # Of no task: only what was done to the model is left to tell runs apart.
+        bare = dataclasses.replace(
+            run.record, task="", task_version=0, rule="", data_sha256="", generation=_decoding(run)
+        )
+        points.setdefault(identity(run), dataclasses.replace(run, record=bare))
+    labels = row_labels(list(points.values()))
+    return {key: labels[run.folder] for key, run in points.items()}
 
 
 def _latency(group: Sequence[Run], name: str) -> tuple[float | None, float | None, float | None]:

@@ -192,6 +192,12 @@ def row_labels(runs: Sequence[Run]) -> dict[Path, str]:
     return labels
 
 
+def told_apart(settings: Sequence[Setting]) -> list[str]:
+    """That in which each setting differs from some other, as "data 4f3a21, task version 2"; "" where none does."""
+    names = [name for name in Setting._fields if len({getattr(one, name) for one in settings}) > 1]
+    return [", ".join(_told(one, name) for name in names) for one in settings]
+
+
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A configuration without nesting: {"a": {"b": 1}} is {"a.b": 1}."""
     flat: dict[str, Any] = {}
@@ -227,7 +233,11 @@ def _sampling(run: Run) -> str:
 
 
 def _field(run: Run, name: str) -> str:
-    value = getattr(run.setting, name)
+    return _told(run.setting, name)
+
+
+def _told(setting: Setting, name: str) -> str:
+    value = getattr(setting, name)
     return f"data {value[:6]}" if name == "data_sha256" else f"{name.replace('_', ' ')} {value}"
 
 
