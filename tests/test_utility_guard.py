@@ -227,7 +227,8 @@ def test_abilities_stand_beside_rates_where_they_were_measured(tmp_path):
         (record(task="mmvet", metrics={"total": 0.5}), BASE[:12]),
         (record("scr", task="mmvet", metrics={"total": 0.25}), BASE[:6]),
     )  # fmt: skip
-    assert ability_changes(runs) == {("lab/llava", "scr"): {"mme": -50.0}}, "MM-Vet answered only half as often"
+    (found,) = ability_changes(runs).values()
+    assert found == {"mme": -50.0}, "MM-Vet answered only half as often"
     (table,) = guard_tables(runs)
     row = next(row for row in table.records() if row["task"] == "pope_random")
     plain = compare_rates(BASE, better).differences
@@ -239,6 +240,26 @@ def test_abilities_stand_beside_rates_where_they_were_measured(tmp_path):
     assert "mme: perception" in table.notes[0]
     with pytest.raises(NothingToShowError, match="nothing to guard"):
         guard_findings(results(tmp_path / "alone", (record(), BASE)))
+
+
+def test_an_ability_is_that_of_the_same_configuration(tmp_path):
+    half, double = {"contrast": 0.5}, {"contrast": 2.0}
+    runs = results(
+        tmp_path, (record(), BASE), (record("vcd", config=half), questions(images=60, gain=1.0)),
+        (record(task="mme", metrics={"perception": 1200.0}), BASE[:12]),
+        (record("vcd", task="mme", config=double, metrics={"perception": 1150.0}), BASE[:12]),
+    )  # fmt: skip
+    (table,) = guard_tables(runs)
+    changes = {str(row["row"]): row.get("mme_change") for row in table.records() if row["task"] == "pope_random"}
+    assert changes == {"vcd": None}
+    (key,) = ability_changes(runs)
+    assert json.loads(key.config) == double
+    runs += results(
+        tmp_path / "more",
+        (record(task="mme", data_sha256="e", metrics={"perception": 800.0}), BASE[:12]),
+        (record("vcd", task="mme", data_sha256="e", config=double, metrics={"perception": 900.0}), BASE[:12]),
+    )
+    assert ability_changes(runs) == {key: {}}, "two data sets, and neither is that of the other tasks"
 
 
 def test_captions_stand_beside_their_length(tmp_path):

@@ -12,6 +12,7 @@ from ..reading.load import NothingToShowError, Run
 from ..reading.pairs import Pair, caption_pairs, compare_rates, find_pairs
 from .finding import Finding
 from .forest import CAPTIONS
+from .frontier import Identity, identity
 from .summary import run_metrics
 from .trivial import Beside, beside_trivial, trivial_plots, trivial_table
 
@@ -90,9 +91,9 @@ def guard_tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def _guard_table(
-    name: str, what: str, guarded: Sequence[Guarded], abilities: Mapping[tuple[str, str], Mapping[str, float]]
+    name: str, what: str, guarded: Sequence[Guarded], abilities: Mapping[Identity, Mapping[str, float]]
 ) -> Table:
-    known = [abilities.get((one.pair.model, one.pair.row), {}) for one in guarded]
+    known = [abilities.get(identity(one.pair.method), {}) for one in guarded]
     shown = [task for task in ABILITIES if any(task in found for found in known)]
     lengths = ("words_change", *_triple("same_length_change")) if what == "captions" else ()
     columns = (
@@ -159,9 +160,12 @@ def length_table_of(guarded: Sequence[Guarded]) -> Table:
     )  # fmt: skip
 
 
-def ability_changes(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, float]]:
-    """(model, row) → task of general ability → method minus baseline in its metric, where both answered the same."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
+def ability_changes(runs: Sequence[Run]) -> dict[Identity, dict[str, float]]:
+    """What was done to a model → task of general ability → method minus baseline in its metric, of the same answers.
+
+    A task that was run in several ways, as on two data sets, is left out: neither number belongs to the other tasks.
+    """
+    found: dict[Identity, dict[str, list[float]]] = {}
     for pair in find_pairs(runs).pairs:
         name = ABILITIES.get(pair.task)
         whole = len(pair.before) == len(pair.baseline.samples) == len(pair.method.samples)
@@ -169,8 +173,8 @@ def ability_changes(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, floa
             continue
         before, after = (run_metrics(run).get(name, (None,))[0] for run in (pair.baseline, pair.method))
         if before is not None and after is not None:
-            found.setdefault((pair.model, pair.row), {})[pair.task] = after - before
-    return found
+            found.setdefault(identity(pair.method), {}).setdefault(pair.task, []).append(after - before)
+    return {key: {task: of[0] for task, of in tasks.items() if len(of) == 1} for key, tasks in found.items()}
 
 
 def guard_findings(runs: Sequence[Run]) -> list[Finding]:
