@@ -124,7 +124,8 @@ def test_what_would_be_run_are_the_declared_rows(name: str, data: Path, models: 
         assert planned == rows_of(part)
         assert (plan.config.batch_size, plan.config.split, plan.config.seed) == (7, "val2014", 0)
         assert str(tmp_path) not in plan.config.command, "a folder that is handed in tells of no machine"
-    stamp = stamp_of(protocol, plans[0])
+    stamp = stamp_of(protocol, plans)
+    assert (stamp.adapter is not None) == (protocol.adapter is not None) == stamp.has_stand_in_adapter(protocol)
     assert stamp.shape == {"num_hidden_layers": 8, "hidden_size": 32}
     assert stamp.is_stand_in(protocol)
     assert not dataclasses.replace(stamp, model=protocol.model).is_stand_in(protocol)
@@ -254,6 +255,89 @@ def test_a_method_of_another_configuration_is_another_row(tmp_path: Path) -> Non
     assert len(good.missing) == sum(len(rows_of(part)) for part in protocol.parts) - 1
     (said,) = bad.wrong
     assert "another configuration: got {'plausibility': 0.5}; expected {'plausibility': 0.1}" in said
+
+
+def test_what_a_tokenizer_fills_in_is_no_setting_and_a_combination_is_its_parts(tmp_path: Path) -> None:
+    short = Part(name="short", tasks=("pope_random",), methods=("icd", "vcd+purified"), limit=2)
+    protocol = dataclasses.replace(get_protocol("llava15-pope-chair"), parts=(short,))
+    vcd, purified = (scr.get_method(name).configure({}).to_dict() for name in ("vcd", "purified"))
+    icd = {**scr.get_method("icd").configure({}).to_dict(), "instruction": [5, 6]}
+    both = {"vcd": vcd, "purified": purified}
+    runs = {
+        "as declared": [("icd", icd, {"instruction": [5, 6]}), ("vcd+purified", both, {"vcd": {}, "purified": {}})],
+        "others": [
+            ("icd", {**icd, "contrast": 2.0}, {"contrast": 2.0, "instruction": [5, 6]}),
+            ("vcd+purified", {**both, "vcd": {**vcd, "plausibility": 0.5}}, {"vcd": {"plausibility": 0.5}}),
+        ],
+    }
+    for folder, methods in runs.items():
+        for method, config, given in methods:
+            fields = {"generation": {"do_sample": False}, "limit": 2, "config": config, "config_given": given}
+            write(tmp_path / folder, record(method, **fields), questions(images=2, traced=False))
+        rescore(tmp_path / folder)
+    stamp = dataclasses.replace(STAMP, model="lab/llava", revision="sha256:0")
+    good, bad = (examine(tmp_path / name, protocol, stamp) for name in runs)
+    assert (good.wrong, [one.row.method for one in good.measured]) == ([], ["icd", "vcd+purified"])
+    assert [said.partition(": ")[2] for said in bad.wrong] == [
+        "another settings of the method: got {'contrast': 2.0}; expected {}. Run the row again.",
+        "another configuration: got {'contrast': 2.0}; expected {'contrast': 1.0}. Run the row again.",
+        "another settings of the method: got {'vcd.plausibility': 0.5}; expected {}. Run the row again.",
+        "another configuration: got {'vcd.plausibility': 0.5}; expected {'vcd.plausibility': 0.1}. Run the row again.",
+    ]
+
+
+def test_a_protocol_may_declare_methods_that_a_tokenizer_fills_in(data: Path, models: Any, tmp_path: Path) -> None:
+    short = Part(name="short", tasks=("pope_random",), methods=("icd", "vcd+purified"), limit=2)
+    protocol = dataclasses.replace(get_protocol("llava15-pope-chair"), parts=(short,), files={}, anchors=())
+    (plan,) = plan_parts(protocol, data, tmp_path, model=models["llava15-pope-chair"][1])
+    given = {cell.method: cell.config_given for cell in plan.cells}
+    assert given["icd"]["instruction"]
+    assert given["vcd+purified"] == {"vcd": {}, "purified": {}}
+
+
+def test_of_two_runs_of_one_row_neither_is_dropped(rehearsed: Path, tmp_path: Path) -> None:
+    folder = copied(rehearsed, tmp_path)
+    path = next(folder.glob("chair/*/*"))
+    shutil.copytree(path, path.with_name("none-z"))
+    stamp = read_stamp(folder)
+    found = examine(folder, declared_by(stamp), stamp)
+    (said,) = found.wrong
+    assert re.match(rf"row chair, none, .* was run twice: got {path.relative_to(folder)} and .*none-z;", said)
+    assert "expected one." in said
+    assert len(found.measured) == 11
+
+
+def test_rows_of_several_adapters_and_a_stand_in_are_said(rehearsed: Path, tmp_path: Path) -> None:
+    stamp = read_stamp(rehearsed)
+    protocol = declared_by(stamp)
+    assert stamp.adapter == next(run.read_run().adapter for run in find_runs(rehearsed) if run.read_run().adapter)
+    assert any(
+        f"A STAND-IN: the adapter {stamp.adapter} in place of refusal" in said for said in remarks(protocol, stamp)
+    )
+    declared = dataclasses.replace(stamp, adapter="refusal@sha256:0")
+    assert not any("adapter" in said for said in remarks(protocol, declared))
+    assert f"Adapter: {stamp.adapter}." in as_markdown(protocol, stamp, Examination([], [], [], []))
+    folder = copied(rehearsed, tmp_path)
+    path = next(path for path in folder.glob("chair/*/*/run.json") if json.loads(path.read_text())["adapter"])
+    change(path, adapter="another@sha256:0")
+    found = examine(folder, protocol, stamp)
+    assert found.wrong == [
+        f"rows of another adapter: got another@sha256:0; expected {stamp.adapter}, as stamped. Use a folder for each."
+    ]
+
+
+def test_an_adapter_is_stamped_by_the_first_part_that_has_one(tmp_path: Path) -> None:
+    write_stamp(tmp_path, STAMP)
+    adapted = dataclasses.replace(STAMP, adapter="refusal@sha256:0", started="later")
+    write_stamp(tmp_path, adapted)
+    assert read_stamp(tmp_path) == dataclasses.replace(adapted, started=STAMP.started)
+    write_stamp(tmp_path, STAMP)
+    assert read_stamp(tmp_path).adapter == "refusal@sha256:0"
+    protocol = get_protocol("smolvlm-refusal")
+    assert protocol.adapter == "refusal"
+    others = (protocol.parts[0], dataclasses.replace(protocol.parts[0], adapter="another"))
+    with pytest.raises(scr.ConfigError, match="with several adapters: got another, refusal; expected one"):
+        dataclasses.replace(protocol, parts=others)
 
 
 def test_samples_that_no_rule_can_grade(rehearsed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -436,7 +520,9 @@ def test_a_folder_is_of_one_protocol_declared_before(rehearsed: Path, tmp_path: 
     assert declared_by(stamp) == get_protocol("smolvlm-refusal").rehearsed()
     write_stamp(rehearsed, dataclasses.replace(stamp, started="later"))
     assert read_stamp(rehearsed) == stamp
-    for fields in ({"protocol": "qwen25vl"}, {"model": "another"}, {"rehearsal": False}, {"sha256": "0"}):
+    for fields in (
+        {"protocol": "qwen25vl"}, {"model": "another"}, {"rehearsal": False}, {"sha256": "0"}, {"adapter": "a@b"},
+    ):  # fmt: skip
         with pytest.raises(scr.ConfigError, match=f"a folder of another {next(iter(fields))}"):
             write_stamp(rehearsed, dataclasses.replace(stamp, **fields))
     with pytest.raises(scr.ConfigError, match=r"was declared otherwise: got version 1, 0;"):

@@ -116,6 +116,21 @@ class Protocol(Fields):
 
     if_missing: ClassVar[str] = "Declare them before anything is run."
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that does not fit, or parts with several adapters."""
+        super().__post_init__()
+        adapters = {one.adapter for one in self.parts if one.adapter is not None}
+        if len(adapters) > 1:
+            raise ConfigError(
+                f"parts of {self.name} with several adapters: got {', '.join(sorted(adapters))}; expected one at most. "
+                "Declare a protocol for each."
+            )
+
+    @property
+    def adapter(self) -> str | None:
+        """Name of the adapter that its parts put on the model; None where none does."""
+        return next((one.adapter for one in self.parts if one.adapter is not None), None)
+
     @property
     def sha256(self) -> str:
         """Digest of all that it declares: equal digest, equal protocol."""

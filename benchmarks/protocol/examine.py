@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import scr
-from scr import BASELINE
+from scr import method_parts
 
 from ..records import RunRecord, SampleRecord
+from ..running.methods import recorded_config
 from ..running.rescoring import first_images, scored
 from ..studies.stored import StoredRun, runs_below
 from ..tasks import load_task
@@ -90,9 +91,16 @@ def examine(folder: Path, protocol: Protocol, stamp: Stamp) -> Examination:
         except ValueError as error:
             wrong.append(f"{where} cannot be graded: {error}")
             continue
+        # Equal rows of two parts share a folder, so that all of these places have been filled, or none.
+        if (twice := found.get(places[0])) is not None:
+            wrong.append(
+                f"row {_described(one.record)} was run twice: got {twice.folder} and {where}; expected one. "
+                "Take the other away."
+            )
+            continue
         wrong += [f"{where}: {said}" for said in _wrong(one, rows[places[0]], protocol, scores)]
         lacking += [f"{where}: {said}" for said in _lacking(records, rows[places[0]])]
-        for number in places:  # equal rows of two parts share a folder
+        for number in places:
             found[number] = Measured(rows[number], where, one.record, records, scores)
     measured = [found[number] for number in sorted(found)]
     missing = [row for number, row in enumerate(rows) if number not in found]
@@ -118,20 +126,34 @@ def _wrong(one: StoredRun, row: Row, protocol: Protocol, scores: Scores) -> Iter
     pairs: list[tuple[str, Any, Any]] = [
         ("limit", run.limit, row.limit),
         ("seed", run.seed, protocol.seed),
-        ("settings of the method", run.config_given, {}),
+        ("settings of the method", _chosen(run.method, run.config_given), {}),
         ("version of the task", run.task_version, task.version),
         ("rule", run.rule, task.rule),
         ("metrics", _rounded(run.metrics), _rounded(scores.metrics)),
     ]
-    if run.method != BASELINE:
-        own = scr.get_method(run.method).configure({}).to_dict()
-        # A field that is newer than the run is none of it; what is None the family decides.
-        fixed = {name: value for name, value in own.items() if value is not None and name in run.config}
-        pairs.append(("configuration", {name: run.config[name] for name in fixed}, fixed))
+    defaults = {part: scr.get_method(part).configure({}).to_dict() for part in method_parts(run.method)}
+    recorded, own = (_chosen(run.method, of) for of in (run.config, recorded_config(run.method, defaults)))
+    # A field that is newer than the run is none of it; what is None the family decides.
+    fixed = {name: value for name, value in own.items() if value is not None and name in recorded}
+    pairs.append(("configuration", {name: recorded[name] for name in fixed}, fixed))
     for what, got, wanted in pairs:
         if got != wanted:
             todo = "`benchmarks.run --rescore` counts the samples again." if what == "metrics" else "Run the row again."
             yield f"another {what}: got {_short(got, wanted)}; expected {_short(wanted, got)}. {todo}"
+
+
+def _chosen(method: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded fields of a method, "PART.FIELD" of several parts, without those that the tokenizer filled in."""
+    parts = method_parts(method)
+    by_part = {f"{part}.": recorded.get(part, {}) for part in parts} if len(parts) > 1 else {"": recorded}
+    kinds = [scr.get_method(part).config_class for part in parts]
+    filled = {
+        f"{start}{name}"
+        for start, kind in zip(by_part, kinds, strict=False)  # the unpatched model has no kind
+        for name in (*kind.answer_tokens, *kind.phrases)
+    }
+    flat = {f"{start}{name}": value for start, fields in by_part.items() for name, value in fields.items()}
+    return {name: value for name, value in flat.items() if name not in filled}
 
 
 def _lacking(records: Sequence[SampleRecord], row: Row) -> Iterator[str]:
@@ -148,6 +170,10 @@ def _differing(measured: Sequence[Measured], stamp: Stamp) -> Iterator[str]:
         own = str(getattr(stamp, what))
         if others := {str(getattr(one.run, what)) for one in measured} - {own}:
             yield f"rows of another {what}: got {', '.join(sorted(others))}; expected {own}, as stamped."
+    adapters = {str(one.run.adapter) for one in measured if one.row.adapted}
+    if others := adapters - {str(stamp.adapter)}:
+        names = ", ".join(sorted(others))
+        yield f"rows of another adapter: got {names}; expected {stamp.adapter}, as stamped. Use a folder for each."
     if len(values := {one.run.dtype for one in measured}) > 1:
         yield f"rows of several dtypes: got {', '.join(sorted(values))}; expected one. Use a folder for each."
     for task in dict.fromkeys(one.row.task for one in measured):

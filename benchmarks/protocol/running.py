@@ -13,6 +13,7 @@ from scr.checkpoints.loading import load_config
 from scr.files import read_bytes
 
 from ..asking.models import ModelSource, find_model
+from ..running.adapters import recorded_adapter
 from ..running.outcomes import Outcome
 from ..running.plan import Plan, RunConfig, build_plan
 from ..running.provenance import timestamp
@@ -59,11 +60,15 @@ def plan_parts(
     chosen = [protocol.part(name) for name in parts] or protocol.parts
     source = find_model(protocol.model if model is None else model)
     _check_class(source, protocol)
+    if settings := source.settings.get("settings"):
+        raise ConfigError(
+            f"settings that {protocol.name} does not declare: got {settings} beside {source.name!r}; expected none. "
+            f"Take {SETTINGS_FILE} away from there."
+        )
     for name, digest in protocol.files.items():
         _check_file(data_dir / name, digest, protocol)
-    plans = []
-    for part in chosen:
-        plan = build_plan(
+    return [
+        build_plan(
             RunConfig(
                 model=source.name,
                 adapter=adapter if part.adapter is not None and adapter is not None else part.adapter,
@@ -82,19 +87,16 @@ def plan_parts(
                 **(machine or {}),
             )
         )
-        for cell in plan.cells:
-            if cell.config_given:
-                raise ConfigError(
-                    f"settings that {protocol.name} does not declare: got {cell.config_given} for {cell.method!r}; "
-                    f"expected none. Take {SETTINGS_FILE} away from beside the checkpoint."
-                )
-        plans.append(plan)
-    return plans
+        for part in chosen
+    ]
 
 
-def stamp_of(protocol: Protocol, plan: Plan) -> Stamp:
-    """What the folder of records will say of itself."""
+def stamp_of(protocol: Protocol, plans: Sequence[Plan]) -> Stamp:
+    """What the folder of these parts' records will say of itself."""
+    plan = plans[0]
     text = _text_config(plan.source)
+    adapters = (cell.adapter for one in plans for cell in one.cells if cell.adapter is not None)
+    adapter = next(adapters, None)
     return Stamp(
         protocol=protocol.name,
         version=protocol.version,
@@ -103,6 +105,7 @@ def stamp_of(protocol: Protocol, plan: Plan) -> Stamp:
         model=plan.source.name,
         revision=plan.source.revision,
         shape={name: getattr(text, name, None) for name in protocol.shape},
+        adapter=None if adapter is None else recorded_adapter(adapter),
         started=timestamp(),
     )
 
@@ -118,10 +121,10 @@ def run_parts(
         report: is told what happens.
 
     Raises:
-        ConfigError: for a folder that is of another protocol or model, or holds runs of none.
+        ConfigError: for a folder that is of another protocol, model or adapter, or holds runs of none.
         RunFailedError: as `benchmarks.running.runner.run`.
     """
-    write_stamp(plans[0].config.output_dir, stamp_of(protocol, plans[0]))
+    write_stamp(plans[0].config.output_dir, stamp_of(protocol, plans))
     for plan in plans:
         yield plan, run_plan(plan, report)
 

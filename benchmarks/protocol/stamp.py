@@ -29,6 +29,7 @@ class Stamp(Fields):
         model: the model's name as given.
         revision: its commit, or a digest of its files.
         shape: what its text configuration has for the names in the declared shape.
+        adapter: name and digest of what is put on it; None until a part that has one is run.
         started: when, ISO 8601 in UTC.
     """
 
@@ -39,18 +40,24 @@ class Stamp(Fields):
     model: str
     revision: str | None
     shape: dict[str, int | None]
+    adapter: str | None = None
     started: str
 
     def is_stand_in(self, protocol: Protocol) -> bool:
         """Whether the model is neither the declared one nor of its shape, as a copy of it would be."""
         return self.model != protocol.model and self.shape != protocol.shape
 
+    def has_stand_in_adapter(self, protocol: Protocol) -> bool:
+        """Whether the adapter is of another name than the declared one."""
+        return self.adapter is not None and self.adapter.rpartition("@")[0] != protocol.adapter
+
 
 def write_stamp(folder: Path, stamp: Stamp) -> None:
-    """Stamp a folder, or go on in one that has this stamp.
+    """Stamp a folder, or go on in one that has this stamp; an adapter is added by the first part that has one.
 
     Raises:
-        ConfigError: for a folder that holds runs and no stamp, or one of another protocol, declaration or model.
+        ConfigError: for a folder that holds runs and no stamp, or one of another protocol, declaration, model or
+            adapter.
         DataFileError: for a stamp that cannot be read.
     """
     path = folder / STAMP_FILE
@@ -58,11 +65,14 @@ def write_stamp(folder: Path, stamp: Stamp) -> None:
         there = read_stamp(folder)
         for entry in dataclasses.fields(Stamp):
             got, wanted = getattr(there, entry.name), getattr(stamp, entry.name)
-            if entry.name != "started" and got != wanted:
+            unknown = entry.name == "adapter" and None in (got, wanted)
+            if entry.name != "started" and got != wanted and not unknown:
                 raise ConfigError(
                     f"a folder of another {entry.name}: got {got!r} in {path}; expected {wanted!r}. Give another "
                     "--output-dir."
                 )
+        if there.adapter is None and stamp.adapter is not None:
+            write_json(path, dataclasses.replace(there, adapter=stamp.adapter).to_dict())
         return
     if runs := find_runs(folder):
         raise ConfigError(

@@ -13,7 +13,7 @@ from .stamp import Stamp
 
 
 def remarks(protocol: Protocol, stamp: Stamp) -> list[str]:
-    """What has to be known before any number is read; nothing where the declared model ran the whole protocol."""
+    """What has to be known before any number is read; nothing where what was declared ran the whole protocol."""
     said = []
     if stamp.rehearsal:
         said.append("A REHEARSAL: a few questions, cut short. It shows that everything runs, and measures nothing.")
@@ -21,6 +21,10 @@ def remarks(protocol: Protocol, stamp: Stamp) -> list[str]:
         shape = ", ".join(f"{name} {value}" for name, value in stamp.shape.items())
         said.append(
             f"A STAND-IN: {stamp.model} ({shape}) in place of {protocol.model}. Published numbers say nothing of it."
+        )
+    if stamp.has_stand_in_adapter(protocol):
+        said.append(
+            f"A STAND-IN: the adapter {stamp.adapter} in place of {protocol.adapter}, of which it says nothing."
         )
     return said
 
@@ -44,7 +48,9 @@ def verdicts(found: Examination, protocol: Protocol, stamp: Stamp) -> tuple[list
 def as_markdown(protocol: Protocol, stamp: Stamp, found: Examination) -> str:
     """The page: what was run, the baseline beside published numbers, and a table per part and task."""
     lines = [f"# {protocol.name}, version {protocol.version}", "", f"{protocol.summary}.", ""]
-    lines += [f"Model: {stamp.model} at {stamp.revision}. Declared as {stamp.sha256[:12]} on {stamp.started}.", ""]
+    adapter = f" Adapter: {stamp.adapter}." if stamp.adapter else ""
+    declared = f"Declared as {stamp.sha256[:12]} on {stamp.started}."
+    lines += [f"Model: {stamp.model} at {stamp.revision}.{adapter} {declared}", ""]
     for said in remarks(protocol, stamp):
         lines += [f"**{said}**", ""]
     lines += ["## Baseline", "", *(f"* {said}" for said in verdicts(found, protocol, stamp)[0]), ""]
