@@ -44,7 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--unfinished", action="store_true", help="those that are not finished, failed ones included")
     one.add_argument("--failed", action="store_true", help="those that failed")
-    one.add_argument("--match", metavar="PATTERN", help="those whose <task>/<model>/<method>-<hash> fits, as '*/vcd-*'")
+    one.add_argument(
+        "--match",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="those whose <task>/<model>/<method>-<hash> fits, as '*/vcd-*'; given again, those that fit any",
+    )
     one.add_argument("--yes", action="store_true", help="ask nothing")
     return parser
 
@@ -91,7 +97,7 @@ def _rm(options: argparse.Namespace) -> int:
 
 def _chosen(folder: Path, options: argparse.Namespace) -> Iterator[StoredRun]:
     itself = as_run(folder)
-    filtered = options.unfinished or options.failed or options.match is not None
+    filtered = options.unfinished or options.failed or options.match
     if itself is None and not filtered:
         raise ConfigError(
             f"no folder of a run: got {folder} without {RUN_FILE} and {SAMPLES_FILE}; expected "
@@ -102,7 +108,7 @@ def _chosen(folder: Path, options: argparse.Namespace) -> Iterator[StoredRun]:
         if (
             not (options.unfinished and one.status == "finished")
             and not (options.failed and one.status != "failed")
-            and (options.match is None or fnmatch.fnmatchcase(name, options.match))
+            and (not options.match or any(fnmatch.fnmatchcase(name, pattern) for pattern in options.match))
         ):
             yield one
 

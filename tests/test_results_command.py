@@ -83,8 +83,13 @@ def test_rm_by_what_is_asked_for(root, capsys):
     assert list(root.iterdir()) == []
 
 
+def test_rm_takes_what_fits_any_pattern(root):
+    assert results.main(["rm", str(root), "--match", "*/scr-*", "--match", "*/lab--other/*", "--yes"]) == 0
+    assert folders(root) == ["lab/llava none"]
+
+
 def test_rm_asks(root, capsys, monkeypatch):
-    arguments = ["rm", str(root), "--match", "*/vcd-*", "--match", "*"]
+    arguments = ["rm", str(root), "--match", "*"]
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     assert results.main(arguments) == 2
     assert "got no terminal to ask about 3 runs" in capsys.readouterr().err
