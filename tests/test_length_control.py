@@ -108,6 +108,7 @@ def test_pairs_images_and_empty_captions():
     [
         ([caption(row, 9 + row, 0) for row in range(5)], "makes anything up"),
         ([caption(row, 9, row % 2) for row in range(5)], "all of one length"),
+        ([caption(row, 7, row % 2) for row in range(5)], "the captions of the baseline are all of one length"),
         ([caption(row, 9 + (row == 4), int(row == 4)) for row in range(5)], "the longest or the shortest"),
         ([caption(row, 0, 0) for row in range(5)], "makes anything up"),
     ],

@@ -89,7 +89,9 @@ def control_length(
     (wrong, words), (left, words_after) = before.numerators.T, after.numerators.T
     spoken = words > 0
     logs = np.log(np.maximum(words, 1))
-    middle, spread = (float(of) for of in (logs[spoken].mean(), logs[spoken].std())) if spoken.any() else (0.0, 0.0)
+    # The spread of many equal logarithms is a rounding error above 0.
+    varied = len(np.unique(words[spoken])) > 1
+    middle, spread = (float(logs[spoken].mean()), float(logs[spoken].std())) if varied else (0.0, 0.0)
     line, lengths = (_design(of, middle, spread or 1.0) for of in (words, words_after))
     one = np.ones((1, len(words)))
     fit = fit_poisson(line[spoken], wrong[spoken])[0] if spread and wrong.any() else np.full(2, np.nan)
