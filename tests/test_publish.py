@@ -133,9 +133,46 @@ def test_what_a_package_brings_or_needs_no_file_travels():
 
 def test_nothing_is_written_over(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(scr.ConfigError, match="something lies there"):
+    with pytest.raises(scr.ConfigError, match="something else lies there"):
         write_repository(tmp_path, published("vcd", {}))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_is_there_already_is_left_as_it_is_and_anything_else_refused(tmp_path):
+    folder, what = tmp_path / "vcd", published("vcd", {})
+    write_repository(folder, what)
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    write_repository(folder, what)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
+    with pytest.raises(scr.ConfigError, match="something else lies there"):
+        write_repository(folder, published("vcd", {"plausibility": 0.5}))
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(scr.ConfigError, match="something else lies there"):
+        write_repository(folder, what)
+    (folder / "notes.txt").unlink()
+    (folder / "README.md").unlink()
+    with pytest.raises(scr.ConfigError, match="something else lies there"):
+        write_repository(folder, what)
+    with pytest.raises(scr.ConfigError, match="something else lies there"):
+        write_repository(folder / "custom_generate" / "generate.py", what)
+
+
+def test_a_push_that_failed_is_repeated_by_the_same_command(tmp_path, monkeypatch, capsys):
+    answers = [OSError("no route"), RepoUrl("https://hub.invalid/someone/vcd", endpoint="https://hub.invalid")]
+
+    def create_repo(self, repo_id, **_):
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **_: None)
+    given = ["vcd", "--output", str(tmp_path / "vcd"), "--push", "someone/vcd"]
+    assert main(given) == 2
+    assert "the hub has not taken it" in capsys.readouterr().err
+    assert main(given) == 0
+    assert "https://hub.invalid/someone/vcd" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -178,8 +215,10 @@ def test_the_command_writes_it_and_says_where(results, tmp_path, capsys):
     assert files == {"vcd/README.md", "vcd/custom_generate/generate.py", "vcd/custom_generate/requirements.txt"}
     head = (tmp_path / "new" / "vcd" / "README.md").read_text().split("---")[1]
     assert "- custom_generate" in head
-    assert main(given) == 2
-    assert "something lies there" in capsys.readouterr().err
+    assert main([*given, "--set", "plausibility=0.5"]) == 2
+    assert "nothing measured" in capsys.readouterr().err
+    assert main([*given[:3], "--output", str(tmp_path / "new" / "vcd")]) == 2
+    assert "something else lies there" in capsys.readouterr().err
 
 
 def test_a_card_without_numbers_says_that_there_are_none():

@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     parser.add_argument("method", metavar="METHOD", help="a method, or several with + between")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where it goes: a new folder")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="where it goes: a new folder, or what this wrote"
+    )
     parser.add_argument(
         "--set", type=key_value, action="append", default=[], metavar="K=V", help="a field of the method"
     )

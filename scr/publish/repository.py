@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..errors import ConfigError
-from ..files import write_text
+from ..files import read_bytes, write_bytes
 from ..methods import get_method
 from ..version import __version__
 from .card import card
@@ -45,26 +45,35 @@ def write_repository(folder: Path, what: Published, numbers: Sequence[Measured] 
     """Write the repository.
 
     Args:
-        folder: where; it is made, or is empty.
+        folder: where; it is made, is empty, or holds just what would be written.
         what: the method.
         numbers: what was measured of it.
 
     Raises:
-        ConfigError: for a folder that holds something.
+        ConfigError: for a folder that holds something else.
         OSError: where files cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(
-            f"something lies there: got {folder}; expected a new folder, or an empty one. Choose another --output."
-        )
     summary = " and ".join(get_method(part).summary for part in what.configs)
     source = pprint.pformat(dict(what.fields), width=100, sort_dicts=False)
     program = _GENERATE.format(what=f"{what.method}: {summary}", method=what.method, fields=source)
-    code = folder / "custom_generate"
-    code.mkdir(parents=True, exist_ok=True)
-    write_text(code / "generate.py", program)
-    write_text(code / "requirements.txt", f"scr-vlm>={__version__}\n")
-    write_text(folder / "README.md", card(what, numbers))
+    texts = {
+        folder / "custom_generate" / "generate.py": program,
+        folder / "custom_generate" / "requirements.txt": f"scr-vlm>={__version__}\n",
+        folder / "README.md": card(what, numbers),
+    }
+    files = {path: text.encode("utf-8", "backslashreplace") for path, text in texts.items()}
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, content)
+        return
+    there = {path for path in folder.rglob("*") if not path.is_dir()}
+    # A push that failed is tried again with what it had written.
+    if there != set(files) or any(read_bytes(path) != content for path, content in files.items()):
+        raise ConfigError(
+            f"something else lies there: got {folder}; expected a new folder, an empty one, or one that holds just "
+            "this method with these fields and measurements. Choose another --output."
+        )
 
 
 def push(folder: Path, name: str, *, private: bool = False) -> str:
