@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.gpu_check.bench import SKIPPED, Bench, attempt, reason
 from benchmarks.gpu_check.command import PARTS, Part, check
 from benchmarks.gpu_check.compiled import measure_compiled
 from benchmarks.gpu_check.cost import PAPER, measure_cost
+from benchmarks.gpu_check.keeping import RESULTS_FILE, with_earlier
 from benchmarks.gpu_check.kernels import measure_kernels
 from benchmarks.gpu_check.placement import measure_placement
 from benchmarks.gpu_check.precision import measure_precision, round_parameters
@@ -161,7 +163,7 @@ def test_a_part_that_fails_or_comes_too_late_leaves_the_others(tmp_path, monkeyp
         clock=lambda: next(times),
     )
     good, bad, late = found["parts"]
-    assert kept == [1, 2, 3]
+    assert kept == [0, 1, 2, 3]
     assert good["seconds"] == 5
     assert bad["failed"] == "ZeroDivisionError: by zero"
     assert "Traceback" in bad["traceback"]
@@ -174,9 +176,42 @@ def test_a_part_that_fails_or_comes_too_late_leaves_the_others(tmp_path, monkeyp
 
     arguments = ["--output", str(tmp_path / "out"), "--scale", "tiny", "--device", "cpu", "--parts"]
     assert main([*arguments, "good"]) == 0
-    assert json.loads((tmp_path / "out" / "gpu_check.json").read_text())["parts"][0]["part"] == "good"
-    assert main([*arguments, "bad,good"]) == 1
-    assert (tmp_path / "out" / "gpu_check.md").read_text() in capsys.readouterr().out
+    path = tmp_path / "out" / RESULTS_FILE
+    assert json.loads(path.read_text())["parts"][0]["part"] == "good"
+    assert main([*arguments, "bad"]) == 1
+    assert [part["part"] for part in json.loads(path.read_text())["parts"]] == ["good", "bad"]
+    page = (tmp_path / "out" / "gpu_check.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "## Good" in page
+    # Another scale: refused before anything is measured, and what is there stays.
+    before, modules["good"] = path.read_bytes(), Broken
+    arguments[arguments.index("tiny")] = "small"
+    assert main([*arguments, "good"]) == 2
+    assert re.search(
+        "results of another machine.*got {'model': .*tiny.*expected {'model': .*small", capsys.readouterr().err
+    )
+    assert path.read_bytes() == before
+
+
+def test_parts_of_an_earlier_run_stay_where_machine_and_model_are_the_same(tmp_path):
+    machine = {"gpu": "H100", "threads": 1, "load": 0.5, "created": "monday"}
+
+    def found(parts, **fields):
+        return {"machine": {**machine, **fields}, "machine_line": "H100", "model_line": "models", "parts": parts}
+
+    good, other = {"part": "cost", "rows": [1]}, {"part": "kernels", "failed": "no"}
+    assert with_earlier(tmp_path, found([good])) == found([good])
+    path = tmp_path / RESULTS_FILE
+    path.write_text(json.dumps(found([good, other])))
+    again = {"part": "kernels", "rows": [2]}
+    assert with_earlier(tmp_path, found([again], load=3.0, created="friday"))["parts"] == [good, again]
+    late = [{"part": "cost", "skipped": "the time was up"}, {"part": "kernels", "skipped": "the time was up"}]
+    assert with_earlier(tmp_path, found(late))["parts"] == [good, late[1]]
+    with pytest.raises(ConfigError, match=r"got \{'gpu': 'H100'\} in .*; expected \{'gpu': 'A100'\}"):
+        with_earlier(tmp_path, found([again], gpu="A100"))
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match="results of another form"):
+        with_earlier(tmp_path, found([again]))
 
 
 @pytest.mark.parametrize(

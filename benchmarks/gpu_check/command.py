@@ -1,7 +1,7 @@
 """What only a GPU can show: `python -m benchmarks.gpu_check --output FOLDER`.
 
 Parts run one after the other; each has a table, or a reason why there is none. What is done is written after every
-part, so that an interrupt or a crash of the driver loses one part alone.
+part, so that an interrupt or a crash of the driver loses one part alone, and parts of an earlier run stay.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scr.errors import ConfigError, suggestion
 from scr.files import write_json, write_text
 
 from ..printing.arguments import Parser, guarded, names, positive
+from .keeping import RESULTS_FILE, with_earlier
 from .table import as_markdown
 
 # torch is imported below, in the functions that need it, so that --help and a mistyped flag answer at once.
@@ -52,8 +53,9 @@ examples:
   python -m benchmarks.gpu_check --output gpu --part kernels,precision
   python -m benchmarks.gpu_check --output mechanics --scale tiny --device cpu
 
-It writes gpu_check.json and gpu_check.md. Models have random weights in the shapes of real ones, and the lab's own is
-trained: no checkpoint is needed. The full scale, for a GPU, has 7 billion parameters, and float32 of it takes 28 GB.
+It writes gpu_check.json and gpu_check.md; parts that an earlier run left there stay. Models have random weights in the
+shapes of real ones, and the lab's own is trained: no checkpoint is needed. The full scale, for a GPU, has 7 billion
+parameters, and float32 of it takes 28 GB.
 """
 
 
@@ -103,7 +105,7 @@ def check(
         bench: a `benchmarks.gpu_check.bench.Bench`.
         parts: names in `PARTS`.
         seconds: after which no part begins.
-        keep: is given what was found so far, after every part.
+        keep: is given what was found so far, before the first part and after every one.
         clock: tells seconds.
 
     Returns:
@@ -119,6 +121,7 @@ def check(
     model = f"models in the {bench.scale} shape of {SHAPES[bench.shape].stands_for}"
     done: list[dict[str, Any]] = []
     found = {"machine": where, "machine_line": machine_line(where), "model_line": model, "parts": done}
+    keep(found)
     began = clock()
     for name in parts:
         module, _, function = PARTS[name].measure.partition(".")
@@ -164,9 +167,10 @@ def _run(options: argparse.Namespace) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
 
     def keep(found: Mapping[str, Any]) -> None:
-        write_json(options.output / "gpu_check.json", found)
-        write_text(options.output / "gpu_check.md", as_markdown(found))
+        whole = with_earlier(options.output, found)
+        write_json(options.output / RESULTS_FILE, whole)
+        write_text(options.output / "gpu_check.md", as_markdown(whole))
 
     found = check(bench, options.parts, seconds=60 * options.minutes, keep=keep)
-    print(as_markdown(found), end="")
+    print(as_markdown(with_earlier(options.output, found)), end="")
     return 1 if any("failed" in part for part in found["parts"]) else 0
