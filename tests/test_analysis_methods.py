@@ -362,6 +362,15 @@ def test_the_pareto_set_is_what_nothing_beats():
     assert pareto_set(cloud).tolist() == plain
 
 
+def test_a_point_of_the_frontier_is_called_by_its_configuration_whatever_task_comes_first(tmp_path):
+    for contrast in (0.5, 2.0):
+        write(tmp_path, record("vcd", config={"contrast": contrast}), BASE)
+    captions = [dataclasses.replace(BASE[0], outcome=None, answer=None, margin=None)]
+    write(tmp_path, record("vcd", task="chair", config={"contrast": 2.0}), captions)
+    table, _ = frontier_table(load_results(tmp_path).runs)
+    assert set(table.column("row")) == {"vcd (contrast=0.5)", "vcd (contrast=2)"}
+
+
 def test_the_frontier_joins_tasks(tmp_path):
     worse = questions(images=60, shift=2.0)
     captions = [dataclasses.replace(BASE[0], outcome=None, answer=None, margin=None)]

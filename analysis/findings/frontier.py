@@ -58,7 +58,7 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
     Raises:
         NothingToShowError: where no run answers yes/no questions.
     """
-    models, rows = model_labels(runs), row_labels(runs)
+    models, rows = model_labels(runs), point_labels(runs)
     groups: dict[Identity, list[Run]] = {}
     for run in runs:
         groups.setdefault(identity(run), []).append(run)
@@ -76,12 +76,11 @@ def frontier_table(runs: Sequence[Run]) -> tuple[Table, list[str]]:
     notes: list[str] = []
     for key, group in groups.items():
         asked = wanted.get(key.model, {})
-        label = rows[group[0].folder]
+        label = rows[key]
         answered = _same_questions(group, asked)
         if isinstance(answered, str):
             notes.append(f"{models[key.model]}, {label}: not in the frontier, it {answered}.")
             continue
-        label = rows[answered[0].folder]
         table = yes_no_table([sample for run in answered for sample in run.samples])
         rate = ratios(table)["hallucination_rate"]
         bounds = ratio_intervals(table).get("hallucination_rate") or (None, None)
