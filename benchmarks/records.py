@@ -206,6 +206,8 @@ class RunRecord:
         task: name of the task.
         task_version: its version.
         rule: the rule that parsed the answers.
+        ability: name of the metric that measures general ability; None where the task is about something else, and in
+            records that do not say it yet, which `benchmarks.run --rescore` completes.
         data_sha256: digest of the annotations.
         limit: number of images asked for; None for all.
         seed: seed of questions and methods.
@@ -246,6 +248,7 @@ class RunRecord:
     task: str
     task_version: int
     rule: str
+    ability: str | None = None
     data_sha256: str
     limit: int | None = None
     seed: int

@@ -59,7 +59,6 @@ ALLOWED = {
     "benchmarks/tasks/mmvet/task.py": ({"caption"}, WORD + "a kind of task"),
     "benchmarks/tasks/sycophancy/task.py": ({"caption"}, WORD + "a kind of task"),
     "analysis/command.py": ({"only"}, WORD + "and no other"),
-    "analysis/findings/guard.py": ({"mme", "lab_mme", "mmvet"}, "the benchmarks of ability that stand beside rates"),
     "analysis/page/wording.py": ({"chair"}, WORD + "a metric of AMBER"),
     "analysis/drawing/pictures.py": ({"pope"}, WORD + "the folder of questions"),
 }  # fmt: skip

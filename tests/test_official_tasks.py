@@ -441,7 +441,7 @@ def test_a_run_is_recorded_and_scored_again(
         assert record is not None
         task = load_task(record.task)
         assert len({one.image for one in samples}) == 2
-        assert record.metrics == task.score(samples).metrics
+        assert (record.metrics, record.ability) == (task.score(samples).metrics, task.ability)
         assert record.data_sha256 == task.open_data(folder, None).sha256
         assert record.status == "finished"
     shutil.rmtree(folder)

@@ -11,8 +11,8 @@ from benchmarks.records import READABLE, SCHEMA, RecordError, RunRecord, SampleR
 
 RUN_FIELDS = (
     "schema status error created finished command model revision family dtype device attention method config "
-    "config_given prompt adapter adapter_overlap task task_version rule data_sha256 limit seed generation batch_size "
-    "world_size commit dirty packages metrics counts intervals reasons units readout timing"
+    "config_given prompt adapter adapter_overlap task task_version rule ability data_sha256 limit seed generation "
+    "batch_size world_size commit dirty packages metrics counts intervals reasons units readout timing"
 ).split()
 SAMPLE_FIELDS = (
     "id image prompt target output answer outcome found margin readout new_tokens prefill_ms decode_ms trace error"

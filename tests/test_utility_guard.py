@@ -35,7 +35,9 @@ from analysis.reading.load import NothingToShowError, load_results, told_apart
 from analysis.reading.pairs import caption_pairs, compare_rates, find_pairs
 from analysis.reading.trivial import AS_IT_IS, cut_caption, other_samplings, plain_row, trivial_rows
 from benchmarks.records import SampleRecord
+from benchmarks.running.rescoring import rescore
 from benchmarks.stats import Difference, Interval, ratios, yes_no_table
+from benchmarks.tasks import TASKS, load_task
 from benchmarks.tasks.chair.task import Chair
 
 BASE = questions(images=60)
@@ -222,10 +224,10 @@ def test_abilities_stand_beside_rates_where_they_were_measured(tmp_path):
     better = questions(images=60, gain=1.0)
     runs = results(
         tmp_path, (record(), BASE), (record("scr"), better),
-        (record(task="mme", metrics={"perception": 1200.0}), BASE[:12]),
-        (record("scr", task="mme", metrics={"perception": 1150.0}), BASE[:12]),
-        (record(task="mmvet", metrics={"total": 0.5}), BASE[:12]),
-        (record("scr", task="mmvet", metrics={"total": 0.25}), BASE[:6]),
+        (record(task="mme", ability="perception", metrics={"perception": 1200.0}), BASE[:12]),
+        (record("scr", task="mme", ability="perception", metrics={"perception": 1150.0}), BASE[:12]),
+        (record(task="mmvet", ability="total", metrics={"total": 0.5}), BASE[:12]),
+        (record("scr", task="mmvet", ability="total", metrics={"total": 0.25}), BASE[:6]),
     )  # fmt: skip
     (found,) = ability_changes(runs).values()
     assert found == {"mme": -50.0}, "MM-Vet answered only half as often"
@@ -246,8 +248,8 @@ def test_an_ability_is_that_of_the_same_configuration(tmp_path):
     half, double = {"contrast": 0.5}, {"contrast": 2.0}
     runs = results(
         tmp_path, (record(), BASE), (record("vcd", config=half), questions(images=60, gain=1.0)),
-        (record(task="mme", metrics={"perception": 1200.0}), BASE[:12]),
-        (record("vcd", task="mme", config=double, metrics={"perception": 1150.0}), BASE[:12]),
+        (record(task="mme", ability="perception", metrics={"perception": 1200.0}), BASE[:12]),
+        (record("vcd", task="mme", ability="perception", config=double, metrics={"perception": 1150.0}), BASE[:12]),
     )  # fmt: skip
     (table,) = guard_tables(runs)
     changes = {str(row["row"]): row.get("mme_change") for row in table.records() if row["task"] == "pope_random"}
@@ -256,8 +258,13 @@ def test_an_ability_is_that_of_the_same_configuration(tmp_path):
     assert json.loads(key.config) == double
     runs += results(
         tmp_path / "more",
-        (record(task="mme", data_sha256="e", metrics={"perception": 800.0}), BASE[:12]),
-        (record("vcd", task="mme", data_sha256="e", config=double, metrics={"perception": 900.0}), BASE[:12]),
+        (record(task="mme", ability="perception", data_sha256="e", metrics={"perception": 800.0}), BASE[:12]),
+        (
+            record(
+                "vcd", task="mme", ability="perception", data_sha256="e", config=double, metrics={"perception": 900.0}
+            ),
+            BASE[:12],
+        ),
     )
     assert ability_changes(runs) == {key: {}}, "two data sets, and neither is that of the other tasks"
 
@@ -410,3 +417,23 @@ def test_nothing_to_compare_is_no_answer(tmp_path):
     runs = results(tmp_path, (record("vcd"), [answer("1", "1.jpg", "no", 1.0)]))
     assert did_it_help(runs) == []
     assert unanswered(runs) == ["vcd on lab/llava"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_ability_is_a_metric_of_its_task(name):
+    task = load_task(name)
+    assert task.ability is None or task.ability in task.score([]).metrics
+    assert (task.ability is not None) == (name in ("mme", "lab_mme", "mmvet"))
+
+
+def test_a_record_without_an_ability_gets_it_when_it_is_scored_again(tmp_path):
+    asked = [answer(f"existence/1-{number}", "1.jpg", "yes", 1.0) for number in (1, 2)]
+    path = write(tmp_path, record(task="mme"), asked)
+    old = json.loads((path / "run.json").read_text())
+    del old["ability"]
+    (path / "run.json").write_text(json.dumps(old))
+    (run,) = load_results(tmp_path).runs
+    assert run.record.ability is None
+    rescore(tmp_path)
+    (run,) = load_results(tmp_path).runs
+    assert run.record.ability == "perception"

@@ -16,9 +16,6 @@ from .frontier import Identity, identity
 from .summary import run_metrics
 from .trivial import Beside, beside_trivial, trivial_plots, trivial_table
 
-ABILITIES = {"mme": "perception", "lab_mme": "scene", "mmvet": "total"}
-"""Task of general ability → its metric that stands beside every rate, where a method was run on it."""
-
 
 class Guarded(NamedTuple):
     """A pair, and what stands beside its rate.
@@ -84,17 +81,22 @@ def guard_tables(runs: Sequence[Run]) -> list[Table]:
             "Run `python -m benchmarks.run --method scr --tasks pope,chair`."
         )
     abilities = ability_changes(runs)
+    metrics = {run.record.task: run.record.ability for run in runs if run.record.ability is not None}
     questions = [one for one in guarded if one.length is None]
     captions = [one for one in guarded if one.length is not None]
     named = (("guard", "questions", questions), ("guard_captions", "captions", captions))
-    return [_guard_table(name, what, part, abilities) for name, what, part in named if part]
+    return [_guard_table(name, what, part, abilities, metrics) for name, what, part in named if part]
 
 
 def _guard_table(
-    name: str, what: str, guarded: Sequence[Guarded], abilities: Mapping[Identity, Mapping[str, float]]
+    name: str,
+    what: str,
+    guarded: Sequence[Guarded],
+    abilities: Mapping[Identity, Mapping[str, float]],
+    metrics: Mapping[str, str],
 ) -> Table:
     known = [abilities.get(identity(one.pair.method), {}) for one in guarded]
-    shown = [task for task in ABILITIES if any(task in found for found in known)]
+    shown = [task for task in metrics if any(task in found for found in known)]
     lengths = ("words_change", *_triple("same_length_change")) if what == "captions" else ()
     columns = (
         "model", "task", "row", "metric", *_triple("change"), *_triple("recall_change"), *lengths, "frontier",
@@ -110,7 +112,7 @@ def _guard_table(
                 one.beside and one.beside.frontier, *(found.get(task) for task in shown), len(pair.before),
             )
         )  # fmt: skip
-    told = "".join(f" {task}: {ABILITIES[task]}, as recorded, without an interval." for task in shown)
+    told = "".join(f" {task}: {metrics[task]}, as recorded, without an interval." for task in shown)
     of_length = (
         " At the same length: made-up mentions per caption that are left when what the number of words explains is off."
         if lengths
@@ -167,7 +169,7 @@ def ability_changes(runs: Sequence[Run]) -> dict[Identity, dict[str, float]]:
     """
     found: dict[Identity, dict[str, list[float]]] = {}
     for pair in find_pairs(runs).pairs:
-        name = ABILITIES.get(pair.task)
+        name = pair.method.record.ability
         whole = len(pair.before) == len(pair.baseline.samples) == len(pair.method.samples)
         if name is None or not whole:
             continue

@@ -50,6 +50,7 @@ class LabMme(MmeTask):
     paper = "after MME, Fu et al. 2023, arXiv:2306.13394"
     checked_against = "the scores of benchmarks.tasks.mme.rule on the same answers"
     options: ClassVar[Mapping[str, int]] = MappingProxyType({"img_num": _IMAGES})
+    ability = "scene"
     tasks = ("existence", "count", "position", "scene")
     id_form = r"(?P<image>.+)-(?P<task>TASKS)-(?P<number>[12])"
 

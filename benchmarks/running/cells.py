@@ -167,6 +167,7 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         task=task.name,
         task_version=task.version,
         rule=task.rule,
+        ability=task.ability,
         data_sha256=cell.work.data_sha256,
         limit=config.limit,
         seed=config.seed,

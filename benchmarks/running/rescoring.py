@@ -113,7 +113,7 @@ def _rescore(folder: RunFolder) -> Rescored:
             grade_samples(folder, task)
             records = first_images(folder.samples(), run.limit)
             apply_scores(run, scored(task, records), records)
-            run.rule, run.schema = task.rule, SCHEMA
+            run.rule, run.ability, run.schema = task.rule, task.ability, SCHEMA
             folder.write_run(run)
     except (ValueError, UnknownTaskError, RuntimeError) as error:
         return Rescored(folder, problem=str(error))

@@ -106,6 +106,7 @@ class Task(ABC):
         kind: "yes_no" or "caption".
         max_new_tokens: where an answer is cut off, unless the command says otherwise.
         options: choices of the protocol that decide which samples there are; part of a run's identity.
+        ability: name of the metric that measures general ability; None where the task is about something else.
         files: what the data folder must hold and where to get it; None for COCO's layout, which the lab's data have.
     """
 
@@ -117,6 +118,7 @@ class Task(ABC):
     kind: ClassVar[str]
     max_new_tokens: ClassVar[int]
     options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    ability: ClassVar[str | None] = None
     files: ClassVar[str | None] = None
 
     @classmethod

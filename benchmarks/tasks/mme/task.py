@@ -124,6 +124,7 @@ class Mme(MmeTask):
         "MME's release (MME_Benchmark_release_version of BradyFU/Awesome-Multimodal-Large-Language-Models): "
         "existence/*.txt with their images beside them, and so on"
     )
+    ability = "perception"
     tasks = TASK_NAMES
     id_form = r"(?P<task>TASKS)/(?P<image>.+)-(?P<number>[12])"
 

@@ -46,6 +46,7 @@ class MmVet(Task):
     rule = "recorded grades"
     kind = "caption"
     max_new_tokens = 512
+    ability = "total"
     files = f"{QUESTIONS} of MM-Vet's release (yuweihao/MM-Vet, v1) and its images in images/ or beside it"
 
     @classmethod
