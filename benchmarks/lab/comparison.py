@@ -211,8 +211,10 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     first, *others = results["models"].values()
     baseline = next(one[task] for one in first.values() if task in one)
     measured, units = baseline["metrics"], baseline.get("units", {})
-    metrics = list(units) or [name for name in _SHOWN if name in measured]  # where a task has points, these
+    metrics = [name for name in _SHOWN if name in measured]
     deciding = next((names for names in _DECIDING if set(names) <= set(metrics)), ())
+    if not deciding:  # a task with points of its own
+        metrics = list(units)
     beside = "auc" if "auc" in metrics else "chair_i"
     others = [one for one in others if beside in deciding and all(task in entry for entry in one.values())]
     head = [
@@ -224,7 +226,7 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     ]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in results["declared"]["rows"]:
-        if task not in first[row["row"]]:
+        if task not in first.get(row["row"], {}):  # not asked of it, or not run yet
             continue
         entry = first[row["row"]][task]
         cells = [f"`{row['row']}`", *(_number(name, entry["metrics"][name], plain=units) for name in metrics)]
