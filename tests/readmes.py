@@ -165,6 +165,7 @@ def findings() -> str:
         "accuracy", *(one - other for one, other in zip(accuracy("none"), accuracy("sampled: none"), strict=True))
     )
     sentences = (
+        *of_smol(),
         f"**SCR does nothing** on `lab/llava`: {sum(changed)} of {sum(asked):,} answers changes; adversarial AUC "
         f"{over('scr', 'auc')} over three trainings. Its controls do as little.",
         f"**Greedy yes/no answers get no better under contrast**: adversarial AUC {over('vcd', 'auc')} (`vcd`), "
@@ -180,6 +181,32 @@ def findings() -> str:
         f"{_correlations('entropy')['within models']} within models.",
     )
     return "\n".join(textwrap.fill(f"* {one}", 120, subsequent_indent="  ") for one in sentences)
+
+
+def of_smol() -> tuple[str, ...]:
+    """What the comparison on lab/smol says of its rows, those that ran."""
+    rows = results("smol")["models"]["7"]
+    hard = {name: one["pope_adversarial"] for name, one in rows.items() if "pope_adversarial" in one}
+    moved = {name: one["differences"]["auc"] for name, one in hard.items() if name != "none"}
+    better = [name for name, (_, low, _) in moved.items() if low > 0]
+    most = sorted(moved, key=lambda name: -abs(moved[name][0]))[:5]
+    listed = ", ".join(f"`{name}` {_signed('auc', moved[name][0])}" for name in most)
+    captions = rows["head_guidance"]["chair"]["differences"]
+
+    def told(differences: dict[str, list[float]], metric: str) -> str:
+        return comparison._difference(metric, differences[metric])
+
+    scr = hard["scr"]
+    return (
+        f"**On `lab/smol`, SmolLM2 looking at drawings, {len(better) or 'none'} of {len(moved)} rows rais"
+        f"{'e' if better else 'es'} the adversarial AUC of {comparison._number('auc', hard['none']['metrics']['auc'])} "
+        f"beyond its interval**; most move it down: {listed}.",
+        f"**SCR at the paper's values** changes {scr['changes'][0]} of {scr['counts']['n']} of its adversarial answers: "
+        f"HR {told(scr['differences'], 'hallucination_rate')}, AUC {told(scr['differences'], 'auc')}. Stronger, it "
+        "says no more often, to what is there as to what is not.",
+        f"**Guided heads make its captions truer**: CHAIR-i {told(captions, 'chair_i')}, recall "
+        f"{told(captions, 'recall')} (`head_guidance`); its yes/no answers get no better.",
+    )
 
 
 def _signed(metric: str, *values: float) -> str:

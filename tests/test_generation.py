@@ -202,7 +202,7 @@ def test_model_inputs_are_the_prompt_alone(llava):
     "options",
     [
         {"prompt_lookup_num_tokens": 3},
-        {"assistant_model": object()},
+        {"assistant_model": ...},
         {"assistant_early_exit": 2},
         {"generation_config": GenerationConfig(prompt_lookup_num_tokens=3)},
     ],
@@ -218,7 +218,7 @@ def test_assistance_is_refused_by_name(llava, options):
     ("options", "obstacle"),
     [
         ({}, None),
-        ({"num_beams": 1, "do_sample": True, "num_return_sequences": 3, "streamer": object()}, None),
+        ({"num_beams": 1, "do_sample": True, "num_return_sequences": 3, "streamer": ...}, None),
         ({"return_dict_in_generate": False, "use_cache": True, "custom_generate": None}, None),
         ({"num_beams": 2}, "beams"),
         ({"custom_generate": "org/repo"}, "another decoding loop"),
@@ -226,7 +226,7 @@ def test_assistance_is_refused_by_name(llava, options):
         ({"generation_config": GenerationConfig(use_cache=False)}, "use_cache=False"),
         ({"return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"cache_implementation": "static"}, "cache_implementation"),
-        ({"past_key_values": object()}, "a cache from before"),
+        ({"past_key_values": ...}, "a cache from before"),
         ({"prefill_chunk_size": 8}, "prefill_chunk_size"),
         ({"output_attentions": True}, "output_attentions"),
         ({"output_hidden_states": True}, "output_hidden_states"),

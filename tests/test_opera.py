@@ -393,7 +393,7 @@ def test_an_error_on_the_way_leaves_the_model_as_it_was(llava, number):
         ({"return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"prefill_chunk_size": 4}, "prefill_chunk_size"),
         ({"guidance_scale": 1.5}, "guidance_scale"),
-        ({"streamer": object()}, "streamer"),
+        ({"streamer": ...}, "streamer"),
         ({"force_words_ids": [[5]]}, "constrained beams"),
         ({"custom_generate": print}, "another decoding loop"),
         ({"num_beam_groups": 3}, "num_beam_groups"),
