@@ -191,21 +191,20 @@ def of_smol() -> tuple[str, ...]:
     better = [name for name, (_, low, _) in moved.items() if low > 0]
     most = sorted(moved, key=lambda name: -abs(moved[name][0]))[:5]
     listed = ", ".join(f"`{name}` {_signed('auc', moved[name][0])}" for name in most)
-    captions = rows["head_guidance"]["chair"]["differences"]
+    before, changed = hard["none"], hard["scr"]["changes"][0]
 
-    def told(differences: dict[str, list[float]], metric: str) -> str:
-        return comparison._difference(metric, differences[metric])
+    def told(row: str, task: str, metric: str) -> str:
+        return comparison._difference(metric, rows[row][task]["differences"][metric])
 
-    scr = hard["scr"]
     return (
-        f"**On `lab/smol`, SmolLM2 looking at drawings, {len(better) or 'none'} of {len(moved)} rows rais"
-        f"{'e' if better else 'es'} the adversarial AUC of {comparison._number('auc', hard['none']['metrics']['auc'])} "
-        f"beyond its interval**; most move it down: {listed}.",
-        f"**SCR at the paper's values** changes {scr['changes'][0]} of {scr['counts']['n']} of its adversarial answers: "
-        f"HR {told(scr['differences'], 'hallucination_rate')}, AUC {told(scr['differences'], 'auc')}. Stronger, it "
-        "says no more often, to what is there as to what is not.",
-        f"**Guided heads make its captions truer**: CHAIR-i {told(captions, 'chair_i')}, recall "
-        f"{told(captions, 'recall')} (`head_guidance`); its yes/no answers get no better.",
+        f"**On `lab/smol`, SmolLM2 looking at drawings, {len(better) or 'none'} of {len(moved)} rows raises the AUC of "
+        f"adversarial questions**, {comparison._number('auc', before['metrics']['auc'])}, with an interval above zero; "
+        f"the five largest differences: {listed}.",
+        f"**SCR at the paper's values** changes {changed} of {before['counts']['n']} of these answers: HR "
+        f"{told('scr', 'pope_adversarial', 'hallucination_rate')}, AUC {told('scr', 'pope_adversarial', 'auc')}. "
+        "Stronger, it says no more often, to what is there as to what is not.",
+        f"**Guided heads make its captions truer**: CHAIR-i {told('head_guidance', 'chair', 'chair_i')}, recall "
+        f"{told('head_guidance', 'chair', 'recall')} (`head_guidance`); its yes/no answers get no better.",
     )
 
 

@@ -368,7 +368,8 @@ def test_a_folder_that_was_changed_after_it_was_rendered(
     assert "2026" in path.read_text()
     do(handed, path)
     assert main(["check", str(handed)]) == 1
-    assert re.search(message, " ".join(capsys.readouterr().out.split()))
+    said = "".join(capsys.readouterr().out.split())  # a long path is broken anywhere
+    assert re.search(message.replace(" ", ""), said)
 
 
 def made(name: str, metrics: dict[str, dict[str, float]]) -> Examination:

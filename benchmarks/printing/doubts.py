@@ -29,7 +29,7 @@ def print_qualities(found: Sequence[Quality], costs: Mapping[str, float], file: 
             interval_text("auc", one.auc_interval, {}),
             value_text(_PRECISION, one.precision, {}),
             interval_text(_PRECISION, one.precision_interval, {}),
-            f"+{value_text('time', costs[one.name], {})} %",
+            f"{value_text('time', costs[one.name], {}, sign=True)} %",
         )
     printer.add(table)
 
