@@ -183,6 +183,12 @@ def findings() -> str:
     return "\n".join(textwrap.fill(f"* {one}", 120, subsequent_indent="  ") for one in sentences)
 
 
+def below_zero(differences: dict[str, list[float]], metric: str) -> bool:
+    """Whether the interval of a difference lies below zero."""
+    high = differences[metric][2]
+    return high is not None and high < 0
+
+
 def of_smol() -> tuple[str, ...]:
     """What the comparison on lab/smol says of its rows, those that ran."""
     rows = results("smol")["models"]["7"]
@@ -192,6 +198,12 @@ def of_smol() -> tuple[str, ...]:
     most = sorted(moved, key=lambda name: -abs(moved[name][0]))[:5]
     listed = ", ".join(f"`{name}` {_signed('auc', moved[name][0])}" for name in most)
     before, changed = hard["none"], hard["scr"]["changes"][0]
+    captions = {
+        name: one["chair"]["differences"] for name, one in rows.items() if "differences" in one.get("chair", {})
+    }
+    kept = [one for one in captions if below_zero(captions[one], "chair_i") and not below_zero(captions[one], "recall")]
+    kept.sort(key=lambda name: captions[name]["chair_i"][0])
+    truer = ", ".join(f"`{one}` {_signed('chair_i', captions[one]['chair_i'][0])}" for one in kept)
 
     def told(row: str, task: str, metric: str) -> str:
         return comparison._difference(metric, rows[row][task]["differences"][metric])
@@ -199,12 +211,14 @@ def of_smol() -> tuple[str, ...]:
     return (
         f"**On `lab/smol`, SmolLM2 looking at drawings, {len(better) or 'none'} of {len(moved)} rows raises the AUC of "
         f"adversarial questions**, {comparison._number('auc', before['metrics']['auc'])}, with an interval above zero; "
-        f"the five largest differences: {listed}.",
+        f"the five largest differences: {listed}. Most of that is the constraint that they share, which ties the "
+        f"margins of sure answers: `plausibility_only` has {_signed('auc', moved['plausibility_only'][0])} and changes "
+        f"{hard['plausibility_only']['changes'][0] or 'no'} answer.",
         f"**SCR at the paper's values** changes {changed} of {before['counts']['n']} of these answers: HR "
         f"{told('scr', 'pope_adversarial', 'hallucination_rate')}, AUC {told('scr', 'pope_adversarial', 'auc')}. "
         "Stronger, it says no more often, to what is there as to what is not.",
-        f"**Guided heads make its captions truer**: CHAIR-i {told('head_guidance', 'chair', 'chair_i')}, recall "
-        f"{told('head_guidance', 'chair', 'recall')} (`head_guidance`); its yes/no answers get no better.",
+        f"**Some make its captions truer**: CHAIR-i with an interval below zero, and recall without: {truer}. Answers to "
+        "questions get no better by any of them.",
     )
 
 
