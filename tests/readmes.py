@@ -217,8 +217,8 @@ def of_smol() -> tuple[str, ...]:
         f"**SCR at the paper's values** changes {changed} of {before['counts']['n']} of these answers: HR "
         f"{told('scr', 'pope_adversarial', 'hallucination_rate')}, AUC {told('scr', 'pope_adversarial', 'auc')}. "
         "Stronger, it says no more often, to what is there as to what is not.",
-        f"**Some make its captions truer**: CHAIR-i with an interval below zero, and recall without: {truer}. Answers to "
-        "questions get no better by any of them.",
+        f"**Some make its captions truer**: CHAIR-i with an interval below zero, and recall without: {truer}. "
+        "Answers to questions get no better by any of them.",
     )
 
 
