@@ -185,7 +185,7 @@ def findings() -> str:
 
 def below_zero(differences: dict[str, list[float]], metric: str) -> bool:
     """Whether the interval of a difference lies below zero."""
-    high = differences[metric][2]
+    high = differences[metric][2] if metric in differences else None  # undefined where nothing is named
     return high is not None and high < 0
 
 
