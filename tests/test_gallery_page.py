@@ -48,6 +48,7 @@ def fresh(driver, page, **options):
     """The page as one sees it who has marked nothing."""
     opened(driver, page, **options)
     ask(driver, "localStorage.clear()")
+    time.sleep(0.1)  # another process of the browser hears later that the store was emptied
     return opened(driver, page, **options)
 
 
