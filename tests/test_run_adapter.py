@@ -10,7 +10,7 @@ import scr
 from benchmarks.asking.models import find_model, load_model
 from benchmarks.lab import adapt, data_folder
 from benchmarks.run import main
-from benchmarks.running.adapters import check_overlap, overlapping_images, recorded_adapter, resolve_adapter
+from benchmarks.running.adapters import check_overlap, overlapping_images, resolve_adapter
 from benchmarks.running.plan import RunConfig, build_plan
 from benchmarks.running.runner import run
 from scr.adapters import IMAGES_FILE, image_file_digest
@@ -42,7 +42,7 @@ def test_the_bare_model_runs_beside_it(folder, tmp_path):
     found = run(config(folder, tmp_path))
     assert [one.cell.row for one in found] == ["none", str(folder), f"{folder}, scr"]
     assert [one.run.method for one in found] == ["none", "none", "scr"]
-    name = recorded_adapter(resolve_adapter(str(folder), SOURCE))
+    name = resolve_adapter(str(folder), SOURCE).recorded
     assert [one.run.adapter for one in found] == [None, name, name]
     assert [one.run.adapter_overlap for one in found] == [None, 0, 0]
     bare, adapted, both = ([record.margin for record in one.records] for one in found)

@@ -75,22 +75,24 @@ def compare_methods(
         ConfigError: if the declaration has settings of its own and others lie beside the checkpoint.
     """
     from scr import ConfigError, get_method
+    from scr.checkpoints.digests import SETTINGS_FILE
 
+    from ..asking.models import find_model
     from ..running.methods import method_parts
     from ..running.outcomes import Outcome
     from ..running.plan import RunConfig
     from ..running.runner import run
     from ..studies.calibration import yes_shift
-    from . import ASSEMBLED, CHECKPOINTS, checkpoint_folder, data_folder
+    from . import checkpoint_folder, data_folder
 
-    of_the_lab, world = model in (*CHECKPOINTS, *ASSEMBLED), world or model
+    world = world or model
     settings = declared.get("settings")
     if settings is None:
         settings = read_json(checkpoint_folder("lab/llava") / "scr.json")["settings"]
-    elif (beside := (checkpoint_folder(model) if of_the_lab else Path(model)) / "scr.json").exists():
+    elif find_model(model).settings:
         raise ConfigError(
-            f"settings beside the checkpoint: got {beside} where the declaration has its own; expected none, since "
-            "they would decide what no row says. Move it away."
+            f"settings beside the checkpoint: got {model} with a {SETTINGS_FILE} where the declaration has its own; "
+            "expected none, since they would decide what no row says. Move it away."
         )
     parts = dict.fromkeys(part for row in declared["rows"] for part in method_parts(row["method"]))
     tuned = [part for part in parts if get_method(part).config_class.takes_settings]

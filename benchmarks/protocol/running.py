@@ -13,7 +13,6 @@ from scr.checkpoints.loading import load_config
 from scr.files import read_bytes
 
 from ..asking.models import ModelSource, find_model
-from ..running.adapters import recorded_adapter
 from ..running.outcomes import Outcome
 from ..running.plan import Plan, RunConfig, build_plan
 from ..running.provenance import timestamp
@@ -105,7 +104,7 @@ def stamp_of(protocol: Protocol, plans: Sequence[Plan]) -> Stamp:
         model=plan.source.name,
         revision=plan.source.revision,
         shape={name: getattr(text, name, None) for name in protocol.shape},
-        adapter=None if adapter is None else recorded_adapter(adapter),
+        adapter=None if adapter is None else adapter.recorded,
         started=timestamp(),
     )
 

@@ -27,11 +27,6 @@ def resolve_adapter(name: str, source: ModelSource) -> AdapterSource:
     return found
 
 
-def recorded_adapter(source: AdapterSource) -> str:
-    """What records call an adapter: its name, and the digest of its files."""
-    return f"{source.name}@{source.revision}"
-
-
 def overlapping_images(source: AdapterSource, images: Iterable[Path]) -> list[Path] | None:
     """The images that an adapter was trained on, by the digests of their files; in the order given.
 

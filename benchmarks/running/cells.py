@@ -13,7 +13,6 @@ from scr.reading import AnswerTokens
 
 from ..asking.readout import audit_readout
 from ..records import DIAGNOSTICS, RunRecord, SampleRecord
-from .adapters import recorded_adapter
 from .plan import Cell, Plan
 from .prompts import YES_NO
 from .provenance import checkout_state, package_versions, timestamp
@@ -162,7 +161,7 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         config=cell.config,
         config_given=cell.config_given,
         prompt=config.prompt,
-        adapter=None if cell.adapter is None else recorded_adapter(cell.adapter),
+        adapter=None if cell.adapter is None else cell.adapter.recorded,
         adapter_overlap=None if cell.adapter is None else cell.overlap,
         task=task.name,
         task_version=task.version,

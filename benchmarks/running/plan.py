@@ -23,7 +23,7 @@ from ..store import RunFolder, config_hash
 from ..tasks import expand_tasks, load_task
 from ..tasks.base import Sample, Task, TaskData
 from ..tasks.coco import CocoData
-from .adapters import check_learnt, check_overlap, recorded_adapter, resolve_adapter
+from .adapters import check_learnt, check_overlap, resolve_adapter
 from .methods import BASELINE, check_methods, effective_configs, given_configs, recorded_config
 from .prompts import get_prompt
 
@@ -265,7 +265,7 @@ def build_plan(config: RunConfig) -> Plan:
                 "method": name,
                 "config": recorded_config(name, effective),
                 "prompt": config.prompt,
-                "adapter": None if adapted is None else recorded_adapter(adapted),
+                "adapter": None if adapted is None else adapted.recorded,
                 "revision": source.revision,
                 "dtype": dtype,
                 "data_sha256": work.data_sha256,

@@ -75,6 +75,11 @@ class AdapterSource:
         """Whether it was trained on a folder, here or elsewhere, which may hold any model."""
         return names_folder(self.base)
 
+    @property
+    def recorded(self) -> str:
+        """What records call it: its name, and the digest of its files."""
+        return f"{self.name}@{self.revision}"
+
 
 def names_folder(model: str | None) -> bool:
     """Whether a model's name is a folder's, here or elsewhere, and no hub id."""

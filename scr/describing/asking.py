@@ -39,7 +39,7 @@ class Condition:
     def to_dict(self) -> dict[str, Any]:
         """The methods' fields, and the adapter with what names its state: as settings record it."""
         own = self.config.to_dict()
-        return own if self.adapter is None else own | {"adapter": f"{self.adapter.name}@{self.adapter.revision}"}
+        return own if self.adapter is None else own | {"adapter": self.adapter.recorded}
 
 
 def conditions(configs: Mapping[str, CombinedConfig], adapters: Sequence[AdapterSource]) -> dict[str, Condition]:
