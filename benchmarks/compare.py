@@ -69,7 +69,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     import torch
 
-    from .asking.answering import Question
     from .asking.models import find_model, load_model, resolve_device, resolve_dtype, skeleton
     from .printing.side_by_side import as_json, print_answers
     from .running.adapters import overlapping_images, resolve_adapter
@@ -95,9 +94,15 @@ def _run(options: argparse.Namespace) -> int:
     for number, image in enumerate(images, start=1):
         if len(images) > 1:
             _say(f"picture {number} of {len(images)}: {image}")
-        question = Question(id=image.name, image=image, prompt=options.prompt)
         found = compare_answers(
-            loaded, question, conditions, given, generation=generation, rounds=options.rounds, report=_say
+            loaded,
+            image,
+            options.prompt,
+            conditions,
+            given,
+            generation=generation,
+            rounds=options.rounds,
+            report=_say,
         )
         trained_on = [one.name for one in adapters if one is not None and overlapping_images(one, [image])]
         head = {

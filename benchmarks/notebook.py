@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from .asking.answering import Question
 from .asking.models import LoadedModel
 from .printing.table import print_outcomes
 from .running import runner
@@ -59,7 +59,8 @@ def run(config: RunConfig, report: Callable[[str], None] = lambda line: None) ->
 
 def compare_answers(
     loaded: LoadedModel,
-    question: Question,
+    image: Path,
+    prompt: str,
     conditions: Sequence[Condition],
     given: Configs,
     *,
@@ -68,5 +69,5 @@ def compare_answers(
 ) -> SideBySide:
     """As `benchmarks.studies.side_by_side.compare_answers`."""
     return SideBySide(
-        side_by_side.compare_answers(loaded, question, conditions, given, generation=generation, rounds=rounds)
+        side_by_side.compare_answers(loaded, image, prompt, conditions, given, generation=generation, rounds=rounds)
     )

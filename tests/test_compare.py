@@ -7,8 +7,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from test_adapters import write_adapter
 from tiny import picture, tiny_llava
 
@@ -16,6 +17,7 @@ from benchmarks.compare import build_parser, main
 from benchmarks.printing.side_by_side import print_answers
 from benchmarks.studies.side_by_side import Compared, Condition
 from benchmarks.studies.wording import marked, word_differences
+from scr.describing import read_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEAD = {"model": "m", "dtype": "float32", "device": "cpu", "image": "i.png", "prompt": "p", "rounds": 3}
@@ -79,6 +81,25 @@ def test_methods_and_adapters_side_by_side(
     assert alone["output"] == first["output"]
 
 
+def test_a_photo_is_turned_as_its_exif_says(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upright, turned = tmp_path / "upright.png", tmp_path / "turned.png"
+    shown = picture(3)
+    shown.save(upright)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # was taken a quarter turn to the left
+    shown.rotate(90, expand=True).save(turned, exif=exif)
+    # A model's margin tells a picture from another one.
+    command = ["--image", str(upright), "--image", str(turned), "--methods", "none", "--json", "--prompt", "a dog ?"]
+    assert main([*arguments[:2], *command, *arguments[4:]]) == 0
+    first, second = (json.loads(line)["answers"][0] for line in capsys.readouterr().out.splitlines())
+    assert first["output"] == second["output"]
+    pixels = [np.asarray(read_image(path)) for path in (upright, turned)]
+    assert np.array_equal(*pixels)
+    assert not np.array_equal(pixels[0], np.asarray(Image.open(turned)))
+
+
 def test_several_pictures_and_folders(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -92,7 +113,7 @@ def test_several_pictures_and_folders(arguments: list[str], tmp_path: Path, caps
     shown = [json.loads(line)["image"] for line in out.splitlines()]
     assert shown[1:] == list(map(str, pictures)), "the first is of the arguments; none is shown twice"
     assert f"picture 2 of 4: {pictures[0]}" in err
-    for wrong, message in ((pictures[1], "image cannot be read"), (folder, "no pictures: got folder")):
+    for wrong, message in ((pictures[1], "no picture: got"), (folder, "no pictures: got folder")):
         pictures[0].unlink(missing_ok=True)
         pictures[1].write_bytes(b"no picture") if wrong == pictures[1] else pictures[1].unlink()
         assert main([*arguments, "--image", str(folder)]) == 2
@@ -168,7 +189,7 @@ def test_the_lab_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["--method-arg", "scale"], "--method-arg: got 'scale'; expected KEY=VALUE"),
         (["--model", "lab/lava"], "unknown lab model"),
         (["--image", "nowhere.png"], "no such image: got 'nowhere.png'"),
-        (["--image", __file__], "image cannot be read: got .*test_compare.py"),
+        (["--image", __file__], "no picture: got .*test_compare.py"),
         (["--adapters", "lab/refusl"], "unknown lab adapter: got 'lab/refusl'.*Did you mean 'lab/refusal'?"),
         (["--adapters", "./nowhere/at/all"], "adapter not found: got './nowhere/at/all'"),
         (["--dtype", "int8"], "unknown dtype: got 'int8'"),

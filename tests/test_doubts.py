@@ -13,6 +13,7 @@ from tiny import picture, tiny_llava
 from tiny_families import SPECIAL, TINY
 
 import scr
+from hooks import image_tokens
 from scr import ConfigError
 from scr.describing.doubts import words as words_module
 from scr.describing.doubts.confidence import confidence
@@ -52,6 +53,21 @@ def test_texts_are_as_likely_as_where_they_were_generated(name):
     torch.testing.assert_close(found[0], expected[0], atol=2e-4, rtol=1e-4)
     torch.testing.assert_close(found[1], expected[1, :2], atol=2e-4, rtol=1e-4)
     assert float(expected[0].std()) > 0.01, "else every place would do"
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_a_placeholder_that_a_model_writes_stands_for_no_pixels(name):
+    """As a model without training does, or one under a strong contrast."""
+    tiny = TINY[name]()
+    inputs = tiny.prompt(PROMPTS).inputs
+    image = inputs["input_ids"][image_tokens(tiny.model, inputs)][0].item()
+    answers, _ = generated(tiny.model, inputs)
+    expected = token_logprobs(tiny.model, inputs, answers)
+    answers[1][2] = image
+    found = token_logprobs(tiny.model, inputs, answers)
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[1][:2], expected[1][:2])
+    assert torch.isfinite(found[1]).all()
 
 
 def test_no_tokens_need_no_forward():

@@ -91,6 +91,34 @@ class FirstTokenProbe(LogitsProcessor):
         return BatchTiming(1000 * (first - started) / self.rows, 1000 * (finished - first) / self.rows)
 
 
+@dataclass
+class StepTimes(LogitsProcessor):
+    """Passes logits through; counts them, and notes when the first and the last ones arrive.
+
+    Attributes:
+        device: where the model is, to wait for its kernels.
+        steps: how many tokens were chosen.
+    """
+
+    device: torch.device
+    steps: int = 0
+    _first: float = 0.0
+    _last: float = 0.0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Note the time; return the scores (rows × vocabulary) unchanged."""
+        synchronize(self.device)
+        self._last = time.perf_counter()
+        self._first = self._first if self.steps else self._last
+        self.steps += 1
+        return scores
+
+    @property
+    def after_first_ms(self) -> float:
+        """Milliseconds from the first logits to the last ones; 0 with fewer than two."""
+        return 1000 * (self._last - self._first)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a device has done what it was told; a CPU always has."""
     if device.type == "cuda":

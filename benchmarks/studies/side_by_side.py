@@ -1,4 +1,7 @@
-"""One question under several conditions: methods and adapters take turns on one model; their answers, compared."""
+"""One question under several conditions: methods and adapters take turns on one model; their answers, compared.
+
+`scr.describe` answers; here its answers are timed by turns and set beside each other.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from scr import ConfigError
+import scr
+from scr import CombinedConfig, ConfigError, method_parts
 from scr.adapters import AdapterSource
+from scr.describing import read_image
+from scr.reading import AnswerTokens, answer_tokens
 
-from ..asking.answering import Answer, Answerer, Question
+from ..asking.finite import FiniteLogits
 from ..asking.models import LoadedModel, ModelSource
+from ..asking.timing import FirstTokenProbe, StepTimes
 from ..lab import data_folder
-from ..running.applying import applied
 from ..running.methods import Configs
 from ..running.plan import LAB_SPLIT
 from .wording import Piece, word_differences
@@ -69,7 +75,8 @@ class Compared:
 
 def compare_answers(
     loaded: LoadedModel,
-    question: Question,
+    image: Path,
+    prompt: str,
     conditions: Sequence[Condition],
     given: Configs,
     *,
@@ -81,20 +88,24 @@ def compare_answers(
 
     Args:
         loaded: the model.
-        question: image and prompt.
+        image: the picture's file.
+        prompt: the question.
         conditions: what is put on the model; the first one's answer is compared with.
         given: as `benchmarks.running.methods.given_configs`, of all methods in the conditions.
         generation: arguments of `generate`.
         rounds: how many are timed; one more before them is thrown away, as the first forward allocates.
         report: is told what happens.
+
+    Raises:
+        ConfigError: if the picture cannot be used.
+        NotFiniteError: if the model's logits are no finite numbers.
     """
-    answerer = Answerer(loaded)
-    answers: list[list[Answer]] = [[] for _ in conditions]
+    tokens = answer_tokens(loaded.processor.tokenizer)
+    answers: list[list[_Answer]] = [[] for _ in conditions]
     for number in range(rounds + 1):
         report("warming up" if number == 0 else f"round {number} of {rounds}")
         for condition, found in zip(conditions, answers, strict=True):
-            with applied(loaded.model, condition.method, given, condition.adapter):
-                found += answerer.answer([question], generation, seed=0, margins=True)
+            found.append(_answer(loaded, image, prompt, condition, given, generation, tokens))
     first = answers[0][0].text
     compared = []
     for condition, found in zip(conditions, answers, strict=True):
@@ -106,11 +117,55 @@ def compare_answers(
                 margin=found[0].margin if _YES_NO.match(text) else None,
                 new_tokens=found[0].new_tokens,
                 prefill_ms=statistics.median(one.prefill_ms for one in timed),
-                total_ms=statistics.median(one.prefill_ms + one.decode_ms for one in timed),
+                total_ms=statistics.median(one.total_ms for one in timed),
                 differences=word_differences(first, text),
             )
         )
     return compared
+
+
+class _Answer(NamedTuple):
+    text: str
+    margin: float | None
+    new_tokens: int
+    prefill_ms: float
+    total_ms: float
+
+
+def _answer(
+    loaded: LoadedModel,
+    image: Path,
+    prompt: str,
+    condition: Condition,
+    given: Configs,
+    generation: Mapping[str, Any],
+    tokens: AnswerTokens,
+) -> _Answer:
+    # In this order: what looks at the logits comes after the method's own processors.
+    device = loaded.model.device
+    probe, times = FirstTokenProbe(1, tokens, device), StepTimes(device)
+    parts = {name: scr.get_method(name).configure(given[name]) for name in method_parts(condition.method)}
+    (said,) = scr.describe(
+        loaded.model,
+        loaded.processor,
+        [image],
+        prompt,
+        method=CombinedConfig(parts=parts),
+        adapter=condition.adapter,
+        doubts=(),
+        logits_processor=[probe, times, FiniteLogits([str(image)])],
+        **generation,
+    )
+    if said.error is not None:
+        raise ConfigError(said.error)
+    # After the first logits come the other steps; before them vision tower, prefill and a method's passes.
+    return _Answer(
+        said.text,
+        next(iter(probe.margins), None),
+        times.steps,
+        said.milliseconds - times.after_first_ms,
+        said.milliseconds,
+    )
 
 
 def find_images(given: Sequence[Path], source: ModelSource) -> list[Path]:
@@ -142,11 +197,4 @@ def _pictures(folder: Path) -> list[Path]:
 def _check_picture(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"no such image: got {str(path)!r}; expected a picture's file. Check the path.")
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ConfigError(
-            f"image cannot be read: got {str(path)!r} ({error}); expected a picture that Pillow opens, such as a "
-            "JPEG or PNG. Give another file."
-        ) from error
+    read_image(path)

@@ -10,5 +10,6 @@ if TYPE_CHECKING:
     from .doubts.words import content_words
     from .dropping import drop_doubtful
     from .encoding import encode_prompts
+    from .images import ImageError, read_image
 
 __getattr__ = on_demand(__name__)

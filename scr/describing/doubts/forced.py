@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..._hooks import after_step, prompt_positions, unwrap
+from ..._hooks import after_step, image_tokens, prompt_positions, unwrap
 
 
 def token_logprobs(
     model: Any, inputs: Mapping[str, Any], answers: Sequence[Sequence[int]]
 ) -> list[Float[Tensor, "tokens"]]:
     """Log-probability, in nats, of each token of an answer after its prompt and the tokens before it.
+
+    A placeholder of an image that a model writes has a probability as any token; those after it are given the prompt's
+    last token in its place, as in a prompt it would stand for pixels.
 
     Args:
         model: the model, as it is patched meanwhile.
@@ -39,7 +42,8 @@ def token_logprobs(
         # The model's own rule says how mask, positions and token types go on, one token after the other.
         for _ in range(width):
             longer = after_step(model, {}, longer)
-        longer["input_ids"] = torch.cat([prompt, said.to(prompt.dtype)], dim=1)
+        placeholder = torch.isin(said, prompt[image_tokens(model, inputs).to(prompt.device)])
+        longer["input_ids"] = torch.cat([prompt, said.where(~placeholder, prompt[:, -1:]).to(prompt.dtype)], dim=1)
         logits = model(**longer, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
         return [
             row[: len(answer)].float().log_softmax(dim=-1).gather(1, ids[: len(answer), None]).flatten().cpu()
