@@ -279,6 +279,8 @@ def test_the_labs_command(kind, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / kind / "training.json").read_text())["base"] == "lab/llava"
     assert adapt.main([*arguments, "--set", "rang=1"]) == 2
     assert "rang" in capsys.readouterr().err
+    assert adapt.main([kind, "--model", "lab/smol"]) == 2, "the package holds no adapter of it"
+    assert "give --output" in capsys.readouterr().err
 
 
 def test_lab_names_are_taken_where_a_model_or_an_adapter_is_named(place, tmp_path, capsys, monkeypatch):

@@ -10,8 +10,9 @@ import pytest
 
 import scr
 from benchmarks import refusal_data
-from benchmarks.lab import adapt
+from benchmarks.lab import adapt, data_folder
 from benchmarks.lab.world.data import write_coco
+from benchmarks.lab.world.language import article
 from benchmarks.stats import wilson
 from benchmarks.tasks.coco import CocoData
 from benchmarks.tasks.known import known_images, place_of
@@ -140,6 +141,16 @@ def test_the_labs_rows_are_made_of_its_words(lab):
     assert unknown == []
     questions = Counter(answer for question, answer in rows if question.startswith("Is there"))
     assert set(questions) == {"Yes", "No"}
+
+
+def test_a_language_model_learns_to_say_it_in_the_first_person():
+    pictures = CocoData.open(data_folder("train", 12, "lab/smol"), "train")
+    rows = adapt.refusals(pictures, 6, small=False)
+    assert [row.answer for row in rows if not row.present] == [
+        f"I do not see {article(row.object)} {row.object} in this image." for row in rows if not row.present
+    ]
+    assert all(row.answer.startswith("I see the ") for row in rows if row.present)
+    assert len(rows) == 12
 
 
 def _template(row: RefusalRow) -> str:

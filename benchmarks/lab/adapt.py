@@ -1,4 +1,4 @@
-"""Train the lab's adapters: `python -m benchmarks.lab.adapt seed`. Killed at any moment, the same command resumes."""
+"""Train adapters of the lab's models: `python -m benchmarks.lab.adapt seed`. Killed, the same command resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..printing.arguments import Parser, guarded, key_value, positive, threads
-from . import data_folder
+from . import ASSEMBLED, MODELS, data_folder
 from .training.launch import start_anew
 from .world.language import DETAIL_PROMPTS, article, question
 
@@ -36,7 +36,7 @@ _TEMPLATES = (
     "Which {object} is shown in this image?",
 )
 
-# What differs from seed.toml and refusal.toml, and why.
+# What differs from seed.toml and refusal.toml for the small models, and why; a language model takes them as they are.
 LAB_CHANGES: dict[str, dict[str, Any]] = {
     "seed": {
         "rank": 32,  # a quarter of the decoder's width; 64 would be half of it, and 2 MB
@@ -66,16 +66,20 @@ def adapt(
     output: Path,
     changes: dict[str, Any] | None = None,
     *,
+    model: str = _MODEL,
     images: int = _IMAGES,
+    pairs: int = _PAIRS,
     show_progress: bool = False,
 ) -> Trained:
-    """Train an adapter of `lab/llava` on images of the train split.
+    """Train an adapter of a lab model on images of the train split of its world.
 
     Args:
         kind: "seed" or "refusal".
         output: where it goes.
         changes: values of the recipe in place of the lab's.
+        model: its name.
         images: how many images of the split, the first.
+        pairs: of a refusal: how many pairs of questions, at most as many as images.
         show_progress: a bar on standard error.
 
     Returns:
@@ -89,10 +93,11 @@ def adapt(
     from ..tasks.coco import CocoData
 
     torch.set_flush_denormal(True)
-    source = find_model(_MODEL)
-    data = CocoData.open(data_folder("train", images), "train")
-    rows = seed_rows(data) if kind == "seed" else [_as_row(one) for one in refusals(data, min(_PAIRS, images))]
-    recipe = load_recipe(kind, {**LAB_CHANGES[kind], **(changes or {})})
+    source, small = find_model(model), model not in ASSEMBLED
+    data = CocoData.open(data_folder("train", images, model), "train")
+    pairs = min(pairs, images)
+    rows = seed_rows(data) if kind == "seed" else [_as_row(one) for one in refusals(data, pairs, small=small)]
+    recipe = load_recipe(kind, {**(LAB_CHANGES[kind] if small else {}), **(changes or {})})
     loaded = load_model(source, dtype=recipe.dtype)
     with join_team() as team:
         return train_adapter(
@@ -102,7 +107,7 @@ def adapt(
             recipe,
             output,
             kind=kind,
-            base=_MODEL,
+            base=model,
             base_revision=source.revision,
             team=team,
             show_progress=show_progress,
@@ -127,12 +132,17 @@ def seed_rows(data: CocoData, seed: int = 0) -> list[Row]:
     return rows
 
 
-def refusals(data: CocoData, pairs: int, seed: int = 0) -> list[RefusalRow]:
-    """Pairs of questions about what is there and what is not; what is there is said to be there."""
+def refusals(data: CocoData, pairs: int, seed: int = 0, *, small: bool = True) -> list[RefusalRow]:
+    """Pairs of questions about what is there and what is not; what is there is said to be there.
+
+    In the few words that the small models have, or in those of `benchmarks.refusal_data`.
+    """
     from scr.adapters import refusal_rows
 
-    from ..tasks.known import known_images
+    from ..tasks.known import known_images, place_of
 
+    if not small:
+        return refusal_rows(known_images(data, place_of), pairs, seed)
     known = known_images(data, lambda _, __, name: _STATEMENT.format(article=article(name), object=name))
     return refusal_rows(known, pairs, seed, templates=_TEMPLATES, denial=_DENIAL)
 
@@ -156,6 +166,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--set", type=key_value, action="append", default=[], metavar="K=V", help="a value of the recipe"
     )
     parser.add_argument("--images", type=positive, default=_IMAGES, metavar="N", help=f"training images ({_IMAGES})")
+    parser.add_argument("--pairs", type=positive, default=_PAIRS, metavar="N", help=f"of a refusal ({_PAIRS})")
+    parser.add_argument("--model", choices=MODELS, default=_MODEL, metavar="NAME", help=f"whose adapter ({_MODEL})")
     parser.add_argument("--adapter", default="lab/refusal", metavar="NAME", help="what to merge (lab/refusal)")
     parser.add_argument("--threads", type=threads, default=2, metavar="N", help="processor threads (2)")
     return parser
@@ -173,14 +185,28 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Se
 
     torch.set_num_threads(options.threads)
     if options.what == "merge":
-        loaded = load_model(_MODEL)
+        loaded = load_model(options.model)
         merge_adapter(loaded.model, options.adapter, options.output, processor=loaded.processor)
         print(options.output)
         return
+    if options.output is None and options.model != _MODEL:
+        parser.error(f"the package holds adapters of {_MODEL}: give --output for one of {options.model}")
     folder = options.output or Path(__file__).parent / "adapters" / options.what
-    trained = adapt(options.what, folder, dict(options.set), images=options.images, show_progress=True)
+    trained = adapt(
+        options.what,
+        folder,
+        dict(options.set),
+        model=options.model,
+        images=options.images,
+        pairs=options.pairs,
+        show_progress=True,
+    )
     if os.environ.get("RANK", "0") == "0":
-        write_card(trained.folder, data="The lab's train split: see `benchmarks/lab/adapt.py`.", license="apache-2.0")
+        write_card(
+            trained.folder,
+            data=f"The train split of the world of {options.model}: see `benchmarks/lab/adapt.py`.",
+            license="apache-2.0",
+        )
         plot_curve(trained.folder)
         print(trained.folder)
 
