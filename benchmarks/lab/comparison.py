@@ -214,9 +214,9 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
     baseline = next(one[task] for one in first.values() if task in one)
     measured, units = baseline["metrics"], baseline.get("units", {})
     metrics = [name for name in _SHOWN if name in measured]
-    deciding = next((names for names in _DECIDING if set(names) <= set(metrics)), ())
+    deciding: Sequence[str] = next((names for names in _DECIDING if set(names) <= set(metrics)), ())
     if not deciding:  # a task with points of its own
-        metrics = list(units)
+        metrics = deciding = list(units)
     beside = "auc" if "auc" in metrics else "chair_i"
     others = [one for one in others if beside in deciding and all(task in entry for entry in one.values())]
     head = [
@@ -236,7 +236,7 @@ def as_markdown(results: Mapping[str, Any], task: str) -> str:
             spans = ([_number(name, one) for one in entry["intervals"][name]] for name in metrics)
             cells[1:] = [f"{cell} ({low}–{high})" for cell, (low, high) in zip(cells[1:], spans, strict=True)]
         if "differences" in entry:
-            cells += [_difference(name, entry["differences"].get(name)) for name in deciding]
+            cells += [_difference(name, entry["differences"].get(name), units) for name in deciding]
             if others:
                 values = [one[row["row"]][task]["differences"][beside][0] for one in others]
                 cells.append(", ".join(_number(beside, value, "+") for value in values))
@@ -253,10 +253,10 @@ def _number(name: str, value: float | None, sign: str = "", plain: Collection[st
     return f"{round(shown, digits) + 0:{sign}.{digits}f}"  # + 0, because −0.0 is 0.0
 
 
-def _difference(name: str, found: Sequence[float | None] | None) -> str:
+def _difference(name: str, found: Sequence[float | None] | None, plain: Collection[str] = ()) -> str:
     if found is None:
         return "–"
-    value, low, high = (_number(name, one, "+") for one in found)
+    value, low, high = (_number(name, one, "+", plain) for one in found)
     return f"{value} ({low} … {high})"
 
 
