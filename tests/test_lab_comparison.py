@@ -85,11 +85,15 @@ def test_a_comparison_runs_what_is_declared(tmp_path, capsys):
 
 def test_points_are_shown_as_they_are_and_an_own_baseline_decides():
     entry = {"metrics": {"count": 186.0, "count_acc": 0.94}, "units": {"count": "points of 200"}, "intervals": {}}
-    found = {"none": {"lab_mme": entry}, "scr": {"lab_mme": {**entry, "differences": {}, "changes": [3, 2, 1]}}}
+    found = {
+        "none": {"lab_mme": entry},
+        "scr": {"lab_mme": {**entry, "differences": {"count": [-9, -21, 0.04]}, "changes": [3, 2, 1]}},
+    }
     rows = [{"row": name, "method": name} for name in found]
     table = as_markdown({"seeds": ["7"], "declared": {"rows": rows}, "models": {"a": found}}, "lab_mme")
-    assert table.splitlines()[0] == "|  | count | changed: worse, better |"
-    assert table.splitlines()[2:] == ["| `none` | 186.0 |  |", "| `scr` | 186.0 | 3: 2, 1 |"]
+    assert table.splitlines()[0] == "|  | count | Δ count | changed: worse, better |"
+    rows = table.splitlines()[2:]
+    assert rows == ["| `none` | 186.0 |  |  |", "| `scr` | 186.0 | -9.0 (-21.0 … +0.0) | 3: 2, 1 |"]
 
 
 def test_a_declaration_of_all_settings_takes_none_from_beside_the_checkpoint(tmp_path):
