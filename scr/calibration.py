@@ -35,6 +35,9 @@ def calibrate_confidence(
         quantiles: in [0, 1]; SEED's are the quarters.
         **generation: arguments of `generate`, without beams; greedy unless said otherwise.
 
+    Returns:
+        A threshold for each quantile, as `scr.contrast.confidence` counts: nats, or for "margin" a probability.
+
     Raises:
         ConfigError: for beams, no tokens, or an unknown kind.
     """

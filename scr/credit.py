@@ -61,7 +61,7 @@ def patch_credit(gradient: Float[Tensor, "... dim"], hidden: Float[Tensor, "... 
 def norm_credit_correlation(norms: Float[Tensor, "patches"], credit: Float[Tensor, "patches"]) -> Float[Tensor, ""]:
     """Pearson correlation of the patches' norms with their credit: how good a proxy the norm is.
 
-    NaN where either is the same for all patches, or not finite.
+    In [−1, 1]; NaN where either is the same for all patches, or not finite.
     """
     pair = torch.stack([norms.flatten(), credit.flatten()]).double()
     centered = pair - pair.mean(dim=1, keepdim=True)

@@ -37,13 +37,15 @@ _HALF_SCALE = 2.0**10
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Diagnostics:
-    """One image of one prompt; tensors on the CPU. What was not asked for, or is 0/0, is None.
+    """One image of one prompt, by the quantities of arXiv 2602.22469. What was not asked for, or is 0/0, is None.
+
+    Tensors are on the CPU.
 
     Attributes:
         row: row of the prompt.
         image: how many images come before it in the row.
         grids: (height, width) of its rasters, in patches.
-        attention: the spatial attention map A, flat, over the patches of all grids.
+        attention: the spatial attention map A, flat, over the patches of all grids: weights ≥ 0, a sum of at most 1.
         entropy: entropy of A, in nats; None where no text attends to the image at all.
         entropy_normalized: the same as a fraction of that of equal weights.
         layers: the blocks after which credit was measured.

@@ -67,6 +67,9 @@ def plan_redistribution(
         selection: `"top_k"`, or `"greedy"`: a candidate that a higher source claimed already as its neighbour is passed
             over, and the next best takes its place.
 
+    Returns:
+        The plan, whose tensors are on the CPU.
+
     Raises:
         ConfigError: for values out of range, or attention that is not 2-D and finite.
     """

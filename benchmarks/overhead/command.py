@@ -28,8 +28,8 @@ from .table import NOTES, VANILLA, as_markdown, as_text, rows
 
 _DEFAULT = "scr,vcd"
 _METHODS = (
-    "methods of `scr methods`, of which those with branches also as NAME_processor, in forwards of their own; naive, a "
-    "direct two-pass; or all (%(default)s)"
+    "methods of `scr bench --list methods`, of which those with branches also as NAME_processor, in forwards of their "
+    "own; naive, a direct two-pass; or all (%(default)s)"
 )
 _EPILOG = """examples:
   python -m benchmarks.overhead

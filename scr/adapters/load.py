@@ -110,6 +110,9 @@ def adapter(model: Any, name: str | Path | AdapterSource, *, revision: str | Non
             id, or what `find_adapter` returned.
         revision: branch, tag or commit on the hub.
 
+    Returns:
+        The adapter, checked against the model: for a `with`, or for `install()` and `remove()`.
+
     Raises:
         AdapterLoadError: if there is no such adapter, it is stored as pickles, cannot be read, or adds nothing.
         ConfigError: if it is no LoRA, or its base model or shapes are not those of this model.
@@ -123,7 +126,11 @@ def adapter(model: Any, name: str | Path | AdapterSource, *, revision: str | Non
 
 
 def load_adapter(model: Any, name: str | Path | AdapterSource, *, revision: str | None = None) -> Adapter:
-    """Put an adapter on a model, to stay there until `remove()` of the handle returned. Arguments: see `adapter`."""
+    """Put an adapter on a model, to stay there until `remove()` of the handle returned. Arguments: see `adapter`.
+
+    Raises:
+        AlreadyPatchedError: if an adapter is on the model already; else as `adapter`.
+    """
     return adapter(model, name, revision=revision).install()
 
 

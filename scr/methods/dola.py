@@ -23,7 +23,7 @@ from .steps import StepsMethod
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class DoLaConfig(MethodConfig):
-    """Which layers may be the earlier one.
+    """Which layers may be the earlier one (arXiv 2309.03883).
 
     Attributes:
         layers: `"low"`, every second layer of the lower half; `"high"`, of the upper; or indices of hidden states, 0

@@ -20,7 +20,7 @@ from .logits import ImageRowsProcessor, LogitsMethod
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PlausibilityOnlyConfig(MethodConfig):
-    """How strict the constraint is.
+    """How strict the constraint is (VCD's, arXiv 2311.16922).
 
     Attributes:
         plausibility: tokens whose probability is below this share of the highest are banned (VCD's β); 0: none.

@@ -65,9 +65,11 @@ class ContrastConfig(BranchesConfig):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PurifiedConfig(ContrastConfig):
-    """SEED's values: `√k·x + √(1−k)·ε` with k = 0.3, a contrast of 0.6, no plausibility constraint.
+    """SEED's values (arXiv 2507.04680): `√k·x + √(1−k)·ε` with k = 0.3, a contrast of 0.6, no plausibility constraint.
 
     Attributes:
+        perturbation, strength, plausibility, confidence, space, only_below, contrast, edited, engine: see
+            `scr.methods.purified.ContrastConfig`.
         image_keep: short for `perturbation=GaussianNoise(image_keep=...)`, the k above (SEED's α); not kept.
     """
 
@@ -88,7 +90,7 @@ class PurifiedConfig(ContrastConfig):
 
 
 class PurifiedLogitsProcessor(BranchesProcessor):
-    """`(1 + contrast)·clean − contrast·noisy`, where noisy is the same prompt with the image corrupted.
+    """`(1 + contrast)·clean − contrast·noisy` (SEED, arXiv 2507.04680); noisy is the prompt with its image corrupted.
 
         processor = scr.PurifiedLogitsProcessor(model, inputs)
         model.generate(**inputs, logits_processor=[processor])

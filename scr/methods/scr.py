@@ -22,9 +22,11 @@ from .spreading import SpreadingConfig, SpreadingMethod, SpreadingSession
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SCRConfig(SpreadingConfig):
-    """How to redistribute by the attention that a diagnostic pass reads.
+    """How to redistribute by the attention that a diagnostic pass reads (arXiv 2602.22469).
 
     Attributes:
+        scale, num_sources, layers, connectivity, radius, include_border, selection, edit, seed, keep_traces: see
+            `scr.methods.spreading.SpreadingConfig`.
         attention_layers: blocks whose attention is averaged; None takes the family's. Of a hybrid's, those that have
             attention maps: the traces say which.
         heads: per block, the share of heads that are averaged, rounded up: those whose own map over the image has the

@@ -26,7 +26,7 @@ class Trace:
         sources: chosen patches, by descending attention (of `source="random"`: in the order drawn).
         neighbors: patches that received.
         owners: index into `sources`, for each neighbour.
-        attention: the spatial attention map A, flat, over the patches of all grids.
+        attention: the spatial attention map A, flat, over the patches of all grids: weights ≥ 0, a sum of at most 1.
         entropy: entropy of A, in nats.
         norm_ratio: sum of the patches' L2 norms with the edits, divided by the sum without, after the last edited block
             that the diagnostic pass reached; None if it reached none.

@@ -17,12 +17,14 @@ _NOISE, _STRENGTH = DiffusionNoise(noise_step=500), FixedStrength(contrast=1.0)
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class VCDConfig(ContrastConfig):
-    """The values of VCD's code: 500 steps of diffusion, contrast 1, plausibility 0.1.
+    """The values of VCD's code (arXiv 2311.16922): 500 steps of diffusion, contrast 1, plausibility 0.1.
 
     Greedy decoding takes the highest of the masked scores; VCD's own code contrasts when sampling alone.
 
     Attributes:
-        noise_step: short for `perturbation=DiffusionNoise(noise_step=...)`; not kept.
+        perturbation, strength, plausibility, confidence, space, only_below, contrast, edited, engine: see
+            `scr.methods.purified.ContrastConfig`.
+        noise_step: a step of 1,000, from 0; short for `perturbation=DiffusionNoise(noise_step=...)`; not kept.
     """
 
     symbols: ClassVar[Mapping[str, str]] = {

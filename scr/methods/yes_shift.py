@@ -24,8 +24,8 @@ class YesShiftConfig(MethodConfig):
     """How far, and on which tokens.
 
     Attributes:
-        shift: added to the logits of the tokens, at the first new token alone; above 0 makes "no" likelier. The
-            benchmarks choose it on validation, to match the yes ratio of a method.
+        shift: from −1000 to 1000, added to the logits of the tokens, at the first new token alone; above 0 makes "no"
+            likelier. The benchmarks choose it on validation, to match the yes ratio of a method.
         no_tokens: ids that begin the spellings of "no"; the benchmarks take them from the tokenizer.
     """
 

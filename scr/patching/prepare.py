@@ -432,6 +432,9 @@ def patch(
         **fields: fields of the method's configuration, where a name is given; a range also as [start, stop]. Of a
             combination a field is set for all parts, or as "NAME.FIELD" for one, as on the command line.
 
+    Returns:
+        The method, checked against the model: for a `with`, or for `install()` and `remove()`.
+
     Raises:
         UnsupportedModelError: for a model that no family answers for, or that is not laid out as `family`.
         ConfigError: for an unknown method or field, or a value out of range.
