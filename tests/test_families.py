@@ -17,7 +17,7 @@ def test_the_table_and_the_listing_agree():
         family = scr.get_family(name)
         assert isinstance(family, ModelFamily)
         assert (family.name, bool(family.summary), bool(family.model_types)) == (name, True, True)
-    with pytest.raises(scr.ConfigError, match="llava"):
+    with pytest.raises(scr.ConfigError, match=r"unknown family: got 'lava'.*Did you mean 'llava'"):
         scr.get_family("lava")
 
 

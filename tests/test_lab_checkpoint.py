@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from benchmarks.lab import CHECKPOINTS, checkpoint_folder
-from benchmarks.lab.evaluate import evaluate, prompt_of
+from benchmarks.lab.evaluate import evaluate, main, prompt_of
 from benchmarks.lab.world.config import WorldConfig
 from benchmarks.lab.world.language import is_well_formed
 from benchmarks.lab.world.scenes import make_image
@@ -121,3 +121,8 @@ def test_an_unknown_name_is_refused_by_name() -> None:
     assert set(CHECKPOINTS) == set(CLASSES)
     with pytest.raises(ValueError, match="unknown lab model: got 'lab/gpt'; expected one of lab/llava"):
         checkpoint_folder("lab/gpt")
+
+
+def test_a_model_of_another_world_is_not_asked_this_ones_questions(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert "a model of another world" in capsys.readouterr().err

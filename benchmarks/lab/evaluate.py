@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..printing.arguments import Parser, guarded, positive
 from .world.categories import CATEGORY_ORDER
-from .world.config import WorldConfig
+from .world.config import WORLD_FILE, WorldConfig
 from .world.language import DETAIL_PROMPTS, article, is_well_formed, question
 from .world.scenes import LabImage, make_image
 
@@ -195,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.lab.evaluate", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, help="a checkpoint (the embedded lab/llava)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="a checkpoint that benchmarks.lab.train wrote (the embedded lab/llava)"
+    )
     parser.add_argument("--images", type=positive, default=500, metavar="N", help="of the split val (%(default)s)")
     return parser
 
@@ -211,6 +213,11 @@ def _run(options: argparse.Namespace) -> int:
     folder = options.folder or checkpoint_folder("lab/llava")
     if not folder.is_dir():
         raise ConfigError(f"no checkpoint: got {str(folder)!r}; expected a folder. Check the path.")
+    if not (folder / WORLD_FILE).is_file():
+        raise ConfigError(
+            f"a model of another world: got {str(folder)!r} without {WORLD_FILE}; expected what benchmarks.lab.train "
+            "wrote, as its questions are asked. Measure others with python -m benchmarks.run."
+        )
     model = load_weights(str(folder), dtype=torch.float32)
     print(json.dumps(evaluate(model, load_processor(str(folder)), options.images), indent=2))
     return 0

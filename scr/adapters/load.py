@@ -1,6 +1,6 @@
 """Put a trained adapter on a model and take it off again, or write both as one plain checkpoint.
 
-with scr.adapter(model, "refusal"):
+with scr.adapter(model, "lab/refusal"):
     model.generate(**inputs)
 """
 

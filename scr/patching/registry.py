@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from .._hooks import FAMILIES, ModelFamily
-from ..errors import ConfigError
+from ..errors import ConfigError, suggestion
 from ..methods import METHODS
 
 
@@ -31,5 +31,6 @@ def get_family(name: str) -> ModelFamily:
         ConfigError: for an unknown name.
     """
     if name not in FAMILIES:
-        raise ConfigError(f"unknown family: got {name!r}; expected one of {list(FAMILIES)}. Choose one of them.")
+        known = list(FAMILIES)
+        raise ConfigError(f"unknown family: got {name!r}; expected one of {known}. {suggestion(str(name), known)}")
     return FAMILIES[name]

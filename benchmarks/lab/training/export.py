@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ...running.provenance import checkout_state
 from ..evaluate import evaluate
 from ..families import LabFamily
+from ..world.config import WORLD_FILE
 from .recipe import RECIPES, Recipe
 
 __all__ = ["export"]
@@ -42,7 +43,7 @@ def export(
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a package is for all
     family.build_processor().save_pretrained(folder)
     world = {"digest": recipe.world.digest, **recipe.world.to_dict()}
-    (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")
+    (folder / WORLD_FILE).write_text(json.dumps(world, indent=2) + "\n")
     with (folder / "curve.jsonl").open("w") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in curve)
     saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
@@ -111,7 +112,7 @@ models do. Weights are stored in bfloat16; the metrics below hold for them loade
 
 ## World
 
-World `{recipe.world.digest}`, data seed {recipe.world.seed}; all knobs in `world.json`, what they mean in
+World `{recipe.world.digest}`, data seed {recipe.world.seed}; all knobs in `{WORLD_FILE}`, what they mean in
 `benchmarks/lab/world/config.py`.
 They were fixed from the unpatched model alone, on val, before any method was run on it.
 

@@ -7,10 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-__all__ = ["SPLITS", "WorldConfig", "digest_of"]
+__all__ = ["SPLITS", "WORLD_FILE", "WorldConfig", "digest_of"]
 
 # The number that a split contributes to its random seed. Do not renumber: every image would change.
 SPLITS = {"train": 0, "val": 1, "test": 2}
+
+WORLD_FILE = "world.json"
+"""Lies beside a checkpoint that was trained on a world, and holds its knobs."""
 
 _LANGUAGE_KNOBS = ("lie_rate", "yes_share", "adversarial_share")
 
