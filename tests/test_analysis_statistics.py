@@ -237,6 +237,13 @@ def test_an_exchange_is_judged_from_the_exact_mean_of_all_of_them():
     assert np.std(few) == pytest.approx(np.mean(errors), rel=0.35)
 
 
+def test_sign_flips_of_more_images_than_a_float_can_count_ways_of():
+    before, one = np.arange(1100) % 2, np.ones(1100)
+    images = [str(row) for row in range(1100)]
+    found = sign_flip_p((before, one), (1.0 - before, one), images, flips=99)
+    assert found == pytest.approx((1.0, 0.0))
+
+
 def test_sign_flips_are_scipys_permutation_test_of_pairs():
     generator = random.Random(3)
     before, after = (np.array([float(generator.random() < share) for _ in range(30)]) for share in (0.4, 0.65))

@@ -129,7 +129,7 @@ def sign_flip_p(
         return None
     change = (other - one)[np.any(other != one, axis=1)]
     observed = abs((both - total)[0] / (both - total)[1] - total[0] / total[1])
-    counted = 2.0 ** len(change) <= COUNTED
+    counted = 2 ** len(change) <= COUNTED
     extreme = defined = 0
     for swapped in _all_flips(len(change)) if counted else _drawn_flips(len(change), seed, flips):
         first = total + swapped @ change
