@@ -7,7 +7,7 @@ a change of meaning raises `SCHEMA`. Only the standard library is needed to read
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
 
@@ -286,6 +286,16 @@ class RunRecord:
                 "Read it with the version of scr-vlm that wrote it, or run it again with --overwrite."
             )
         return cls(**_fields_of(cls, data))
+
+
+def first_images(records: Sequence[SampleRecord], limit: int | None) -> list[SampleRecord]:
+    """The records of the first `limit` images, in the order in which the images were recorded; None means all.
+
+    A folder may hold more than its run: an interrupted longer one leaves records that a finished shorter one is not of.
+    """
+    images = dict.fromkeys(record.image for record in records)
+    wanted = set(list(images)[:limit])
+    return [record for record in records if record.image in wanted]
 
 
 def _to_dict(record: SampleRecord | RunRecord) -> dict[str, Any]:

@@ -150,6 +150,15 @@ def test_other_images_or_answers_below_the_same_ids_are_seen(tmp_path):
     assert "share no sample" in found.problems[1]
 
 
+def test_what_a_longer_run_left_beyond_the_limit_is_not_the_runs(tmp_path):
+    write(tmp_path, record(limit=2), FEW)
+    write(tmp_path, record("scr", limit=2), FEW[:12])
+    found = load_results(tmp_path)
+    assert [run.samples for run in found.runs] == [tuple(FEW[:12])] * 2
+    (pair,), problems = find_pairs(found.runs)
+    assert (pair.before, problems) == (tuple(FEW[:12]), ())
+
+
 def test_a_part_in_common_is_compared_and_said(tmp_path):
     write(tmp_path, record(), FEW)
     write(tmp_path, record("scr"), FEW[6:])

@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 from scr.files import DataFileError, read_json
 
-from .._benchmarks import BASELINE, READABLE, RUN_FILE, RecordError, RunFolder, RunRecord, SampleRecord, find_runs
+from .._benchmarks import (
+    BASELINE,
+    READABLE,
+    RUN_FILE,
+    RecordError,
+    RunFolder,
+    RunRecord,
+    SampleRecord,
+    find_runs,
+    first_images,
+)
 from ..drawing.escaping import printable
 
 _NAMED = 3  # folders that a sentence names before it only counts
@@ -46,7 +56,7 @@ class Run:
     Attributes:
         folder: where it was read.
         record: what was run.
-        samples: what came out, in the order of the file.
+        samples: what came out, in the order of the file; none of those that a longer run left beyond its limit.
     """
 
     folder: Path
@@ -266,6 +276,7 @@ def _read(folder: RunFolder) -> tuple[Run | None, str | None]:
             f"a run has no record and is left out: got {folder.path} without {RUN_FILE}; expected one. "
             "Go on with the command that began it."
         )
+    samples = first_images(samples, record.limit)
     if not samples:
         return None, (
             f"a run has no samples and is left out: got {folder.path} with status {record.status!r}; "

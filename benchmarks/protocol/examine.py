@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import scr
 from scr import method_parts
 
-from ..records import RunRecord, SampleRecord
+from ..records import RunRecord, SampleRecord, first_images
 from ..running.methods import recorded_config
-from ..running.rescoring import first_images, scored
+from ..running.rescoring import scored
 from ..studies.stored import StoredRun, runs_below
 from ..tasks import load_task
 from ..tasks.base import Scores

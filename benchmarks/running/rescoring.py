@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..asking.readout import audit_readout
-from ..records import SCHEMA, RunRecord, SampleRecord
+from ..records import SCHEMA, RunRecord, SampleRecord, first_images
 from ..store import RunFolder, find_runs
 from ..tasks import UnknownTaskError, load_task
 from ..tasks.base import Scores, Task
@@ -55,13 +55,6 @@ def scored(task: Task, records: Sequence[SampleRecord]) -> Scores:
     scores = task.score(records)
     errors = sum(record.error is not None for record in records)
     return dataclasses.replace(scores, counts={**scores.counts, "errors": errors})
-
-
-def first_images(records: Sequence[SampleRecord], limit: int | None) -> list[SampleRecord]:
-    """The records of the first `limit` images, in the order in which the images were recorded; None means all."""
-    images = dict.fromkeys(record.image for record in records)
-    wanted = set(list(images)[:limit])
-    return [record for record in records if record.image in wanted]
 
 
 def grade_samples(folder: RunFolder, task: Task) -> None:
