@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from scr import ConfigError, SCRError
 
-from ..records import RecordError, RunRecord, SampleRecord
-from ..running.rescoring import first_images
+from ..records import RecordError, RunRecord, SampleRecord, first_images
 from ..stats import Comparison
 from ..store import FolderInUseError, RunFolder, find_runs
 from ..tasks import UnknownTaskError, load_task
@@ -87,6 +86,7 @@ def compare_pair(first: StoredRun, second: StoredRun) -> Paired:
     try:
         task = load_task(first.record.task)
         records = [first_images(one.samples, one.record.limit) for one in (first, second) if one.record]
+        _check_questions(*records)
         comparison = task.compare(*records)
         return Paired(first, second, _shared_scores(task, *records), comparison, None)
     except (RecordError, UnknownTaskError, SCRError, ValueError) as error:
@@ -137,6 +137,19 @@ def runs_below(root: Path) -> list[StoredRun]:
 
 def _key(found: StoredRun) -> tuple[str, str, str]:
     return found.folder.task, found.folder.model, found.row
+
+
+def _check_questions(first: Sequence[SampleRecord], second: Sequence[SampleRecord]) -> None:
+    """Refuse equal names of other questions: what is asked under a name may depend on the seed and on the data."""
+    others = {one.id: one for one in second}
+    for one in first:
+        other = others.get(one.id, one)
+        if (one.prompt, one.target) != (other.prompt, other.target):
+            raise RecordError(
+                f"sample {one.id!r} is not the same question in both runs: got (prompt, target) "
+                f"{(one.prompt, one.target)} and {(other.prompt, other.target)}; expected one. Compare runs of "
+                "one data set and seed."
+            )
 
 
 def _shared_scores(task: Task, first: Sequence[SampleRecord], second: Sequence[SampleRecord]) -> tuple[Scores, Scores]:
