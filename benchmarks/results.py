@@ -42,7 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="a run's own folder; or a folder of results, with one of the next three",
     )
-    one.add_argument("--unfinished", action="store_true", help="those that are not finished, failed ones included")
+    one.add_argument(
+        "--unfinished",
+        action="store_true",
+        help="those that are not finished, failed ones included; none that cannot be read",
+    )
     one.add_argument("--failed", action="store_true", help="those that failed")
     one.add_argument(
         "--match",
@@ -106,7 +110,7 @@ def _chosen(folder: Path, options: argparse.Namespace) -> Iterator[StoredRun]:
     for one in [look(itself)] if itself is not None else runs_below(folder):
         name = "/".join(one.folder.path.parts[-3:])
         if (
-            not (options.unfinished and one.status == "finished")
+            not (options.unfinished and one.status in ("finished", "unreadable"))
             and not (options.failed and one.status != "failed")
             and (not options.match or any(fnmatch.fnmatchcase(name, pattern) for pattern in options.match))
         ):

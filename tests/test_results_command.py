@@ -1,5 +1,6 @@
 """`python -m benchmarks.results`: what lies in a folder, two folders compared, and what may be removed."""
 
+import dataclasses
 import json
 
 import pytest
@@ -66,6 +67,28 @@ def test_diff_of_other_configurations_and_of_other_questions(tmp_path, capsys):
     assert "not compared: " in capsys.readouterr().out
     assert results.main(["diff", str(tmp_path / "a"), str(tmp_path / "none")]) == 2
     assert "no folder of results: got" in capsys.readouterr().err
+
+
+def test_diff_refuses_other_questions_below_equal_names(tmp_path, capsys):
+    mine = questions(3)
+    # POPE's names are image and number, and its seed draws which object is asked about.
+    other = [dataclasses.replace(mine[1], prompt="Is there a zebra in the image?"), *mine[2:]]
+    write(tmp_path / "a", record(seed=0), mine)
+    write(tmp_path / "b", record(seed=1), other)
+    assert results.main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"not compared: sample {mine[1].id!r} is not the same question in both runs: got (prompt, target)" in printed
+    assert "a zebra" in printed
+
+
+def test_rm_leaves_what_cannot_be_read_unless_it_is_named(root):
+    newer = next(one for one in find_runs(root) if one.model == "lab/other")
+    content = json.loads((newer.path / "run.json").read_text())
+    (newer.path / "run.json").write_text(json.dumps({**content, "schema": 99, "status": "finished"}))
+    assert results.main(["rm", str(root), "--unfinished", "--yes"]) == 0
+    assert folders(root) == ["lab/llava none", "lab/other none"]
+    assert results.main(["rm", str(newer.path), "--yes"]) == 0
+    assert folders(root) == ["lab/llava none"]
 
 
 def test_rm_by_what_is_asked_for(root, capsys):
