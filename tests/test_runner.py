@@ -330,6 +330,28 @@ def test_rescoring_rebuilds_metrics_from_samples(configure: Configure) -> None:
     assert again.run.metrics == good.metrics
 
 
+def test_who_only_counts_again_does_not_say_it_answered(configure: Configure) -> None:
+    config = configure(limit=8, methods=("scr",))
+    outcomes = run(config)
+    told = {"device": "elsewhere", "commit": "c" * 40, "batch_size": 3, "reasons": {"margin": "none here"}}
+    for one in outcomes:
+        # Killed after the last answer, or begun with a larger limit.
+        one.cell.folder.write_run(dataclasses.replace(one.run, status="running", limit=None, timing={}, **told))
+    for one in run(dataclasses.replace(config, limit=4, batch_size=7)):
+        kept = one.cell.folder.read_run()
+        assert kept is not None
+        assert one.from_store
+        assert (kept.device, kept.commit, kept.batch_size) == ("elsewhere", "c" * 40, 3)
+        assert kept.reasons["margin"] == "none here"
+        assert (kept.status, kept.limit, kept.counts["n"]) == ("finished", 4, 24)
+        assert kept.timing["batches"] == 8
+    # Counted once more for all images that there are, with the ratios that were measured.
+    method = outcomes[1]
+    method.cell.folder.write_run(dataclasses.replace(method.run, timing={**method.run.timing, "prefill_ratio": 1.25}))
+    (_, again) = run(dataclasses.replace(config, limit=99))
+    assert (again.run.limit, again.run.timing["prefill_ratio"]) == (99, 1.25)
+
+
 def test_records_of_the_schema_before_are_graded_when_a_run_goes_on(configure: Configure) -> None:
     (outcome,) = run(configure(tasks=("chair",)))
     folder = outcome.cell.folder

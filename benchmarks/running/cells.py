@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from scr import ConfigError
 from scr.reading import AnswerTokens
 
 from ..asking.readout import audit_readout
-from ..records import DIAGNOSTICS, RunRecord, SampleRecord
+from ..records import DIAGNOSTICS, SCHEMA, RunRecord, SampleRecord
 from .plan import Cell, Plan
 from .prompts import YES_NO
 from .provenance import checkout_state, package_versions, timestamp
@@ -177,6 +178,26 @@ def new_run(plan: Plan, cell: Cell, before: RunRecord | None, world_size: int) -
         dirty=dirty,
         packages=package_versions(),
         readout=before.readout if before is not None else None,
+    )
+
+
+def kept_run(plan: Plan, cell: Cell, before: RunRecord) -> RunRecord:
+    """The record of a run all of whose answers are there: how they were made is what it says, and not this command.
+
+    Args:
+        plan: the plan.
+        cell: one of its cells.
+        before: the record that lies there.
+    """
+    task = cell.work.task
+    return dataclasses.replace(
+        before,
+        schema=SCHEMA,
+        error=None,
+        adapter_overlap=None if cell.adapter is None else cell.overlap,
+        rule=task.rule,
+        ability=task.ability,
+        limit=plan.config.limit,
     )
 
 

@@ -81,8 +81,11 @@ def finish(cell: Cell, run: RunRecord, timed: Mapping[str, int], baseline: Outco
         # A ratio of times is one of the same process, which computed both.
         shared = {name for name, rank in timed.items() if baseline.timed.get(name) == rank}
         others = (baseline.records, shared)
-    run.timing, reasons = summarize_timing(wanted, timed, cell.work.batch_size, others)
-    run.reasons.update(reasons)
+    # Ratios that were measured are not lost where the same answers are only counted again.
+    if timed or run.timing.get("samples") != len(wanted):
+        measured = {name: reason for name, reason in run.reasons.items() if name.split(".")[0] != "timing"}
+        run.timing, reasons = summarize_timing(wanted, timed, run.batch_size, others)
+        run.reasons = {**measured, **reasons}
     run.status, run.finished = "finished", timestamp()
     cell.folder.write_run(run)
     return Outcome(cell=cell, run=run, records=wanted, scores=scores, timed=timed)

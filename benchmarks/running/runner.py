@@ -17,7 +17,17 @@ from scr.command.progress import Progress
 
 from ..records import RunRecord
 from .answers import Asker
-from .cells import check_diagnosed, missing_batches, new_run, resuming, standing, tell_model, title, turns
+from .cells import (
+    check_diagnosed,
+    kept_run,
+    missing_batches,
+    new_run,
+    resuming,
+    standing,
+    tell_model,
+    title,
+    turns,
+)
 from .grades import graded
 from .methods import BASELINE
 from .outcomes import Outcome, RunFailedError, finish, stored_outcome
@@ -113,7 +123,10 @@ class _Session:
             batches = missing_batches(cell, there)
             if batches and (there or found.again):
                 self._report(resuming(cell, found, before))
-            run = new_run(self._plan, cell, before, self._world.size)
+            if batches or before is None:
+                run = new_run(self._plan, cell, before, self._world.size)
+            else:
+                run = kept_run(self._plan, cell, before)
             self._ranks.share(batches)
             if batches:
                 self._answer(cell, batches, there, run)
