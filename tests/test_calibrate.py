@@ -33,6 +33,11 @@ def test_the_shift_leaves_so_many_yes():
     for yes in range(51):
         shift = match_yes_ratio(margins, yes)
         assert sum(margin - shift > 0 for margin in margins) == yes
+    tied = [2.0] * 5 + [1.0] * 4 + [0.0]
+    # Whether a margin of exactly the shift stays a yes, nobody knows: no shift lies on one.
+    reached = [sum(margin - match_yes_ratio(tied, yes) > 0 for margin in tied) for yes in range(11)]
+    assert reached == [0, 0, 0, 5, 5, 5, 5, 5, 9, 9, 10]
+    assert not {match_yes_ratio(tied, yes) for yes in range(11)} & set(tied)
     with pytest.raises(ValueError, match="got 3 of 2 margins"):
         match_yes_ratio([0.0, 1.0], 3)
     with pytest.raises(ValueError, match="got 0 of 0"):

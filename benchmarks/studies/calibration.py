@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -20,6 +22,8 @@ from ..running.runner import run_plan
 def match_yes_ratio(margins: Sequence[float], yes: int) -> float:
     """The `shift` of `yes_shift` at which so many answers stay yes: halfway between the two margins beside it.
 
+    Equal margins go together. Where so many cannot be had without parting them, it is as near as whole groups come.
+
     Args:
         margins: logit of yes minus logit of no of the unpatched model's answers.
         yes: how many of them are to be yes.
@@ -33,8 +37,11 @@ def match_yes_ratio(margins: Sequence[float], yes: int) -> float:
             "not 0. Count the answers to the same questions."
         )
     # Beyond the ends a whole logit: any number would do.
-    falling = [max(margins) + 2, *sorted(margins, reverse=True), min(margins) - 2]
-    return (falling[yes] + falling[yes + 1]) / 2
+    groups = Counter(margins)
+    falling = [max(groups) + 2, *sorted(groups, reverse=True), min(groups) - 2]
+    above = list(itertools.accumulate((groups[margin] for margin in falling[1:-1]), initial=0))
+    place = min(range(len(above)), key=lambda place: abs(above[place] - yes))
+    return (falling[place] + falling[place + 1]) / 2
 
 
 def yes_shift(config: RunConfig) -> dict[str, Any]:
