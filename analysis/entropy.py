@@ -82,7 +82,7 @@ def plot_entropy(result: EntropyResult) -> Plot:
     return Plot(
         figure=figure,
         data=result.binned,
-        caption=f"Hallucination rate on absent objects by {MEASURES[result.measure]}; bars: 95 %, images resampled.",
+        caption=f"Hallucination rate on absent objects by {MEASURES[result.measure]}; bars: 95 %, Wilson's.",
     )
 
 

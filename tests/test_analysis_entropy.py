@@ -73,7 +73,10 @@ def test_pooled_and_within_of_other_signs_are_told_apart(tmp_path):
     words = [note for note in result.notes if "pooled r" in note]
     assert len(words) == 2
     assert all("THE SIGNS DIFFER" in word for word in words)
-    assert "within models" in plot_entropy(result).figure.axes[0].get_title(loc="left")
+    plot = plot_entropy(result)
+    assert "within models" in plot.figure.axes[0].get_title(loc="left")
+    # The bars are the binned table's intervals, whose note says whose they are.
+    assert all("Wilson's" in text for text in (plot.caption, *plot.data.notes))
 
 
 def test_equal_signs_are_said_too(tmp_path):

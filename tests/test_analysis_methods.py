@@ -335,7 +335,10 @@ def test_a_sweep_is_found_and_compared_with_its_reference(tmp_path):
     )
     assert cells["accuracy", "scale", 1.1]["reference"] is True
     assert cells["accuracy", "scale", 1.1]["change"] is None
-    axes = plot_ablations(table).figure.axes
+    plot = plot_ablations(table)
+    axes = plot.figure.axes
+    assert "Bars: 95 %, Wilson's" in plot.caption
+    assert "of rates Wilson's" in table.notes[0]
     assert [axis.get_xlabel() for axis in axes] == ["scale", "k"] or [axis.get_xlabel() for axis in axes] == [
         "k",
         "scale",

@@ -110,7 +110,7 @@ def plot_ablations(table: Table, metric: str = "hallucination_rate") -> Plot:
             axis.set(title=method, xlabel=factor)
         axes[0].set_ylabel(f"{LABELS.get(metric, metric)} (%)")
         legend_below(figure)
-    caption = "One field at a time. Bars: 95 %, images resampled; bands: the baseline's; ringed: the reference."
+    caption = "One field at a time. Bars: 95 %, Wilson's; bands: the baseline's; ringed: the reference."
     return Plot(figure=figure, data=table, caption=caption)
 
 
