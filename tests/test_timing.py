@@ -159,6 +159,16 @@ def test_only_batches_that_one_process_timed_twice_are_compared() -> None:
     assert timing["prefill_ms"] == 15
 
 
+def test_a_batch_that_failed_in_one_run_is_compared_in_neither() -> None:
+    baseline, method = run([10, 20, 30, 40, 50, 60, 70]), run([10, 20, 30, 40, 50, 60, 70])
+    for of, name in ((baseline, "1-0"), (method, "4-1")):
+        of[:] = [dataclasses.replace(one, prefill_ms=None) if one.id == name else one for one in of]
+    timing, _ = summarize_timing(method, names(method), 2, (baseline, names(baseline)))
+    assert (timing["prefill_ratio"], timing["prefill_ratio_spread"]) == (1, [1, 1])
+    timing, _ = summarize_timing(method, names(method), 2, (run([10] * 7), names(baseline)))
+    assert timing["prefill_ratio"] == 3.5
+
+
 def test_few_batches_have_no_time() -> None:
     records = run([10] * (FEWEST_BATCHES - 1))
     timing, reasons = summarize_timing(records, names(records), 2, (records, names(records)))

@@ -50,6 +50,9 @@ def summarize_timing(
         return timing, reasons
     there, there_timed = baseline
     shared = set(timed) & set(there_timed)
+    for of in (records, there):
+        # What failed in one of the two has no time there: its batch is left out of both, or others would be paired.
+        shared -= {record.id for record in of if record.prefill_ms is None or record.decode_ms is None}
     pairs = _of_batches(records, batch_size, shared), _of_batches(there, batch_size, shared)
     # 0 / 0 is no ratio: where nothing was decoded after the prefill.
     ratios = np.divide(*pairs, out=np.full_like(pairs[0], np.nan), where=pairs[1] > 0)
