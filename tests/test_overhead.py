@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.overhead.command import build_parser, main
+from benchmarks.overhead.command import build_parser, machine, machine_line, main
 from benchmarks.overhead.measure import (
     Measurement,
     NaiveTwoPass,
@@ -215,6 +215,12 @@ def test_a_shape_without_a_family_is_skipped_with_a_reason(
     monkeypatch.setattr("benchmarks.overhead.models.list_families", lambda: ["llava"])
     assert main([*TINY, "--shape", "qwen2_vl"]) == 1
     assert "qwen2_vl: skipped, no family of this version patches model type 'qwen2_vl'" in capsys.readouterr().out
+
+
+def test_the_machine_of_a_checkout_whose_state_git_does_not_tell() -> None:
+    where = {**machine(CPU, 1), "commit": "0123456789"}
+    assert machine_line({**where, "dirty": None}).endswith("; commit 0123456")
+    assert machine_line({**where, "dirty": True}).endswith("; commit 0123456 and changes")
 
 
 def test_defaults() -> None:

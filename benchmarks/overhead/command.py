@@ -283,7 +283,9 @@ def machine_line(where: dict[str, Any]) -> str:
     """What `machine` returned, in one line."""
     packages = where["packages"]
     load = "" if where["load"] is None else f", load {where['load']:.1f} before"
-    commit = "" if where["commit"] is None else f"; commit {where['commit'][:7]}{' and changes' * where['dirty']}"
+    commit = (
+        "" if where["commit"] is None else f"; commit {where['commit'][:7]}{' and changes' if where['dirty'] else ''}"
+    )
     return (
         f"{where['gpu'] or where['processor']}, {where['threads']} threads{load}; torch {packages['torch']}, "
         f"transformers {packages['transformers']}; {where['created'][:10]}{commit}"
