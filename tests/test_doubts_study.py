@@ -62,6 +62,14 @@ def test_what_is_learnt_is_the_optimum() -> None:
         calibrate([one._replace(made_up=False) for one in some])
 
 
+def test_a_measure_that_is_always_the_same_gets_no_weight() -> None:
+    some = [one._replace(measures={**one.measures, "evidence": 0.5}) for one in mentions()]
+    intercept, weights = calibrate(some)
+    assert np.isfinite([intercept, *weights.values()]).all()
+    assert weights["evidence"] == pytest.approx(0, abs=1e-12)
+    assert weights["recheck"] < 0
+
+
 def test_qualities_rank_measures_by_what_they_know() -> None:
     some = mentions()
     found = {one.name: one for one in qualities(some, calibration(some))}

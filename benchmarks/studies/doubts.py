@@ -153,7 +153,8 @@ def calibrate(mentions: Sequence[Mention]) -> tuple[float, dict[str, float]]:
             "kinds. Describe more images."
         )
     values = np.array([[feature(name, one.measures[name]) for name in MEASURES] for one in mentions])
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    # A measure that is the same of all mentions tells nothing, and gets no weight.
+    mean, deviation = values.mean(axis=0), np.where(np.ptp(values, axis=0) > 0, values.std(axis=0), 1.0)
     rows = np.column_stack([np.ones(len(values)), (values - mean) / deviation])
     penalty = np.diag([0.0] + [_RIDGE] * len(MEASURES))
     found = np.zeros(rows.shape[1])
