@@ -288,6 +288,24 @@ class RunRecord:
         return cls(**_fields_of(cls, data))
 
 
+def computed_otherwise(one: RunRecord, other: RunRecord) -> str:
+    """In what two runs were not computed alike, as "batches of 7 against 50"; empty where in nothing that is recorded.
+
+    None of it is a setting of the answers, but in another order of sums a near-tie can flip.
+    """
+    told = [(f"batches of {one.batch_size}", str(other.batch_size))] if one.batch_size != other.batch_size else []
+    for mine, theirs in ((one.attention, other.attention), (_hardware(one), _hardware(other))):
+        if mine is not None and theirs is not None and mine != theirs:
+            told.append((mine, theirs))
+    return ", ".join(f"{mine} against {theirs}" for mine, theirs in told)
+
+
+def _hardware(run: RunRecord) -> str:
+    """The device without its number, and without the threads, which are another machine's business."""
+    name = run.device.partition(", ")[0]
+    return name.partition(": ")[2] or name
+
+
 def first_images(records: Sequence[SampleRecord], limit: int | None) -> list[SampleRecord]:
     """The records of the first `limit` images, in the order in which the images were recorded; None means all.
 

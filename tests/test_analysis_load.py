@@ -150,6 +150,24 @@ def test_other_images_or_answers_below_the_same_ids_are_seen(tmp_path):
     assert "share no sample" in found.problems[1]
 
 
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        ({"batch_size": 7}, "batches of 7 against 6"),
+        ({"attention": "eager"}, "eager against sdpa"),
+        ({"device": "cuda:1: NVIDIA H200"}, "NVIDIA H200 against NVIDIA H100"),
+        ({"device": "cuda:1: NVIDIA H100", "attention": None}, None),
+    ],
+)
+def test_runs_that_were_not_computed_alike_are_compared_and_said_to_be(tmp_path, change, how):
+    same = {"device": "cuda:0: NVIDIA H100", "attention": "sdpa"}
+    write(tmp_path, record(**same), FEW)
+    write(tmp_path, record("scr", **(same | change)), FEW)
+    pairs, problems = find_pairs(load_results(tmp_path).runs)
+    assert len(pairs) == 1
+    assert [f"not computed alike: got {how} in" in one for one in problems] == [True] * (how is not None)
+
+
 def test_what_a_longer_run_left_beyond_the_limit_is_not_the_runs(tmp_path):
     write(tmp_path, record(limit=2), FEW)
     write(tmp_path, record("scr", limit=2), FEW[:12])

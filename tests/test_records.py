@@ -7,7 +7,15 @@ import math
 
 import pytest
 
-from benchmarks.records import READABLE, SCHEMA, RecordError, RunRecord, SampleRecord
+from benchmarks.records import (
+    READABLE,
+    SCHEMA,
+    RecordError,
+    RunRecord,
+    SampleRecord,
+    computed_otherwise,
+    first_images,
+)
 
 RUN_FIELDS = (
     "schema status error created finished command model revision family dtype device attention method config "
@@ -157,3 +165,20 @@ def test_a_sample_whose_output_is_no_text_is_refused():
 
 def test_a_record_error_is_a_value_error():
     assert issubclass(RecordError, ValueError)
+
+
+def test_the_first_images_are_those_recorded_first():
+    records = [
+        SampleRecord(id=str(row), image=image, prompt="?", target="yes", output="") for row, image in enumerate("babca")
+    ]
+    assert [one.id for one in first_images(records, 2)] == ["0", "1", "2", "4"]
+    assert first_images(records, None) == first_images(records, 9) == records
+
+
+def test_what_was_not_computed_alike_is_told():
+    one = run_record(batch_size=7, attention="eager", device="cuda:1: NVIDIA H200")
+    same = run_record(batch_size=7, attention="eager", device="cuda:0: NVIDIA H200")
+    assert computed_otherwise(one, same) == ""
+    other = run_record(batch_size=50, attention="sdpa", device="cpu, 4 threads")
+    assert computed_otherwise(one, other) == "batches of 7 against 50, eager against sdpa, NVIDIA H200 against cpu"
+    assert computed_otherwise(other, run_record(batch_size=50, device="cpu, 1 threads")) == ""

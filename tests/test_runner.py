@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from miniature import without_times, write_coco
 import scr
 from benchmarks.asking.answering import Answerer
 from benchmarks.asking.speed import OTHER_PROCESS
+from benchmarks.printing.table import print_report
 from benchmarks.records import SCHEMA, SampleRecord
 from benchmarks.running import answers
 from benchmarks.running.outcomes import Outcome, RunFailedError
@@ -290,6 +292,19 @@ def test_the_prompt_variant_is_what_is_asked_and_recorded(configure: Configure) 
     assert [record.margin for record in plain.records] != [record.margin for record in pope.records]
 
 
+def test_a_baseline_that_was_computed_otherwise_is_named(configure: Configure) -> None:
+    run(configure())
+    config = configure(methods=("scr",), batch_size=8, attn_implementation="eager")
+    printed = io.StringIO()
+    print_report(build_plan(config), run(config), printed)
+    told = "scr, not computed as none: batches of 8 against 5, eager against sdpa (a near-tie can flip)"
+    assert told in " ".join(printed.getvalue().split())
+    run(dataclasses.replace(config, overwrite=True))
+    printed = io.StringIO()
+    print_report(build_plan(config), run(config), printed)
+    assert "not computed as" not in printed.getvalue()
+
+
 def test_a_baseline_from_another_process_gives_no_ratio(configure: Configure) -> None:
     run(configure())
     _, method = run(configure(methods=("scr",)))
@@ -335,7 +350,7 @@ def test_who_only_counts_again_does_not_say_it_answered(configure: Configure) ->
     outcomes = run(config)
     told = {"device": "elsewhere", "commit": "c" * 40, "batch_size": 3, "reasons": {"margin": "none here"}}
     for one in outcomes:
-        # Killed after the last answer, or begun with a larger limit.
+        # Killed after the last answer, or begun with a larger limit: see `kept_run`.
         one.cell.folder.write_run(dataclasses.replace(one.run, status="running", limit=None, timing={}, **told))
     for one in run(dataclasses.replace(config, limit=4, batch_size=7)):
         kept = one.cell.folder.read_run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,16 @@ def test_a_sweep_shares_records_with_runs(
     monkeypatch.setattr("benchmarks.running.answers.load_model", None)
     assert main(command) == 0
     assert capsys.readouterr().out == out
+
+
+def test_a_baseline_that_was_computed_otherwise_is_named(small: RunConfig, tmp_path: Path) -> None:
+    run(replace(small, methods=("none",), batch_size=6, output_dir=tmp_path))
+    sweep = build_sweep(replace(small, output_dir=tmp_path), [Factor("scale", (1.0,))])
+    printed = io.StringIO()
+    print_sweep(sweep, run_sweep(sweep), printed)
+    told = [line.strip() for line in printed.getvalue().splitlines() if "not computed as" in line]
+    assert told == [f"{row}, not computed as none: batches of 12 against 6 (a near-tie can flip)"
+                    for row in ("scr", "scale=1.0")]  # fmt: skip
 
 
 def test_the_cross_has_every_combination(small: RunConfig, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .._benchmarks import BASELINE, Comparison, SampleRecord, compare_tables, yes_no_table
+from .._benchmarks import BASELINE, Comparison, SampleRecord, compare_tables, computed_otherwise, yes_no_table
 from .load import NothingToShowError, Run, model_labels, row_labels
 
 _GRADED = 2  # the schema from which on captions hold what was found in them
@@ -64,6 +64,11 @@ def find_pairs(runs: Sequence[Run]) -> Pairing:
         before, after, problem = _match(found, run)
         if problem:
             problems.append(problem)
+        if before and (how := computed_otherwise(run.record, found.record)):
+            problems.append(
+                f"two runs were not computed alike: got {how} in {run.folder} and {found.folder}; expected one way, as "
+                "a near-tie can flip. They are compared all the same; run both with one command."
+            )
         if before:
             pairs.append(
                 Pair(

@@ -13,7 +13,7 @@ from ..running.plan import Plan
 from ..stats import Comparison, holm
 from ..studies.sweeps import Sweep, Variation, label
 from .console import LABELS, Printer, interval_text, value_text
-from .table import lab_warning
+from .table import lab_warning, otherwise_lines
 
 LEVEL = 0.05
 _BASE = "base"
@@ -100,6 +100,8 @@ def print_sweep(sweep: Sweep, outcomes: Sequence[Outcome], file: TextIO | None =
                 shown.insert(0, (_base_name(settings[0], base), base))
             printer.add(_metrics_table(printer, none, shown))
             printer.add(_changes_table(printer, shown))
+        for line in otherwise_lines(own):
+            printer.line(line)
     _print_notes(printer, sweep, rows)
 
 

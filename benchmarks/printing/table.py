@@ -12,6 +12,7 @@ from scr.checkpoints.digests import SETTINGS_FILE
 from scr.command.progress import duration
 
 from ..asking.readout import readout_in_words
+from ..records import computed_otherwise
 from ..running.cells import recorded_samples
 from ..running.methods import BASELINE, by_part, settings_used
 from ..running.outcomes import Outcome
@@ -224,6 +225,7 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
         spread = _spread(outcome.run.timing)
         if spread:
             notes[f"  {outcome.cell.row}, {spread}"] = None
+    notes |= dict.fromkeys(otherwise_lines(outcomes))
     for method, comparison in compared.items():
         if comparison.unpaired:
             notes[f"  {method}: {comparison.unpaired} samples have no partner and are not compared"] = None
@@ -232,6 +234,13 @@ def _notes(outcomes: Sequence[Outcome], compared: Mapping[str, Comparison]) -> l
     if len(compared) > 1:
         notes[f"  p (Holm): adjusted for the {len(compared)} methods compared on this task"] = None
     return [*notes, ""] if notes else []
+
+
+def otherwise_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """What is to be said of outcomes of one task that were not computed as their baseline, which the store may hold."""
+    baseline = next(outcome for outcome in outcomes if outcome.cell.row == BASELINE)
+    told = [(outcome.cell.row, computed_otherwise(outcome.run, baseline.run)) for outcome in outcomes]
+    return [f"  {row}, not computed as {BASELINE}: {how} (a near-tie can flip)" for row, how in told if how]
 
 
 def _spread(timing: Mapping[str, Any]) -> str:
