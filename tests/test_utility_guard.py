@@ -176,6 +176,8 @@ def test_fewer_made_up_at_the_same_recall_is_above_and_a_worse_cut_is_below(tmp_
     assert (few.frontier, few.beaten, few.rate_interval) == (FEW, None, None)
     mute = [dataclasses.replace(one, output="", found=Chair().grade(one.target, "").found) for one in PLAIN]
     assert beside(tmp_path / "mute", mute) is None, "no mention, no rate"
+    # No rate either where it is the baseline that mentions nothing: more is made up than by it, whatever it is.
+    assert beside(tmp_path / "mute before", PLAIN, mute) is None
 
 
 def two_sentences(one):

@@ -72,13 +72,13 @@ def beside_trivial(pair: Pair, runs: Sequence[Run]) -> Beside | None:
         runs: where the same model, sampled otherwise, is looked for.
 
     Returns:
-        None where rate or recall is undefined.
+        None where rate or recall is undefined, of the method or of the baseline.
     """
     others = other_samplings(pair.baseline, runs, [sample.id for sample in pair.before])
     rows = [*trivial_rows(pair.before, others), plain_row(pair.row, pair.after)]
     values, drawn = _values(rows), _drawn(rows, [sample.image for sample in pair.before])
     trivial, method = values[:-1], values[-1]
-    if np.isnan(method).any():
+    if np.isnan(method).any() or np.isnan(trivial[0]).any():
         return None
     # The lowest rate among those that find as much; where none does, the one that finds most.
     enough = trivial[:, 1] >= method[1]
