@@ -137,6 +137,22 @@ def test_other_media_are_refused(plain):
         plain.answers([(video, {})])
 
 
+def test_a_text_with_the_mark_of_an_image_is_named(plain, asked):
+    messages = message("What is an <image> token?", asked[0][0][0]["content"][0]["image"])
+    with pytest.raises(scr.ConfigError, match=r"cannot take: got .*an <image> token\?.* and 0 more .*Mend the task"):
+        plain.answers([(messages, {})])
+
+
+def test_messages_are_asked_for_when_it_is_their_turn(plain, asked, monkeypatch):
+    """So that the pictures of a whole task are never in memory together."""
+    order, generate, short = [], plain.model.generate, {"max_new_tokens": 2}
+    monkeypatch.setattr(plain.model, "generate", lambda **given: order.append("answer") or generate(**given))
+    later = [lambda number=number, one=one: order.append(number) or one for number, (one, _) in enumerate(asked)]
+    said = plain.answers([(one, short) for one in later])
+    assert order == [0, "answer", 1, "answer", 2, "answer", 3, "answer"]
+    assert said == plain.answers([(one, short) for one, _ in asked])
+
+
 @pytest.fixture
 def stand_in(monkeypatch):
     """What the adapter imports of lmms-eval."""
@@ -202,7 +218,18 @@ def test_by_the_interface(stand_in, strong, asked):
         SimpleNamespace(args=(f"q{number}", messages_of, settings, number, "task", "test"))
         for number, (_, settings) in enumerate(asked)
     ]
+    order, generate = [], model.answering.model.generate
+
+    class Rows(list):
+        def __getitem__(self, number):
+            order.append(number)
+            return super().__getitem__(number)
+
+    model.task_dict = {"task": {"test": Rows(model.task_dict["task"]["test"])}}
+    model.answering.model.generate = lambda **given: order.append("answer") or generate(**given)
     said = model.generate_until(requests)
+    del model.answering.model.generate
+    assert order == [0, 3, "answer", 1, "answer", 2, "answer"], "no picture is opened before its batch"
     assert said == by_hand(model.answering, asked, "yes_shift", **strong)
     assert model.cached == [
         ("generate_until", (f"q{number}", settings), said[number]) for number, (_, settings) in enumerate(asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from ..patching.prepare import patch
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _NOT_OURS = ("until", "image_aspect_ratio")  # where an answer ends, and what one family's own code makes of pictures
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation as chat templates take it, pictures as PIL images in it."""
 
 
 class AnsweringModel:
@@ -52,7 +55,7 @@ class AnsweringModel:
             ConfigError: for an argument that cannot be used.
             ModelLoadError, AdapterLoadError: for a model or an adapter that cannot be loaded.
         """
-        location = str(locate(pretrained))
+        location = locate(pretrained).as_posix()  # on Windows, too, a hub id has a slash
         options = {"revision": revision} if revision is not None else {}
         config = load_config(location, name=pretrained, **options)
         if dtype not in (*_DTYPES, "auto"):
@@ -69,23 +72,27 @@ class AnsweringModel:
         self.method, self.batch_size = method, _positive(batch_size)
         patch(self.model, method, **self.fields).config  # noqa: B018  checked here, before hours of questions
 
-    def answers(self, conversations: Sequence[tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]]) -> list[str]:
+    def answers(
+        self, conversations: Sequence[tuple[Messages | Callable[[], Messages], Mapping[str, Any]]]
+    ) -> list[str]:
         """What the model says, in the order in which it is asked.
 
         Args:
-            conversations: messages as chat templates take them, pictures as PIL images in them, each with its settings
-                of `generate`; those with equal settings are asked together. Where none of `do_sample` is set, a
-                temperature above 0 samples. `until` is a list of texts, before the first of which an answer ends.
+            conversations: messages, or what gives them and is called when it is their turn, so that there are no more
+                pictures in memory than a batch has; each with its settings of `generate`. Those with equal settings
+                are asked together. Where none of `do_sample` is set, a temperature above 0 samples. `until` is a list
+                of texts, before the first of which an answer ends.
 
         Raises:
-            ConfigError: for messages with something other than text and pictures.
+            ConfigError: for messages with something other than text and pictures, or that the processor cannot take.
         """
         said: list[str] = [""] * len(conversations)
         if conversations:
             with patch(self.model, self.method, **self.fields):
                 for numbers in self._batches(conversations):
                     settings = conversations[numbers[0]][1]
-                    texts = self._answer([conversations[number][0] for number in numbers], settings)
+                    asked = [conversations[number][0] for number in numbers]
+                    texts = self._answer([one() if callable(one) else one for one in asked], settings)
                     for number, text in zip(numbers, texts, strict=True):
                         said[number] = text
         return said
@@ -98,14 +105,23 @@ class AnsweringModel:
             for start in range(0, len(numbers), self.batch_size):
                 yield numbers[start : start + self.batch_size]
 
-    def _answer(self, conversations: Sequence[Any], settings: Mapping[str, Any]) -> list[str]:
+    def _answer(self, conversations: Sequence[Messages], settings: Mapping[str, Any]) -> list[str]:
         texts = self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
         pictures = [_pictures(messages) for messages in conversations]
         options: dict[str, Any] = {"images": pictures} if any(pictures) else {}
         first = self.processor.tokenizer.bos_token
         if first is not None and texts[0].startswith(first):  # the template has put it there: it stands there once
             options["add_special_tokens"] = False
-        inputs = self.processor(text=texts, **options, padding=True, return_tensors="pt")
+        try:
+            inputs = self.processor(text=texts, **options, padding=True, return_tensors="pt")
+        except MemoryError:
+            raise
+        except Exception as error:  # processors raise whatever their image libraries do
+            raise ConfigError(
+                f"questions that the processor cannot take: got {texts[0][-80:]!r} and {len(texts) - 1} more "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); expected pictures, and text without "
+                "the processor's own mark for one. Mend the task, or leave these questions out."
+            ) from error
         inputs = inputs.to(self.device, self.model.dtype)
         with torch.inference_mode():
             output = self.model.generate(**inputs, **generate_arguments(settings))
@@ -136,7 +152,7 @@ def until(text: str, ends: str | Sequence[str] | None) -> str:
     return text.strip()
 
 
-def _pictures(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _pictures(messages: Messages) -> list[Any]:
     found = []
     for message in messages:
         for part in message["content"]:

@@ -51,12 +51,14 @@ def _scr_hf() -> type:
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """The answers, in the order of the requests."""
-            conversations = []
-            for request in requests:
-                _, messages_of, settings, number, task, split = request.args
-                messages = ChatMessages(messages=messages_of(self.task_dict[task][split][number]))
-                conversations.append((messages.to_hf_messages(), settings))
-            said = self.answering.answers(conversations)
+
+            def messages(request: Any) -> Any:
+                _, messages_of, _, number, task, split = request.args
+                return ChatMessages(messages=messages_of(self.task_dict[task][split][number])).to_hf_messages()
+
+            # Its thousands of pictures would not fit into memory: each is opened when it is asked about.
+            asked = [(functools.partial(messages, request), request.args[2]) for request in requests]
+            said = self.answering.answers(asked)
             for request, text in zip(requests, said, strict=True):
                 self.cache_hook.add_partial("generate_until", (request.args[0], request.args[2]), text)
             return said
