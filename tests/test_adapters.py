@@ -191,6 +191,21 @@ def test_merging_a_quantized_model_is_refused(tiny, tmp_path):
         scr.merge_adapter(model, folder, tmp_path / "merged")
 
 
+def test_a_merge_goes_to_a_folder_of_its_own(tiny, tmp_path):
+    """In place of the model it would be the base no more; into a file transformers writes nothing, without an error."""
+    model, _, folder = tiny
+    model.save_pretrained(tmp_path / "model")
+    model.name_or_path = str(tmp_path / "model")
+    _change(folder, base_model_name_or_path=str(tmp_path / "model"))
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(scr.ConfigError, match="in place of the model itself"):
+        scr.merge_adapter(model, folder, tmp_path / "adapter" / ".." / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    (tmp_path / "file").write_text("taken")
+    with pytest.raises(FileExistsError):
+        scr.merge_adapter(model, folder, tmp_path / "file")
+
+
 def test_merge_writes_the_processor_beside(tiny, tmp_path):
     model, _, folder = tiny
     scr.merge_adapter(model, folder, tmp_path / "merged", processor=tiny_llava()[1])

@@ -152,9 +152,17 @@ def merge_adapter(
         The weights that differ from the model's, by name.
 
     Raises:
-        ConfigError: for a quantized model, whose weights cannot take a sum, or an offloaded one; else as `adapter`.
+        ConfigError: for a quantized model, whose weights cannot take a sum, or an offloaded one; for the model's own
+            folder; else as `adapter`.
+        OSError: where it cannot be written.
     """
-    model = unwrap(model)[0]
+    model, folder = unwrap(model)[0], Path(folder)
+    own = str(model.name_or_path or "")
+    if own and Path(own).is_dir() and folder.is_dir() and folder.samefile(own):
+        raise ConfigError(
+            f"a merge in place of the model itself: got {str(folder)!r}, from which the model was loaded; expected "
+            "another folder, since the adapter is for the model as it is there. Choose another one."
+        )
     if getattr(model, "is_quantized", False):
         raise ConfigError(
             "weights that cannot be merged: got a quantized model; expected bfloat16, float16 or float32. "
@@ -168,6 +176,7 @@ def merge_adapter(
     prepared = adapter(model, name)
     changed: dict[str, Tensor] = {}
     with prepared:
+        folder.mkdir(parents=True, exist_ok=True)  # transformers tells its log alone that a file is no folder
         for path, module in model.named_modules():
             if hasattr(module, "get_delta_weight"):
                 weight = module.get_base_layer().weight.detach()
@@ -176,7 +185,7 @@ def merge_adapter(
     first, last = model.get_input_embeddings(), model.get_output_embeddings()
     names = {f"{path}.weight" for path, module in model.named_modules() if module in (first, last)}
     if names & set(changed) and None not in (first, last) and first.weight is last.weight:
-        _untie(Path(folder) / "config.json")
+        _untie(folder / "config.json")
     if processor is not None:
         processor.save_pretrained(folder)
     return changed
