@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -14,7 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scr import ModelLoadError
+from scr.adapters import train
+from scr.checkpoints import chosen, loading
 from scr.checkpoints.loading import load_config, load_processor, load_weights
+from scr.inside import answering
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUERY = "language_model.model.layers.0.self_attn.q_proj.weight"
@@ -111,6 +114,40 @@ def test_what_cannot_be_loaded_is_one_error(copy: Path, ruin: Callable[[Path], A
     ruin(copy)
     with pytest.raises(ModelLoadError, match=r"model cannot be loaded: got .*broken.*expected safetensors"):
         load(copy)
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_full_memory_is_no_fault_of_the_checkpoint(
+    checkpoint: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(loading.AutoModelForImageTextToText, "from_pretrained", full)
+    with pytest.raises(type(error), match=str(error)):
+        load(checkpoint)
+
+
+def test_a_hub_id_keeps_its_slash_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WindowsPath(PureWindowsPath):
+        def expanduser(self) -> WindowsPath:
+            return self
+
+    asked: list[str] = []
+
+    def refuse(location: str, *_: Any, **__: Any) -> None:
+        asked.append(location)
+        raise ModelLoadError("not here")
+
+    monkeypatch.setattr(chosen, "Path", WindowsPath)
+    for module, name in ((chosen, "load_config"), (answering, "load_config"), (train, "_load")):
+        monkeypatch.setattr(module, name, refuse)
+    with pytest.raises(ModelLoadError):
+        chosen.chosen_dtype("owner/name", "auto", torch.device("cuda"))
+    with pytest.raises(ModelLoadError):
+        answering.AnsweringModel("owner/name")
+    assert train.main(["merge", "--model", "owner/name", "--adapter", "a", "--output", "m"]) == 2
+    assert asked == ["owner/name"] * 3
 
 
 REMOTE = {name: f"ran.{name}" for name in ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor")}

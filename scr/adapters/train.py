@@ -147,7 +147,7 @@ def _merge(options: argparse.Namespace) -> None:
     from ..checkpoints.chosen import locate
     from .load import merge_adapter
 
-    model, processor = _load(str(locate(options.model)), options.dtype, "cpu", None)
+    model, processor = _load(locate(options.model).as_posix(), options.dtype, "cpu", None)
     changed = merge_adapter(model, options.adapter, options.output, processor=processor)
     print(f"checkpoint: {options.output} ({len(changed)} weights changed)")
 

@@ -14,7 +14,10 @@ from .named import named_folder
 
 
 def locate(name: str) -> Path:
-    """Where a model of that name lies, if it is no hub model; nothing of it is read."""
+    """Where a model of that name lies, if it is no hub model; nothing of it is read.
+
+    Who hands it to `from_pretrained` takes `as_posix()`: it may be a hub id still, whose slash Windows turns round.
+    """
     return named_folder("model", name) or Path(name).expanduser()
 
 
@@ -61,7 +64,7 @@ def chosen_dtype(name: str, dtype: str, device: torch.device) -> str:
     """
     if dtype != "auto":
         return dtype
-    saved = None if device.type == "cpu" else load_config(str(locate(name)), name=name).dtype
+    saved = None if device.type == "cpu" else load_config(locate(name).as_posix(), name=name).dtype
     return "float32" if saved is None else str(saved).removeprefix("torch.")
 
 

@@ -136,7 +136,7 @@ def _loading(name: str, expected: str) -> Iterator[None]:
     """Turn what transformers raises on a checkpoint it cannot load, which is anything, into one error of ours."""
     try:
         yield
-    except SCRError:
+    except (SCRError, MemoryError, torch.OutOfMemoryError):  # of the latter two nothing is wrong with the checkpoint
         raise
     except Exception as error:
         said = " ".join(str(error).split())[:300]
