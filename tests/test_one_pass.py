@@ -228,15 +228,34 @@ def test_a_file_of_something_else_is_refused_in_a_sentence(tmp_path):
         scr.patch(llava.model, "scr_one_pass")
 
 
-def test_loading_draws_nothing_from_torchs_generator(tmp_path):
+def test_loading_draws_nothing_from_torchs_generator(tmp_path, monkeypatch):
     tiny = TINY["llava"]()
     folder = trained(tmp_path / "p", tiny)
     state = torch.random.get_rng_state()
+    begun = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", begun.append)
     one, other = load_predictor(folder, tiny.model), load_predictor("untrained", tiny.model)
     assert torch.equal(torch.random.get_rng_state(), state)
+    assert not begun, "the draws of a GPU begin anew"
     assert torch.equal(networks.untrained("llava", other.card.width).first.weight, other.first.weight)
     assert one.card.text
     assert not torch.equal(one.second.weight, other.second.weight)
+
+
+def test_a_kill_between_the_two_files_leaves_no_predictor(tmp_path, monkeypatch):
+    """New weights with the card of others would be believed, as they have the same shapes."""
+    tiny = TINY["llava"]()
+    folder = trained(tmp_path / "p", tiny)
+    card = load_predictor(folder, tiny.model).card
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scr.onepass.storing.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_predictor(Predictor(card, 5), tmp_path / "p")
+    with pytest.raises(DataFileError, match=CARD_FILE):
+        load_predictor(folder, tiny.model)
 
 
 def test_wide_states_are_projected_and_the_network_keeps_its_size():

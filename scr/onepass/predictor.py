@@ -58,7 +58,8 @@ class Predictor(nn.Module):
         states = min(card.width, STATES // kinds)
         inputs = kinds * states + PLACE
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which would begin the draws of every GPU anew, too.
+            torch.default_generator.manual_seed(seed)
             self.first, self.second = nn.Linear(inputs, HIDDEN, **_PLAIN), nn.Linear(HIDDEN, 1, **_PLAIN)
             drawn = torch.randn(card.width, states, **_PLAIN) / math.sqrt(states)
         self.register_buffer("projection", None if states == card.width else drawn)

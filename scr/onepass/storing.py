@@ -28,6 +28,8 @@ def save_predictor(predictor: Predictor, folder: Path) -> None:
         OSError: where they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # A kill between the two must not leave new weights with the card of others: they would be believed.
+    (folder / CARD_FILE).unlink(missing_ok=True)
     weights = {name: one.detach().cpu().contiguous() for name, one in predictor.state_dict().items()}
     write_bytes(folder / WEIGHTS_FILE, save(weights))
     write_json(folder / CARD_FILE, predictor.card.to_dict())
