@@ -247,7 +247,13 @@ def test_a_file_of_vectors_comes_back_and_is_named_with_its_digest(llava, tmp_pa
     assert find_vectors("random", "vti") is None
     assert VTIConfig(vectors="random").learnt_on() == frozenset()
     assert scr.SCRConfig().learnt_on() == frozenset()
-    assert vectors_of(None, "text", 2, 3).shape == (2, 3)
+    drawn = vectors_of(None, "text", 2, 3)
+    assert drawn.shape == (2, 3)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(vectors_of(None, "text", 2, 3), drawn), "whatever a user's default number format is"
+    finally:
+        torch.set_default_dtype(torch.float32)
     with pytest.raises(scr.ConfigError, match="calibrate steering --method vti"):
         scr.patch(llava.model, "vti")
 

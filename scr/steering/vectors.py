@@ -124,7 +124,8 @@ def vectors_of(found: SteeringVectors | None, part: str, blocks: int, width: int
         ConfigError: if there are none, or of another number or width.
     """
     if found is None:
-        return torch.randn(blocks, width, generator=torch.Generator().manual_seed(0), device="cpu")
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        return torch.randn(blocks, width, generator=generator, dtype=torch.float32, device="cpu")
     vectors: Tensor | None = getattr(found, part)
     if vectors is None or vectors.shape != (blocks, width):
         got = "none" if vectors is None else f"{vectors.shape[0]} of width {vectors.shape[1]}"
