@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import picture, tiny_llava
 
 import scr
-from scr.adapters import Row, load_recipe, loop, read_rows, seed, train_adapter, write_rows
+from scr.adapters import Row, load_recipe, loop, read_rows, seed, states, train_adapter, write_rows
 from scr.adapters.encoding import encode_rows
 from scr.adapters.lora import lora_config, lora_layers, trainable_parameters
 from scr.adapters.rows import prepare_data
@@ -327,6 +327,65 @@ def test_a_step_without_a_finite_gradient_is_left_out(tiny, rows, tmp_path, monk
     assert [entry["nan"] for entry in trained.log] == [0, 1, 1]
     weights = load_file(tmp_path / "adapter_model.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_confidences_that_are_no_numbers_are_forgotten(tiny, rows, tmp_path, monkeypatch):
+    """The step in which a model overflows is left out, and those after it have strengths."""
+    real, calls = seed.label_logits, []
+
+    def overflowing(*given):
+        calls.append(1)
+        logits = real(*given)
+        return logits * float("nan") if len(calls) in (7, 8, 9) else logits
+
+    monkeypatch.setattr(seed, "label_logits", overflowing)
+    with pytest.warns(UserWarning, match=r"step 2: the gradient is not finite.*1 so far"):
+        trained = run(tmp_path, tiny, rows, changes={"epochs": 2})
+    assert [entry["nan"] for entry in trained.log] == [0, 1, 1, 1, 1, 1]
+    assert len({entry["strength"] for entry in trained.log[2:]}) > 1
+
+
+def test_a_training_draws_nothing_of_a_gpus_own(tiny, rows, tmp_path, monkeypatch):
+    """`torch.manual_seed` would begin the draws of every GPU anew, of which a process may have others."""
+    begun = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", begun.append)
+    before = torch.random.get_rng_state()
+    run(tmp_path, tiny, rows, stop_after=1)
+    assert not begun
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_state_that_was_saved_on_a_gpu_is_read_where_there_is_none(tmp_path, monkeypatch):
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        states.write_state(tmp_path, {"key": "k", "weights": [torch.ones(2)]})
+    (weights,) = states.read_state(tmp_path, "k")["weights"]
+    assert weights.device.type == "cpu"
+    assert torch.equal(weights, torch.ones(2))
+
+
+def test_a_training_on_quantized_weights_is_another_one(tiny, rows, tmp_path):
+    run(tmp_path, tiny, rows, changes={"save_every": 1}, stop_after=2)
+    tiny[0].is_quantized = True
+    with pytest.raises(scr.ConfigError, match="state of another training"):
+        run(tmp_path, tiny, rows, changes={"save_every": 1})
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_interrupt_while_checkpointing_is_put_on_leaves_it_off(tiny, rows, tmp_path, monkeypatch):
+    model, enable = tiny[0], tiny[0].activation_checkpointing_enable
+    before = set(vars(model))
+
+    def interrupted(*given):
+        enable(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "activation_checkpointing_enable", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tiny, rows, changes={"gradient_checkpointing": True})
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    assert set(vars(model)) - {"activation_checkpointing_enable"} == before
+    assert not model.training
 
 
 def test_processes_that_cannot_share_the_work(tiny, rows, tmp_path):

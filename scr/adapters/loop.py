@@ -96,7 +96,7 @@ def train_adapter(
             f"{len(rows) * recipe.epochs}, {len(rows)} rows in {recipe.epochs} epochs. Lower them."
         )
     loss_of: AnswerLoss | SEEDLoss = AnswerLoss() if recipe.distillation is None else SEEDLoss(recipe.distillation)
-    key = training_key(recipe, rows, base, base_revision, kind)
+    key = training_key(recipe, rows, base, base_revision, kind, bool(getattr(model, "is_quantized", False)))
     steps = math.ceil(len(rows) * recipe.epochs / (recipe.batch_size * recipe.accumulation))
     if team.first:
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def _step(
     for number in range(team.rank, recipe.accumulation, team.size):
         some = chosen[number * recipe.batch_size : (number + 1) * recipe.batch_size]
         batch = encode_rows(processor, [rows[index] for index in some], recipe.max_tokens, model.device, model.dtype)
-        with _dropout(recipe.seed, step, number, model.device):
+        with _own_draws(model.device, recipe.seed, step, number):
             loss: Loss = loss_of(model, tuner, batch)
             (loss.total / recipe.accumulation).backward()
         own.append((number, {"loss": float(loss.total.detach()), **loss.parts}, list(loss.confidences)))
@@ -224,8 +224,7 @@ def _fresh_weights(model: PreTrainedModel, recipe: TrainingRecipe, config: Any) 
     """The adapter on the model, begun as the seed says; the process's random state stays as it was."""
     was_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     with contextlib.ExitStack() as stack:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_number(recipe.seed, "weights"))
+        with _own_draws(model.device, recipe.seed, "weights"):
             tuner = stack.enter_context(lora_layers(model, config, trainable=True))
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -234,22 +233,25 @@ def _fresh_weights(model: PreTrainedModel, recipe: TrainingRecipe, config: Any) 
             # The names of transformers 5.23; before, it called it gradient checkpointing.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
-            hooked = bool(getattr(model, "_require_grads_hooks", None))
-            enable({"use_reentrant": False})
-            if not hooked:
+            if not getattr(model, "_require_grads_hooks", None):
                 stack.callback(vars(model).pop, "_require_grads_hooks", None)
                 stack.callback(model.disable_input_require_grads)  # transformers leaves that hook behind
             stack.callback(disable)
+            enable({"use_reentrant": False})
             # transformers checkpoints blocks in training mode alone; dropout of the model's own is 0 in these families.
             model.train()
         yield tuner
 
 
 @contextlib.contextmanager
-def _dropout(seed: int, step: int, number: int, device: torch.device) -> Iterator[None]:
-    """A random state of its own for each batch, so that it does not matter which process meets it."""
+def _own_draws(device: torch.device, *parts: Any) -> Iterator[None]:
+    """A random state of its own, so that it does not matter which process draws; afterwards that of before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_number(seed, step, number))
+        # Not torch.manual_seed, which would begin the draws of the other GPUs anew, too.
+        torch.default_generator.manual_seed(_number(*parts))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_number(*parts))
         yield
 
 

@@ -92,8 +92,11 @@ class SEEDLoss:
         return Loss(total=total, parts=parts, confidences=sure.tolist())
 
     def remember(self, confidences: Sequence[float]) -> None:
-        """Add the confidences of a step, of all its batches and processes in their order."""
-        self.history.remember(confidences)
+        """Add the confidences of a step, of all its batches and processes in their order; but for those that are none.
+
+        A step whose numbers overflowed is left out, and the next ones need quantiles.
+        """
+        self.history.remember([one for one in confidences if math.isfinite(one)])
 
     def state(self) -> dict[str, Any]:
         """What a later step depends on."""

@@ -54,9 +54,12 @@ def save_adapter(
     (folder / STATE_FILE).unlink(missing_ok=True)
 
 
-def training_key(recipe: TrainingRecipe, rows: Sequence[Row], base: str, revision: str | None, kind: str) -> str:
+def training_key(
+    recipe: TrainingRecipe, rows: Sequence[Row], base: str, revision: str | None, kind: str, quantized: bool = False
+) -> str:
     """Digest of all that the result depends on; the images by their names."""
     content = [kind, base, revision, recipe.to_dict(), [[str(r.image), r.question, r.answer] for r in rows]]
+    content += ["quantized"] * quantized
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -75,7 +78,8 @@ def read_state(folder: Path, key: str) -> dict[str, Any] | None:
             )
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        # Not to the device that it was saved on, which another process has, or nobody here.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         known = state["key"]
     except Exception as error:  # torch.load raises as many kinds as there are ways to be broken
         raise ConfigError(
