@@ -206,6 +206,33 @@ def test_the_card_has_what_was_measured_with_its_own_fields(results, tmp_path):
         measured(folder, published("vcd", {"contrast": 0.7}))
 
 
+def test_a_field_that_a_run_was_given_is_not_one_that_the_family_filled_in(tmp_path):
+    what, blocks = published("scr", {}), {"attention_layers": [0, 4]}
+    own = what.configs["scr"].to_dict() | blocks | {"layers": [0, 2]}
+    pair = published("scr+vcd", {})
+    both = {name: config.to_dict() for name, config in pair.configs.items()}
+    runs = [
+        {"metrics": {"accuracy": 0.5}},
+        {"method": "scr", "config": own, "config_given": {"num_sources": 32}, "metrics": {"accuracy": 0.25}},
+        {"method": "scr", "config": own | {"layers": [3, 4]}, "config_given": {"layers": [3, 4]}, "metrics": {}},
+        {
+            "method": "scr+vcd",
+            "config": both | {"scr": own},
+            "config_given": {"scr": {"layers": [0, 2]}},
+            "metrics": {},
+        },
+        {"method": "opera", "config": published("opera", {}).configs["opera"].to_dict(), "metrics": {}},
+    ]
+    for number, fields in enumerate(runs):
+        synthetic_results.write(tmp_path / str(number), synthetic_results.record(**fields), [])
+    (one,) = measured(tmp_path, what)
+    assert one.method["metrics"] == {"accuracy": 0.25}
+    for other in (pair, published("opera", {"threshold": None})):
+        with pytest.raises(scr.ConfigError, match="5 finished runs, 0 of them"):
+            measured(tmp_path, other)
+    assert measured(tmp_path, published("scr+vcd", {"scr.layers": [0, 2]}))
+
+
 def test_the_command_writes_it_and_says_where(results, tmp_path, capsys):
     folder, _ = results
     given = ["vcd", "--set", "contrast=0.5", "--results", str(folder), "--output", str(tmp_path / "new" / "vcd")]

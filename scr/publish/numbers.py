@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..files import read_json
+from ..methods import MethodConfig
 from ..patching.baseline import BASELINE
 from .travelling import Published
 
@@ -37,7 +38,7 @@ def measured(folder: Path, what: Published) -> list[Measured]:
         DataFileError: for a record that cannot be read.
     """
     runs = [run for path in sorted(folder.rglob("run.json")) if _is_finished(run := read_json(path))]
-    own = [run for run in runs if run["method"] == what.method and _is_of(run["config"], what)]
+    own = [run for run in runs if run["method"] == what.method and _is_of(run, what)]
     found = [
         Measured(baseline=base, method=run)
         for run in own
@@ -57,11 +58,19 @@ def _is_finished(run: Any) -> bool:
     return isinstance(run, dict) and run.get("status") == "finished" and {"method", "config", "metrics"} <= run.keys()
 
 
-def _is_of(recorded: Mapping[str, Any], what: Published) -> bool:
+def _is_of(run: Mapping[str, Any], what: Published) -> bool:
     """Whether a run's effective configuration is the published one, but for what the family filled in."""
-    by_part = recorded if len(what.configs) > 1 else {what.method: recorded}
+    recorded, given = (
+        found if len(what.configs) > 1 else {what.method: found}
+        for found in (run["config"], run.get("config_given") or {})
+    )
     return all(
-        value is None or by_part.get(part, {}).get(name) == value
+        _is_filled_in(config, name, given.get(part, {})) or recorded.get(part, {}).get(name) == value
         for part, config in what.configs.items()
         for name, value in config.to_dict().items()
     )
+
+
+def _is_filled_in(config: MethodConfig, name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a field is left to the model's family, here and in the run: what a run was given is that run's own."""
+    return getattr(config, name) is None and getattr(type(config), name, "") is None and name not in given
