@@ -5,6 +5,7 @@ The stand-ins have what the adapter touches, as read in the wheel.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import subprocess
@@ -129,6 +130,20 @@ def test_settings_of_tasks():
 def test_what_cannot_be_used_is_said_before_the_first_question(options, named):
     with pytest.raises(scr.SCRError, match=named):
         AnsweringModel("lab/llava", **options)
+
+
+def test_auto_is_the_checkpoints_own_dtype_and_a_template_is_needed(plain, tmp_path):
+    """Older checkpoints have no dtype in their configuration."""
+    copy.deepcopy(plain.model).to(torch.bfloat16).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dtype"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plain.processor.save_pretrained(tmp_path)
+    assert AnsweringModel(str(tmp_path)).model.dtype == torch.bfloat16
+    assert AnsweringModel(str(tmp_path), dtype="float32").model.dtype == torch.float32
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(scr.ConfigError, match="without a chat template"):
+        AnsweringModel(str(tmp_path))
 
 
 def test_other_media_are_refused(plain):

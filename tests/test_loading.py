@@ -140,7 +140,7 @@ def test_a_hub_id_keeps_its_slash_on_windows(monkeypatch: pytest.MonkeyPatch) ->
         raise ModelLoadError("not here")
 
     monkeypatch.setattr(chosen, "Path", WindowsPath)
-    for module, name in ((chosen, "load_config"), (answering, "load_config"), (train, "_load")):
+    for module, name in ((chosen, "load_config"), (answering, "load_weights"), (train, "_load")):
         monkeypatch.setattr(module, name, refuse)
     with pytest.raises(ModelLoadError):
         chosen.chosen_dtype("owner/name", "auto", torch.device("cuda"))

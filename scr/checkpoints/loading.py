@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -56,8 +56,12 @@ def load_processor(location: str, *, name: str | None = None, **options: Any) ->
     return processor
 
 
-def load_weights(location: str, *, dtype: torch.dtype, name: str | None = None, **options: Any) -> PreTrainedModel:
-    """A checkpoint's model in evaluation mode, with every weight from its safetensors. Arguments: see `load_config`.
+def load_weights(
+    location: str, *, dtype: torch.dtype | Literal["auto"], name: str | None = None, **options: Any
+) -> PreTrainedModel:
+    """A checkpoint's model in evaluation mode, with every weight from its safetensors.
+
+    Arguments: see `load_config`; the dtype "auto" is that of the configuration or, where it has none, of the weights.
 
     Raises:
         ModelLoadError: if it cannot be loaded, needs code of its own or is stored as pickles; if weights are missing,

@@ -9,7 +9,7 @@ import torch
 
 from ..adapters import load_adapter
 from ..checkpoints.chosen import find_device, locate
-from ..checkpoints.loading import load_config, load_processor, load_weights
+from ..checkpoints.loading import load_processor, load_weights
 from ..errors import ConfigError
 from ..files import parse_json
 from ..patching.prepare import patch
@@ -57,15 +57,19 @@ class AnsweringModel:
         """
         location = locate(pretrained).as_posix()  # on Windows, too, a hub id has a slash
         options = {"revision": revision} if revision is not None else {}
-        config = load_config(location, name=pretrained, **options)
         if dtype not in (*_DTYPES, "auto"):
             raise ConfigError(f"unknown dtype: got {dtype!r}; expected auto or one of {list(_DTYPES)}. Choose one.")
-        number = (config.dtype or torch.float32) if dtype == "auto" else _DTYPES[dtype]
         attention = {"attn_implementation": attn_implementation} if attn_implementation is not None else {}
         self.device = find_device(device)
+        number = "auto" if dtype == "auto" else _DTYPES[dtype]
         loaded: Any = load_weights(location, dtype=number, name=pretrained, **options, **attention)
         self.model = loaded.to(self.device)
         self.processor = load_processor(location, name=pretrained, **options)
+        if not getattr(self.processor, "chat_template", None):
+            raise ConfigError(
+                f"a model that holds no conversations: got {pretrained!r} without a chat template; expected one, by "
+                "which messages become a prompt. Put a chat_template.jinja into its folder."
+            )
         if peft is not None:
             load_adapter(self.model, peft)
         self.fields = method_args if isinstance(method_args, Mapping) else _fields(method_args)
