@@ -86,6 +86,7 @@ class TestBadInput:
             (["--set", "max_tokens=3"], "an image must not be cut"),
             (["--device", "foo"], "unknown device: got 'foo'"),
             (["--device", "cuda:99"], "device"),
+            (["--device", "cuda:999"], "unknown device: got 'cuda:999'"),
             (["--set", "targets=q_proj"], "targets of another kind: got 'q_proj'; expected a list"),
             (["--set", "distillation.strengths=1"], "strengths of another kind"),
             (["--set", "distillation.perturbation=5"], "perturbation of another kind"),

@@ -44,6 +44,8 @@ def find_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if name not in ("auto", str(device)):  # a number above 127 becomes another one
+            raise RuntimeError(f"{name} read as {device}")
     except RuntimeError as error:
         raise ConfigError(f"unknown device: got {name!r}; expected cpu, cuda or auto. Choose one.") from error
     if device.type not in ("cpu", "cuda"):
