@@ -18,8 +18,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _NOT_OURS = ("until", "image_aspect_ratio")  # where an answer ends, and what one family's own code makes of pictures
 
-Messages = Sequence[Mapping[str, Any]]
-"""A conversation as chat templates take it, pictures as PIL images in it."""
+# A conversation as chat templates take it, pictures as PIL images in it.
+_Messages = Sequence[Mapping[str, Any]]
 
 
 class AnsweringModel:
@@ -61,8 +61,7 @@ class AnsweringModel:
             raise ConfigError(f"unknown dtype: got {dtype!r}; expected auto or one of {list(_DTYPES)}. Choose one.")
         attention = {"attn_implementation": attn_implementation} if attn_implementation is not None else {}
         self.device = find_device(device)
-        number = "auto" if dtype == "auto" else _DTYPES[dtype]
-        loaded: Any = load_weights(location, dtype=number, name=pretrained, **options, **attention)
+        loaded: Any = load_weights(location, dtype=_DTYPES.get(dtype, "auto"), name=pretrained, **options, **attention)
         self.model = loaded.to(self.device)
         self.processor = load_processor(location, name=pretrained, **options)
         if not getattr(self.processor, "chat_template", None):
@@ -77,15 +76,15 @@ class AnsweringModel:
         patch(self.model, method, **self.fields).config  # noqa: B018  checked here, before hours of questions
 
     def answers(
-        self, conversations: Sequence[tuple[Messages | Callable[[], Messages], Mapping[str, Any]]]
+        self, conversations: Sequence[tuple[_Messages | Callable[[], _Messages], Mapping[str, Any]]]
     ) -> list[str]:
         """What the model says, in the order in which it is asked.
 
         Args:
-            conversations: messages, or what gives them and is called when it is their turn, so that there are no more
-                pictures in memory than a batch has; each with its settings of `generate`. Those with equal settings
-                are asked together. Where none of `do_sample` is set, a temperature above 0 samples. `until` is a list
-                of texts, before the first of which an answer ends.
+            conversations: messages as chat templates take them, pictures as PIL images in them; or what gives them and
+                is called when it is their turn, so that no more pictures are in memory than a batch has. Each with its
+                settings of `generate`; those with equal settings are asked together. Where none of `do_sample` is set,
+                a temperature above 0 samples. `until` is a list of texts, before the first of which an answer ends.
 
         Raises:
             ConfigError: for messages with something other than text and pictures, or that the processor cannot take.
@@ -109,7 +108,7 @@ class AnsweringModel:
             for start in range(0, len(numbers), self.batch_size):
                 yield numbers[start : start + self.batch_size]
 
-    def _answer(self, conversations: Sequence[Messages], settings: Mapping[str, Any]) -> list[str]:
+    def _answer(self, conversations: Sequence[_Messages], settings: Mapping[str, Any]) -> list[str]:
         texts = self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
         pictures = [_pictures(messages) for messages in conversations]
         options: dict[str, Any] = {"images": pictures} if any(pictures) else {}
@@ -156,7 +155,7 @@ def until(text: str, ends: str | Sequence[str] | None) -> str:
     return text.strip()
 
 
-def _pictures(messages: Messages) -> list[Any]:
+def _pictures(messages: _Messages) -> list[Any]:
     found = []
     for message in messages:
         for part in message["content"]:
