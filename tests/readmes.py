@@ -36,12 +36,14 @@ def rendered(page: str) -> str:
 
 
 def block(name: str) -> str:
-    """The content of the block called `name`; "KIND: TASK" for tables of results, "settings: NAME" for a search."""
+    """The content of the block called `name`; "KIND: TASK" for tables of results, "settings: NAME" for a search,
+    "entropy: MODELS" for correlations."""
     kind, _, rest = name.partition(": ")
-    makers = {"methods": methods, "families": families, "tasks": tasks, "scorers": scorers, "entropy": entropy}
+    makers = {"methods": methods, "families": families, "tasks": tasks, "scorers": scorers}
     makers |= {"findings": findings, "families of the lab": families_of_the_lab}
-    if kind == "settings":
-        return settings(rest)
+    named = {"settings": settings, "entropy": entropy}
+    if kind in named:
+        return named[kind](rest)
     return makers[kind]() if kind in makers else comparison.as_markdown(results(kind), rest)
 
 
@@ -132,14 +134,15 @@ def families_of_the_lab() -> str:
     return _table(head, rows)
 
 
-def entropy() -> str:
-    """Correlations of entropies with hallucination, by model."""
+def entropy(models: str) -> str:
+    """Correlations of entropies with hallucination, by model; of those that files are called by."""
+    before = "" if models == "small" else f"{models}_"
     kinds = {
         "entropy": "attention entropy",
         "credit_entropy_gradients": "credit entropy, by gradients",
         "credit_entropy_norms": "credit entropy, by norms",
     }
-    found = {kind: _correlations(kind) for kind in kinds}
+    found = {kind: _correlations(f"{before}{kind}") for kind in kinds}
     scopes = list(found["entropy"])
     return _table(("", *kinds.values()), ((scope, *(found[kind][scope] for kind in kinds)) for scope in scopes))
 
