@@ -181,7 +181,8 @@ def findings() -> str:
         f"{refusal('hallucination_rate', 'sycophancy')}, utility {refusal('utility', 'sycophancy')}) and forgets "
         f"how to caption (CHAIR-i {refusal('chair_i', 'chair')}).",
         "**Low attention entropy does not go with hallucination**: Pearson's r "
-        f"{_correlations('entropy')['within models']} within models.",
+        f"{_correlations('entropy')['within models']} within the small models, "
+        f"{_correlations('smol_entropy')['lab/smol']} on `lab/smol`.",
     )
     return "\n".join(textwrap.fill(f"* {one}", 120, subsequent_indent="  ") for one in sentences)
 
@@ -214,8 +215,8 @@ def of_smol() -> tuple[str, ...]:
     return (
         f"**On `lab/smol`, SmolLM2 looking at drawings, {len(better) or 'none'} of {len(moved)} rows raises the AUC of "
         f"adversarial questions**, {comparison._number('auc', before['metrics']['auc'])}, with an interval above zero; "
-        f"the five largest differences: {listed}. Most of that is the constraint that they share, which ties the "
-        f"margins of sure answers: `plausibility_only` has {_signed('auc', moved['plausibility_only'][0])} and changes "
+        f"the five largest differences: {listed}. Most have the plausibility constraint, which ties the margins of sure "
+        f"answers: alone (`plausibility_only`) it has {_signed('auc', moved['plausibility_only'][0])}, and changes "
         f"{hard['plausibility_only']['changes'][0] or 'no'} answer.",
         f"**SCR at the paper's values** changes {changed} of {before['counts']['n']} of these answers: HR "
         f"{told('scr', 'pope_adversarial', 'hallucination_rate')}, AUC {told('scr', 'pope_adversarial', 'auc')}. "

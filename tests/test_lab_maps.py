@@ -28,8 +28,7 @@ def test_prompts_and_pictures_are_written(tmp_path, capsys, monkeypatch):
     lines = (tmp_path / "prompts.txt").read_text().splitlines()
     assert lines == prompts.all_prompts()
     assert question("cat") in lines
-    assert question("unicorn") not in prompts.all_prompts("lab/smol")
-    assert question("teddy bear") in prompts.all_prompts("lab/smol"), "of its own world"
+    assert question("elephant") in prompts.all_prompts("lab/smol"), "of its own world"
 
 
 def test_the_predictor_that_comes_with_the_lab():

@@ -32,7 +32,16 @@ def test_every_table_of_a_registry_and_of_results_is_there():
     of_results = [f"{kind}: {task}" for kind in kinds for task in readmes.results(kind)["tasks"]]
     # Two splits of POPE say of adapters what the third says: they stand in the file of results alone.
     left_out = {"adapters: pope_random", "adapters: pope_popular"}
-    tables = ["entropy: small", "entropy: smol", "families", "families of the lab", "findings", "methods", "scorers", "tasks"]
+    tables = [
+        "entropy: small",
+        "entropy: smol",
+        "families",
+        "families of the lab",
+        "findings",
+        "methods",
+        "scorers",
+        "tasks",
+    ]
     tables += ["settings: grid_smol"]
     assert sorted(found) == sorted({*tables, *of_results} - left_out)
 
