@@ -21,6 +21,7 @@ from scr.adapters.lora import lora_config, lora_layers, trainable_parameters
 from scr.adapters.rows import prepare_data
 from scr.contrast import confidence, contrast_logits
 from scr.perturb import perturb_inputs
+from scr.storing.locks import FolderInUseError, alone_in
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"rank": 4, "alpha": 8, "learning_rate": 1e-2, "accumulation": 2, "dtype": "float32"}
@@ -270,6 +271,16 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_curve(tiny, rows, tmp
     assert not (tmp_path / "stopped" / "state.pt").exists()
     with pytest.raises(scr.ConfigError, match="an adapter is there already"):
         run(tmp_path / "stopped", tiny, rows, changes=changes)
+
+
+def test_one_training_at_a_time_in_a_folder(tiny, rows, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    with alone_in(folder), pytest.raises(FolderInUseError, match="another process writes to this folder"):
+        run(folder, tiny, rows)
+    assert list(folder.iterdir()) == [], "of the lock nothing is left, and nothing was trained"
+    run(folder, tiny, rows)
+    assert not (folder / ".lock").exists()
 
 
 def test_cached_targets_change_nothing(tiny, rows, tmp_path, monkeypatch):

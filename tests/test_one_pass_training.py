@@ -20,6 +20,7 @@ from scr.onepass.predictor import Predictor
 from scr.onepass.report import held_out_images, overlap_report, rank_correlation, sources_shared
 from scr.onepass.storing import CARD_FILE, WEIGHTS_FILE
 from scr.onepass.watching import watch_maps, watch_states
+from scr.storing.locks import alone_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ("is there a dog in the image ?", "describe", "is there a cat ?")
@@ -114,6 +115,13 @@ def test_a_collection_that_was_killed_goes_on(place, tmp_path, monkeypatch, caps
     calls.clear()
     assert command(place, tmp_path / "parts") == 0
     assert not calls
+
+
+def test_one_collection_at_a_time_in_a_folder(place, tmp_path, capsys):
+    with alone_in(tmp_path):
+        assert command(place, tmp_path) == 1
+    assert "another process writes to this folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_maps_of_something_else_are_refused(place, tmp_path, capsys):

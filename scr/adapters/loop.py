@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import ConfigError
+from ..storing.locks import alone_in
 from .encoding import check_rows, encode_rows
 from .lora import adapter_weights, lora_config, lora_layers
 from .processes import Team
@@ -81,6 +82,7 @@ def train_adapter(
             are, a model without the targeted layers, a folder with a finished adapter or the state of another training,
             or a training that came to nothing.
         MissingPackageError: without peft.
+        FolderInUseError: while another process trains in the folder.
     """
     team = team if team is not None else Team()
     if recipe.accumulation % team.size:
@@ -101,7 +103,7 @@ def train_adapter(
     if team.first:
         folder.mkdir(parents=True, exist_ok=True)
     config = lora_config(model, recipe, base, base_revision)
-    with _fresh_weights(model, recipe, config) as tuner:
+    with alone_in(folder) if team.first else contextlib.nullcontext(), _fresh_weights(model, recipe, config) as tuner:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, recipe.warmup_share))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods.scr import SCR, SCRConfig
+from ..storing.locks import alone_in
 from .collecting import TARGETS_FILE, collect_maps
 from .learning import Recipe, make_examples, new_predictor, spread_of, teach
 from .pairs import Pair
@@ -45,20 +46,23 @@ def train_predictor(
 
     Raises:
         ConfigError, DataFileError: as `collect_maps`.
+        FolderInUseError: while another process collects maps in the folder.
     """
     resolved = SCR(model, config).config
     layers = resolved.to_dict()["attention_layers"]
     made_from = {**model_named, "attention_layers": layers, "heads": resolved.heads, "map_from": resolved.map_from}
-    targets = collect_maps(
-        model,
-        processor,
-        pairs,
-        resolved,
-        folder / TARGETS_FILE,
-        made_from,
-        batch_size=batch_size,
-        show_progress=show_progress,
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):
+        targets = collect_maps(
+            model,
+            processor,
+            pairs,
+            resolved,
+            folder / TARGETS_FILE,
+            made_from,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
     learnt = [number for number, pair in enumerate(pairs) if pair.image not in held_out]
     told = {**made_from, "maps": len(learnt), "images": len({pairs[number].image for number in learnt})}
     spread = spread_of([targets.maps[number] for number in learnt])

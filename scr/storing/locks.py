@@ -40,6 +40,22 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only process that makes something in a folder; nothing of the lock is left there.
+
+    Raises:
+        FolderInUseError: where another process does.
+        OSError: on a file system that has no locks.
+    """
+    path = folder / ".lock"
+    with held(path):
+        try:
+            yield
+        finally:
+            forget_lock(path)
+
+
 def lock_of_part(part: Path) -> Path:
     """The file of the lock of a rank's samples: not these themselves, which Windows would let nobody read meanwhile."""
     return part.with_name(f".{part.name}.lock")
