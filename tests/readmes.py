@@ -36,8 +36,10 @@ def rendered(page: str) -> str:
 
 
 def block(name: str) -> str:
-    """The content of the block called `name`; "KIND: TASK" for tables of results, "settings: NAME" for a search,
-    "entropy: MODELS" for correlations."""
+    """The content of a block by its name.
+
+    "KIND: TASK" for tables of results, "settings: NAME" for a search, "entropy: MODELS" for correlations.
+    """
     kind, _, rest = name.partition(": ")
     makers = {"methods": methods, "families": families, "tasks": tasks, "scorers": scorers}
     makers |= {"findings": findings, "families of the lab": families_of_the_lab}
@@ -215,7 +217,7 @@ def of_smol() -> tuple[str, ...]:
     return (
         f"**On `lab/smol`, SmolLM2 looking at drawings, {len(better) or 'none'} of {len(moved)} rows raises the AUC of "
         f"adversarial questions**, {comparison._number('auc', before['metrics']['auc'])}, with an interval above zero; "
-        f"the five largest differences: {listed}. Most have the plausibility constraint, which ties the margins of sure "
+        f"the five largest differences: {listed}. Most have the plausibility constraint, which ties margins of sure "
         f"answers: alone (`plausibility_only`) it has {_signed('auc', moved['plausibility_only'][0])}, and changes "
         f"{hard['plausibility_only']['changes'][0] or 'no'} answer.",
         f"**SCR at the paper's values** changes {changed} of {before['counts']['n']} of these answers: HR "

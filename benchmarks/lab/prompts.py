@@ -15,7 +15,6 @@ from .pictures.categories import CATEGORY_ORDER as PICTURES_ORDER
 from .world.categories import CATEGORY_ORDER
 from .world.language import DETAIL_PROMPTS, SHORT_PROMPTS, question
 
-
 _MODEL = "lab/llava"
 
 
