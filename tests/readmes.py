@@ -25,7 +25,7 @@ from benchmarks.tasks import SCORERS, TASKS, load_scorer, load_task  # noqa: E40
 
 LAB = ROOT / "benchmarks" / "lab"
 PAGES = ("README.md", "scr/README.md", "scr/adapters/README.md", "benchmarks/README.md", "benchmarks/lab/README.md")
-PAGES = (*PAGES, "benchmarks/lab/FINDINGS.md", "analysis/README.md")
+PAGES = (*PAGES, "benchmarks/overhead/README.md", "benchmarks/lab/FINDINGS.md", "analysis/README.md")
 _BLOCK = re.compile(r"<!-- (?P<name>[^>]+) -->\n(?:(?!<!--).)*<!-- end -->", re.DOTALL)
 
 
