@@ -46,6 +46,7 @@ ADAPTERS: dict[str, str] = {
 # Name of a model → the folder of its predictor for one-pass SCR below this one.
 PREDICTORS: dict[str, str] = {
     "lab/llava": "predictors/llava",
+    "lab/smol": "predictors/smol",
 }
 
 
