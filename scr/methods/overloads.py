@@ -51,7 +51,8 @@ def render() -> str:
         lines += [f"    method: {_text(Literal[tuple(names)])}{default},", "    *,", "    family: str | None = None,"]
         lines += [_parameter(one, hints[kind][one.name]) for one in inspect.signature(kind).parameters.values()]
         lines += [") -> Patch: ...", ""]
-    rest = "model: PreTrainedModel, method: MethodConfig | str, *, family: str | None = None"
+    # Any, as the fields of a combination are given by `**`, of which a checker thinks that it may hold the family, too.
+    rest = "model: PreTrainedModel, method: MethodConfig | str, *, family: Any = None"
     lines += ["", "@overload", f"def patch({rest}) -> Patch: ...", ""]
     return "\n".join(lines)
 

@@ -402,7 +402,7 @@ def patch(
 
 
 @overload
-def patch(model: PreTrainedModel, method: MethodConfig | str, *, family: str | None = None) -> Patch: ...
+def patch(model: PreTrainedModel, method: MethodConfig | str, *, family: Any = None) -> Patch: ...
 
 
 # So far made.
