@@ -166,7 +166,9 @@ def findings() -> str:
     def refusal(metric: str, task: str) -> str:
         return _signed(metric, lab["refusal"][task]["differences"][metric][0])
 
-    (smol,) = results("smol_adapters")["models"].values()
+    smol = {
+        row: one for name in ("", "_control") for row, one in results(f"smol_adapters{name}")["models"]["7"].items()
+    }
 
     def adapted(row: str, metric: str, task: str) -> str:
         return _signed(metric, smol[row][task]["differences"][metric][0])
@@ -190,7 +192,9 @@ def findings() -> str:
         f"{adapted('refusal', 'hallucination_rate', 'sycophancy')}, utility "
         f"{adapted('refusal', 'utility', 'sycophancy')}, captions' recall {adapted('refusal', 'recall', 'chair')}; a "
         f"SEED-style one of 200 rows: CHAIR-i {adapted('seed', 'chair_i', 'chair')}, recall "
-        f"{adapted('seed', 'recall', 'chair')}, adversarial HR {adapted('seed', 'hallucination_rate', hard)}.",
+        f"{adapted('seed', 'recall', 'chair')}, adversarial HR {adapted('seed', 'hallucination_rate', hard)}; the "
+        f"same rows without its distillation: {adapted('answers alone', 'chair_i', 'chair')}, "
+        f"{adapted('answers alone', 'recall', 'chair')}, {adapted('answers alone', 'hallucination_rate', hard)}.",
         "**Low attention entropy does not go with hallucination**: Pearson's r "
         f"{_correlations('entropy')['within models']} within the small models, "
         f"{_correlations('smol_entropy')['lab/smol']} on `lab/smol`.",
