@@ -144,13 +144,12 @@ def _answer(
     # In this order: what looks at the logits comes after the method's own processors.
     device = loaded.model.device
     probe, times = FirstTokenProbe(1, tokens, device), StepTimes(device)
-    parts = {name: scr.get_method(name).configure(given[name]) for name in method_parts(condition.method)}
     (said,) = scr.describe(
         loaded.model,
         loaded.processor,
         [image],
         prompt,
-        method=CombinedConfig(parts=parts),
+        method=CombinedConfig.from_dict({part: given[part] for part in method_parts(condition.method)}),
         adapter=condition.adapter,
         doubts=(),
         logits_processor=[probe, times, FiniteLogits([str(image)])],

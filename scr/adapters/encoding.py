@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +83,8 @@ def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: An
     special = not (begin and texts[0].startswith(begin))  # a template may write the begin token itself
     images = [[_open(row)] for row in rows]
     options = {"padding": True, "return_tensors": "pt", "add_special_tokens": special, **whole}
-    try:
+    with taken_by_processor("rows", ", ".join(row.name for row in rows)):
         inputs = dict(processor(text=texts, images=images, **options))
-    except MemoryError:
-        raise
-    except Exception as error:  # processors raise whatever their image libraries do
-        raise ConfigError(
-            f"rows that the processor cannot take: got {', '.join(row.name for row in rows)} ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); expected text and a picture. Mend or drop them."
-        ) from error
     answers = [
         _answer_tokens(tokenizer, prompt, text, special, row)
         for prompt, text, row in zip(prompts, texts, rows, strict=True)
@@ -103,6 +97,32 @@ def encode_rows(processor: Any, rows: Sequence[Row], max_tokens: int, device: An
         for name, value in inputs.items()
     }
     return Batch(rows=rows, inputs=moved, labels=labels.to(device))
+
+
+@contextlib.contextmanager
+def taken_by_processor(
+    what: str, got: str, expected: str = "text and a picture", todo: str = "Mend or drop them."
+) -> Iterator[None]:
+    """Say of whatever a processor raises inside the `with` what it was given; a full memory stays one.
+
+    Args:
+        what: the kind of things that it was given.
+        got: which of them.
+        expected: what it takes.
+        todo: what to do about it.
+
+    Raises:
+        ConfigError: in place of the processor's own errors, which are those of its image libraries.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{what} that the processor cannot take: got {got} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); expected {expected}. {todo}"
+        ) from error
 
 
 def check_rows(processor: Any, rows: Iterable[Row]) -> None:

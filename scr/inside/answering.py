@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..adapters import load_adapter
+from ..adapters.encoding import taken_by_processor
 from ..checkpoints.chosen import find_device, locate
 from ..checkpoints.loading import load_processor, load_weights
 from ..errors import ConfigError
@@ -115,16 +116,13 @@ class AnsweringModel:
         first = self.processor.tokenizer.bos_token
         if first is not None and texts[0].startswith(first):  # the template has put it there: it stands there once
             options["add_special_tokens"] = False
-        try:
+        with taken_by_processor(
+            "questions",
+            f"{texts[0][-80:]!r} and {len(texts) - 1} more",
+            "pictures, and text without the processor's own mark for one",
+            "Mend the task, or leave these questions out.",
+        ):
             inputs = self.processor(text=texts, **options, padding=True, return_tensors="pt")
-        except MemoryError:
-            raise
-        except Exception as error:  # processors raise whatever their image libraries do
-            raise ConfigError(
-                f"questions that the processor cannot take: got {texts[0][-80:]!r} and {len(texts) - 1} more "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); expected pictures, and text without "
-                "the processor's own mark for one. Mend the task, or leave these questions out."
-            ) from error
         inputs = inputs.to(self.device, self.model.dtype)
         with torch.inference_mode():
             output = self.model.generate(**inputs, **generate_arguments(settings))

@@ -12,7 +12,7 @@ from typing import Any
 import PIL.Image
 from torch import Tensor
 
-from ..adapters.encoding import format_prompt
+from ..adapters.encoding import format_prompt, taken_by_processor
 from ..errors import ConfigError, DataFileError
 from ..files import read_text
 
@@ -100,16 +100,9 @@ def encode_pairs(processor: Any, pairs: Sequence[Pair], model: Any) -> dict[str,
     begin = processor.tokenizer.bos_token
     special = not (begin and texts[0].startswith(begin))  # a template may write the begin token itself
     images = [[open_image(pair.image)] for pair in pairs]
-    try:
+    got = f"{pairs[0].prompt[:40]!r} about {pairs[0].image.name} and {len(pairs) - 1} more"
+    with taken_by_processor("prompts", got):
         inputs = processor(text=texts, images=images, padding=True, return_tensors="pt", add_special_tokens=special)
-    except MemoryError:
-        raise
-    except Exception as error:  # processors raise whatever their image libraries do
-        raise ConfigError(
-            f"prompts that the processor cannot take: got {pairs[0].prompt[:40]!r} about {pairs[0].image.name} and "
-            f"{len(pairs) - 1} more ({type(error).__name__}: {' '.join(str(error).split())[:200]}); expected text and "
-            "a picture. Mend or drop them."
-        ) from error
     return {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
         if isinstance(value, Tensor)

@@ -41,19 +41,23 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Be the only process that makes something in a folder; nothing of the lock is left there.
+def held_and_forgotten(path: Path) -> Iterator[None]:
+    """Hold a lock whose file goes with it.
 
     Raises:
-        FolderInUseError: where another process does.
+        FolderInUseError: where another process holds it.
         OSError: on a file system that has no locks.
     """
-    path = folder / ".lock"
     with held(path):
         try:
             yield
         finally:
             forget_lock(path)
+
+
+def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Be the only process that makes something in a folder; else as `held_and_forgotten`."""
+    return held_and_forgotten(folder / ".lock")
 
 
 def lock_of_part(part: Path) -> Path:

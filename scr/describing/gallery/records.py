@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import ConfigError, DataFileError
 from ...files import decode, json_text, json_value, parse_json, read_json, write_json, write_rows
 from ...storing.lines import Line, add_bytes, mend_end, read_lines
-from ...storing.locks import FolderInUseError, forget_lock, held
+from ...storing.locks import FolderInUseError, forget_lock, held, held_and_forgotten
 from .photos import Photo
 
 ROWS_FILE, SETTINGS_FILE = "descriptions.jsonl", "settings.json"
@@ -151,8 +151,7 @@ class Records:
                     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
                     path = self.folder / _CLAIM.format(digest)
                     with contextlib.suppress(FolderInUseError):
-                        stack.enter_context(held(path))
-                        stack.callback(forget_lock, path)
+                        stack.enter_context(held_and_forgotten(path))
                         mine.append(name)
             yield mine
 
